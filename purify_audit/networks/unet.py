@@ -1,0 +1,136 @@
+"""A compact diffusion U-Net (after Ho et al., "Denoising diffusion probabilistic models", 2020)."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UNet(nn.Module):
+    """Residual U-Net conditioned on a scalar time; optional self-attention at the coarse levels.
+
+    Args:
+        channels: image channels in.
+        out_channels: channels out; twice `channels` when the network also predicts a variance.
+        width: feature channels at full resolution, a multiple of `groups`.
+        multipliers: width factor of each level; each level after the first halves the resolution.
+        blocks: residual blocks in each level.
+        attention: levels (0 = full resolution) whose blocks are followed by self-attention.
+        groups: groups of each GroupNorm.
+    """
+
+    def __init__(  # noqa: PLR0913 - the arguments of an architecture, mirrored by `UNetArgs`
+        self,
+        channels: int,
+        out_channels: int,
+        width: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        attention: tuple[int, ...],
+        groups: int,
+    ) -> None:
+        """Build the layers; weights are PyTorch's defaults except the last, which starts at 0."""
+        super().__init__()
+        self.width = width
+        time = 4 * width
+        self.time = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time))
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.down = nn.ModuleList()
+        skips, here = [width], width
+        for level, factor in enumerate(multipliers):
+            if level > 0:
+                self.down.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
+                skips.append(here)
+            for _ in range(blocks):
+                block = _Block(here, factor * width, time, groups, level in attention)
+                here = factor * width
+                self.down.append(block)
+                skips.append(here)
+        self.middle = _Block(here, here, time, groups, attend=bool(attention))
+        self.up = nn.ModuleList()
+        for level, factor in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                width_in = here + skips.pop()
+                block = _Block(width_in, factor * width, time, groups, level in attention)
+                here = factor * width
+                self.up.append(block)
+            if level > 0:
+                self.up.append(_Upsample(here))
+        self.norm_out = nn.GroupNorm(groups, here)
+        self.conv_out = nn.Conv2d(here, out_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(cast(Tensor, self.conv_out.bias))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Predict from noisy images `x` [n, channels, h, w] at times `t` [n] (any real number)."""
+        time = self.time(sinusoidal_embedding(t, self.width))
+        h = self.conv_in(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, time) if isinstance(layer, _Block) else layer(h)
+            skips.append(h)
+        h = self.middle(h, time)
+        for layer in self.up:
+            if isinstance(layer, _Block):
+                h = layer(torch.cat((h, skips.pop()), 1), time)
+            else:
+                h = layer(h)
+        return cast(Tensor, self.conv_out(F.silu(self.norm_out(h))))
+
+
+def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
+    """Cosines then sines of `t` at geometric frequencies 1..1e-4 (Vaswani et al. 2017, 3.5).
+
+    `t` is [n], any real dtype; the result is [n, width] in `t`'s float dtype (float32 for ints).
+    """
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float64, device=t.device) / half
+    frequencies = torch.exp(-math.log(10_000.0) * steps)
+    angles = t.to(torch.float64)[:, None] * frequencies[None, :]
+    dtype = t.dtype if t.is_floating_point() else torch.float32
+    return torch.cat((torch.cos(angles), torch.sin(angles)), 1).to(dtype)
+
+
+class _Block(nn.Module):
+    """GroupNorm, SiLU, conv, twice, with the time added in between, and a residual path."""
+
+    def __init__(self, c_in: int, c_out: int, time: int, groups: int, attend: bool) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(groups, c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(time, c_out)
+        self.norm2, self.conv2 = nn.GroupNorm(groups, c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+        self.attention = _Attention(c_out, groups) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return cast(Tensor, self.attention(self.skip(x) + h))
+
+
+class _Attention(nn.Module):
+    """Single-head self-attention over pixels, with a residual path."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, 3, c, h * w).transpose(2, 3).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, c, h, w)
+        return cast(Tensor, x + self.out(mixed))
+
+
+class _Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))

@@ -1,0 +1,61 @@
+"""The two protocols: all that estimators and attacks know of a model."""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from purify_audit.card import ImageSpec
+from purify_audit.noise import Noise
+
+
+@runtime_checkable
+class Purifier(Protocol):
+    """A pure function of an image and a draw.
+
+    Attributes:
+        image: the images it takes and returns.
+        randomised: whether the output depends on the draw.
+        evaluations: network evaluations in one purification of one image (its cost).
+    """
+
+    @property
+    def image(self) -> ImageSpec: ...  # noqa: D102 - described above
+
+    @property
+    def randomised(self) -> bool: ...  # noqa: D102
+
+    @property
+    def evaluations(self) -> int: ...  # noqa: D102
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Purify images.
+
+        Args:
+            x: float32 [n, channels, height, width], pixels in [0, 1], on the purifier's device.
+            noise: n addresses on the same device; the only source of randomness.
+
+        Returns:
+            Purified images of the same shape, dtype and range. Row i depends on x[i] and on
+            noise row i alone.
+        """
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Logits of images.
+
+    Attributes:
+        image: the images it takes.
+        classes: the number of logits.
+    """
+
+    @property
+    def image(self) -> ImageSpec: ...  # noqa: D102
+
+    @property
+    def classes(self) -> int: ...  # noqa: D102
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1]."""
+        ...

@@ -258,12 +258,20 @@ class DiffusionCard(_Card):
     t_star: Positive  # purification noises to index t* − 1 of the schedule (Nie et al. 2022)
     sampler: Sampler
 
+    @property
+    def randomised(self) -> bool:
+        """Always: the forward noise."""
+        return True
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.data_range[0] >= self.data_range[1]:
             raise ValueError(f"data_range {self.data_range} is not increasing")
         if self.t_star > self.schedule.steps:
             raise ValueError(f"t_star {self.t_star} is beyond the {self.schedule.steps} steps")
+        length = max(self.t_star, getattr(self.sampler, "steps", None) or 0) + 1
+        if self.sampler.rounds * length > 2**24:
+            raise ValueError(f"{self.sampler.rounds} rounds of {length} steps outrun the noise")
         steps = getattr(self.sampler, "steps", None) or getattr(self.sampler, "stride", None)
         strided = isinstance(self.sampler, DDPMSampler | DDIMSampler)
         if strided and steps is not None and steps > self.t_star:
@@ -284,12 +292,22 @@ class FeedforwardCard(_Card):
     data_range: tuple[float, float] = (0.0, 1.0)
     clamp: bool = True
 
+    @property
+    def randomised(self) -> bool:
+        """Whether noise is added before the network."""
+        return self.sigma > 0.0
+
 
 class TransformCard(_Card):
     """An input transformation: no weights."""
 
     family: Literal["transform"] = "transform"
     transform: Transform
+
+    @property
+    def randomised(self) -> bool:
+        """Only Gaussian noise is."""
+        return isinstance(self.transform, GaussianNoise)
 
 
 class ClassifierCard(_Card):

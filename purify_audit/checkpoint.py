@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purify_audit.card import ClassifierCard, PurifierCard, parse_card
+from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card
 from purify_audit.errors import CardError, CheckpointError
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     card = parse_card(metadata[METADATA_KEY], str(path))
     tensors = {name: TensorInfo(e["dtype"], tuple(e["shape"])) for name, e in header.items()}
     return Checkpoint(str(path), card, tensors, file_sha256(path), path)
+
+
+def transform_checkpoint(source: str, card: TransformCard) -> Checkpoint:
+    """An input transformation as a checkpoint: no file and no tensors, only a card."""
+    digest = hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+    return Checkpoint(source, card, {}, digest, None)
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, "Tensor"]:

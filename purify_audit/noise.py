@@ -146,12 +146,13 @@ class Noise:
         """
         addresses = list(zip(self.images, self.draws, strict=True))
         distinct = list(dict.fromkeys(addresses))
+        pairs = np.array(distinct, np.int64).reshape(-1, 2)
         count = int(np.prod(shape, dtype=np.int64))
         if self.device.type == "cpu":  # numpy: the same integers with less overhead per operation
-            values = convert(_words(np.array(distinct, np.int64), step, self, count))
+            values = convert(_words(pairs, step, self, count))
             numbers = torch.from_numpy(np.ascontiguousarray(values[:, :count]))
         else:
-            rows = torch.tensor(distinct, dtype=torch.int64, device=self.device)
+            rows = torch.from_numpy(pairs).to(self.device)
             numbers = convert(_words(rows, step, self, count))[:, :count]
         numbers = numbers.reshape(len(distinct), *shape)
         if len(distinct) == len(addresses):

@@ -1,0 +1,1 @@
+"""The families of purifiers, one file each."""

@@ -1,0 +1,277 @@
+"""The straight line: plan -> models and images -> preflight -> rows -> estimates -> report."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from purify_audit import __version__
+from purify_audit.card import ClassifierCard, PurifierCard
+from purify_audit.checkpoint import Checkpoint
+from purify_audit.compression import Classify, measure_compression, rows_per_image
+from purify_audit.findings import Finding, finding
+from purify_audit.noise import NOISE_SPEC, Noise, Stream
+from purify_audit.plan import AuditPlan
+from purify_audit.preflight import numeric_floor, preflight
+from purify_audit.purifier import Classifier
+from purify_audit.replay import Address, replay
+from purify_audit.report.citations import citations
+from purify_audit.report.schema import DataInfo, ModelInfo, Report
+from purify_audit.runtime import Runner, Stopped, deterministic, environment
+from purify_audit.samples import CompressionSamples, join
+from purify_audit.statistics import (
+    SPREAD_METRICS,
+    Estimate,
+    broken_images,
+    estimate,
+    per_image,
+    quantiles,
+    within_tolerance,
+)
+from purify_audit.subject import Subject
+
+_GROUP_BATCHES = (4, 16)  # micro-batches in a group of images: the least and the most
+_GROUP_BYTES = 512 * 2**20
+_REPLAYED_CELLS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a run tells of its progress, and learns that it should end.
+
+    Attributes:
+        tick: called with the number of rows after every micro-batch; raises `Stopped` to end.
+        interim: called with the first compression rate so far after every group of images.
+    """
+
+    tick: Callable[[int], None] = lambda rows: None
+    interim: Callable[[Estimate], None] = lambda estimate: None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A report, and the rows it was made of (none when preflight ended the audit)."""
+
+    report: Report
+    samples: CompressionSamples | None
+
+
+def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outcome:
+    """Measure how a purifier compresses, with everything that may be wrong with it.
+
+    Args:
+        subject: what is audited.
+        watch: progress and interruption.
+        measure_anyway: measure even when preflight finds an error.
+    """
+    plan = subject.plan
+    runner = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch, watch.tick)
+    with deterministic():
+        findings, floor = preflight(runner, subject.images), dict[str, float]()
+        fatal = any(f.code == "PA104" for f in findings)
+        if fatal or (any(f.severity == "error" for f in findings) and not measure_anyway):
+            return Outcome(_report(subject, "partial", findings, floor, None), None)
+        floor = numeric_floor(runner, subject.images)
+        parts, complete = _measure(subject, runner, watch)
+        samples = join(parts) if parts else None
+        if samples is not None:
+            findings += _after(subject, runner, samples, floor)
+    status = "complete" if complete else "partial"
+    return Outcome(_report(subject, status, findings, floor, samples), samples)
+
+
+def _measure(
+    subject: Subject, runner: Runner, watch: Watch
+) -> tuple[list[CompressionSamples], bool]:
+    """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
+    plan, parts, done = subject.plan, list[CompressionSamples](), 0
+    classify = None if subject.judge is None else _classify(subject.judge[1], subject)
+    for rows in groups(plan, len(subject.images), subject.images.pixels[0].nbytes):
+        brought = None if subject.brought is None else subject.brought.select(rows)
+        images = subject.images.select(rows)
+        try:
+            parts.append(measure_compression(runner, images, plan, brought, classify))
+        except Stopped:
+            return parts, False
+        done += len(rows)
+        sofar = join(parts)
+        watch.interim(estimate(next(per_image(sofar, plan)), plan))
+        if done in plan.looks and within_tolerance(sofar, plan):
+            break
+    return parts, True
+
+
+def groups(plan: AuditPlan, available: int, image_bytes: int) -> Iterator[list[int]]:
+    """Rows of images that are measured together, never across a look.
+
+    Within the bounds on work and memory, the size that wastes least on padding micro-batches.
+    """
+    each = rows_per_image(plan)
+    fewest = max(1, _GROUP_BATCHES[0] * plan.microbatch // each)
+    most = max(1, _GROUP_BATCHES[1] * plan.microbatch // each)
+    most = max(1, min(most, _GROUP_BYTES // (each * image_bytes)))
+    sizes = range(min(fewest, most), most + 1)
+    best = min(sizes, key=lambda n: math.ceil(n * each / plan.microbatch) / (n * each))
+    first = 0
+    for look in plan.looks:
+        end = min(look, available)
+        while first < end:
+            last = min(first + best, end)
+            yield list(range(first, last))
+            first = last
+
+
+def _classify(classifier: Classifier, subject: Subject) -> Classify:
+    def classify(x: np.ndarray) -> np.ndarray:
+        size, labels = subject.plan.microbatch, []
+        for first in range(0, len(x), size):
+            batch = torch.from_numpy(x[first : first + size].copy()).to(subject.device)
+            labels.append(classifier(batch).argmax(1).cpu().numpy())
+        return np.concatenate(labels)
+
+    return classify
+
+
+def _after(
+    subject: Subject, runner: Runner, samples: CompressionSamples, floor: dict[str, float]
+) -> list[Finding]:
+    """Findings that need the measurement."""
+    estimates = [estimate(data, subject.plan) for data in per_image(samples, subject.plan)]
+    checks = [
+        _broken(samples),
+        _near_floor(estimates, floor, subject.plan),
+        _replays(subject, runner, samples),
+        _anchors_lost(estimates),
+        _tolerance_missed(samples, subject.plan),
+    ]
+    return [check for check in checks if check is not None]
+
+
+def _broken(samples: CompressionSamples) -> Finding | None:
+    ids = broken_images(samples)
+    if not len(ids):
+        return None
+    return finding(
+        "PA202",
+        f"NaN or infinity appeared while purifying {len(ids)} of the images.",
+        {"image_ids": ids.tolist()[:20], "count": len(ids)},
+    )
+
+
+def _near_floor(
+    estimates: list[Estimate], floor: dict[str, float], plan: AuditPlan
+) -> Finding | None:
+    """Whether rounding alone would give a tenth of any rate, or more."""
+    sizes = {(e.probe, e.eps, e.norm): e.value for e in estimates if e.metric == "distance_delta"}
+    for e in estimates:
+        if e.metric != "compression_rate" or e.norm is None or floor[e.norm] == 0.0:
+            continue
+        rounding = floor[e.norm] / sizes[e.probe, e.eps, e.norm]
+        if rounding > 0.1 * e.value:
+            return finding(
+                "PA201",
+                f"The {e.norm} rate of probe {e.probe} is {e.value:.3g};"
+                f" rounding alone gives {rounding:.3g}.",
+                {"rate": e.value, "floor": rounding, "probe": str(e.probe), "norm": e.norm},
+            )
+    return None
+
+
+def _replays(subject: Subject, runner: Runner, samples: CompressionSamples) -> Finding | None:
+    """A few cells, chosen by the seed, computed again."""
+    rows = samples.probes
+    cheap = np.flatnonzero(
+        np.isin(rows.probe, [n for n, p in enumerate(subject.plan.probes) if p.kind != "power"])
+    )
+    pool = cheap if len(cheap) else np.arange(len(rows.image))
+    choice = Noise(subject.plan.seed, (0,), (0,), Stream.CHOICE)
+    quiet = Runner(subject.purifier, subject.device, runner.seed, runner.microbatch)
+    for place in choice.integers(0, (_REPLAYED_CELLS,), len(pool))[0].tolist():
+        n = pool[place]
+        columns = (rows.image, rows.draw, rows.probe, rows.radius, rows.direction)
+        at = Address(*(int(column[n]) for column in columns))
+        cell = replay(quiet, subject.images, subject.brought, subject.plan, samples, at)
+        if not cell.same and np.isfinite(rows.change_l2[n]):
+            return finding(
+                "PA203",
+                f"Image {at.image}, draw {at.draw}, computed again at the end, differs by"
+                f" {cell.largest_difference:.3g}.",
+                {"image": at.image, "draw": at.draw, "difference": cell.largest_difference},
+            )
+    return None
+
+
+def _anchors_lost(estimates: list[Estimate]) -> Finding | None:
+    accuracy = {e.metric: e for e in estimates if e.metric.endswith("_accuracy")}
+    clean, anchor = accuracy.get("clean_accuracy"), accuracy.get("anchor_accuracy")
+    if clean is None or anchor is None or anchor.value >= 0.95 * clean.value:
+        return None
+    return finding(
+        "PA204",
+        f"The classifier is right on {anchor.value:.1%} of purified clean images,"
+        f" and on {clean.value:.1%} of unpurified ones.",
+        {"anchor_accuracy": anchor.value, "clean_accuracy": clean.value},
+    )
+
+
+def _tolerance_missed(samples: CompressionSamples, plan: AuditPlan) -> Finding | None:
+    if plan.tolerance is None or within_tolerance(samples, plan):
+        return None
+    return finding(
+        "PA205",
+        f"The interval of the compression rate is still wider than ±{plan.tolerance:g}.",
+        {"tolerance": plan.tolerance, "images": len(np.unique(samples.anchors.image))},
+    )
+
+
+def _report(
+    subject: Subject,
+    status: str,
+    findings: list[Finding],
+    floor: dict[str, float],
+    samples: CompressionSamples | None,
+) -> Report:
+    data = [] if samples is None else list(per_image(samples, subject.plan))
+    used = 0 if samples is None else len(np.unique(samples.anchors.image))
+    images = subject.images.select(list(range(used))) if used else subject.images
+    judge = subject.judge
+    return Report.model_validate(
+        {
+            "tool_version": __version__,
+            "noise_spec": NOISE_SPEC,
+            "status": status,
+            "plan": subject.plan,
+            "plan_digest": subject.plan.digest,
+            "environment": environment(subject.device),
+            "checkpoint": _model(subject.checkpoint, subject.card, subject.purifier.evaluations),
+            "classifier": None if judge is None else _model(judge[0], judge[0].card, None),
+            "data": DataInfo(
+                source=images.source,
+                digest=images.digest,
+                ids=tuple(images.ids.tolist()),
+                available=subject.available,
+                image_shape=images.image_shape,
+                labelled=images.labels is not None,
+            ),
+            "estimates": tuple(estimate(d, subject.plan) for d in data),
+            "quantiles": tuple(quantiles(d) for d in data if d.metric in SPREAD_METRICS),
+            "numeric_floor": floor,
+            "findings": tuple(findings),
+            "citations": citations(subject.card, subject.plan),
+            "rows": None,
+        }
+    )
+
+
+def _model(
+    checkpoint: Checkpoint, card: PurifierCard | ClassifierCard, evaluations: int | None
+) -> ModelInfo:
+    return ModelInfo(
+        source=checkpoint.source,
+        sha256=checkpoint.sha256,
+        parameters=checkpoint.parameters,
+        card=card,
+        evaluations=evaluations,
+    )

@@ -1,0 +1,306 @@
+"""The command line: the only place that prints, exits, or writes files. It imports torch late."""
+
+import shlex
+import sys
+import time
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from purify_audit import __version__
+from purify_audit.errors import InputError, PlanError, PurifyAuditError
+
+if TYPE_CHECKING:
+    from purify_audit.audit import Outcome
+    from purify_audit.plan import Probe
+    from purify_audit.progress import Reporter
+
+EXIT_INCONCLUSIVE, EXIT_BROKEN = 3, 4
+
+app = typer.Typer(
+    name="purify-audit",
+    help="Does an adversarial purifier make a classifier robust, or does its randomness hide the"
+    " gradient?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line; every failure ends in one sentence and an exit code of its own."""
+    try:
+        app()
+    except PurifyAuditError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except Exception as error:  # never exit code 1: that means "the purifier failed the gate"
+        if "--debug" in sys.argv:
+            raise
+        kind = type(error).__name__
+        _fail(
+            f"unexpected {kind}: {error} (`purify-audit --debug …` shows the traceback)",
+            EXIT_BROKEN,
+        )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True).print(
+        f"purify-audit: {message}", style="red", highlight=False, markup=False
+    )
+    sys.exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"purify-audit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A native checkpoint (.safetensors).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a checkpoint's card, parameter count and digest, without running anything."""
+    from purify_audit.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(file)
+    if as_json:
+        print(
+            f'{{"sha256": "{checkpoint.sha256}", "parameters": {checkpoint.parameters},'
+            f' "card": {checkpoint.card.model_dump_json()}}}'
+        )
+        return
+    print(checkpoint.card.model_dump_json(indent=2))
+    print(f"parameters  {checkpoint.parameters:,} in {len(checkpoint.tensors)} tensors")
+    print(f"sha256      {checkpoint.sha256}")
+
+
+@app.command()
+def attach(
+    weights: Annotated[Path, typer.Argument(help="A safetensors file without a card.")],
+    card: Annotated[Path, typer.Argument(help="The card, a JSON file.")],
+    out: Annotated[Path, typer.Argument(help="The native checkpoint to write.")],
+) -> None:
+    """Make a native checkpoint of plain weights and a card; refuse if they do not fit."""
+    import torch
+
+    from purify_audit.attach import attach_card
+
+    checkpoint = attach_card(weights, card, out, torch.device("cpu"))
+    print(f"{out}: {checkpoint.card.name}, {checkpoint.parameters:,} parameters")
+
+
+@app.command()
+def compress(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="A native checkpoint, or an input transformation such as jpeg:quality=75."
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Images: digits, or a file or folder. Default: bundled.")
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="Only images with ids FIRST:LAST (LAST not included).")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many. Default: 64.")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="A classifier's checkpoint, for accuracies.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Ball of the probes: linf or l2.")] = "linf",
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radii, pixel units in [0, 1]. Default: 8/255 (linf) or 0.5 (l2)."),
+    ] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="sign, uniform, sphere, lowfreq[:band=N], power[:block=N,iterations=N],"
+            " file:PATH; repeatable. Default: sign (linf) or sphere (l2), lowfreq and power."
+        ),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws per image. Default: 4; 1 if deterministic.")
+    ] = None,
+    directions: Annotated[
+        int | None, typer.Option(min=1, help="Directions per random probe. Default: 8.")
+    ] = None,
+    t_star: Annotated[
+        int | None, typer.Option("--t-star", min=1, help="Override the card's t*.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Override the card's sampler: NAME[:key=value,…], e.g. ddim:steps=10."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Default: 0.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    microbatch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Purifications at a time. Default: 64 on CPU, 256 on CUDA."),
+    ] = None,
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Stop at the first look where the rate is known this well."),
+    ] = None,
+    measure_anyway: Annotated[
+        bool, typer.Option("--measure-anyway", help="Go on after errors in preflight.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="The report; rows go beside it.")] = Path("report.json"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report, no table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Estimate how a purifier compresses the neighbourhood of images, without gradients."""
+    started = time.monotonic()
+    asked: dict[str, object] = {"norm": norm, "level": level, "tolerance": tolerance}
+    asked |= {"checkpoint": checkpoint, "data": data, "images": images, "classifier": classifier}
+    asked |= {"draws": draws, "directions": directions, "t_star": t_star, "seed": seed}
+    asked |= {"microbatch": microbatch, "eps": _radii(eps), "probes": _probes(probe)}
+    asked |= _id_range(ids) | _sampler(sampler)
+    if not out.parent.is_dir():
+        raise PlanError(f"{out}: the folder {out.parent} does not exist")
+
+    from purify_audit.audit import Watch, audit
+    from purify_audit.compression import rows_per_image
+    from purify_audit.loading import choose_device
+    from purify_audit.progress import Reporter
+    from purify_audit.subject import prepare
+
+    subject = prepare(asked, choose_device(device))
+    total = len(subject.images) * rows_per_image(subject.plan)
+    reporter = Reporter(Console(stderr=True), total, quiet)
+    with reporter.running():
+        outcome = audit(subject, Watch(reporter.tick, reporter.interim), measure_anyway)
+    outcome = _write(out, outcome, reporter, time.monotonic() - started)
+    if as_json:
+        print(out.read_text(encoding="utf-8"))
+    else:
+        from purify_audit.report.console import show
+
+        show(Console(), outcome.report)
+        print(f"\n{out}  ({reporter.seconds:.0f} s, {reporter.done:,} purifications)")
+    if reporter.stop_signal:
+        raise typer.Exit(128 + reporter.stop_signal)
+    if any(f.severity == "error" for f in outcome.report.findings):
+        raise typer.Exit(EXIT_INCONCLUSIVE)
+
+
+@app.command()
+def replay(
+    report: Annotated[Path, typer.Argument(help="A report that `compress` wrote.")],
+    image: Annotated[int, typer.Option(help="Image id.")],
+    draw: Annotated[int, typer.Option(min=0, help="Draw id.")] = 0,
+    direction: Annotated[int, typer.Option(min=0, help="Direction (power: rank from 0).")] = 0,
+    probe: Annotated[str | None, typer.Option(help="Probe. Default: the plan's first.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius. Default: the plan's first.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Compute one cell of a report again and say whether it is the same number."""
+    from purify_audit.loading import choose_device
+    from purify_audit.replay import find_address, replay_report
+    from purify_audit.report.schema import read_report
+
+    saved, radii = read_report(report), _radii(eps)
+    address = find_address(saved.plan, (image, draw, direction), probe, radii[0] if radii else None)
+    cell = replay_report(saved, report.parent, address, choose_device(device))
+    for name, value in cell.stored.items():
+        print(f"{name:12} stored {value:.17g}  now {cell.computed[name]:.17g}")
+    rates = [c["change_l2"] / c["delta_l2"] for c in (cell.stored, cell.computed)]
+    print(f"{'rate l2':12} stored {rates[0]:.17g}  now {rates[1]:.17g}")
+    if not cell.same:
+        print(f"DIFFERENT, by at most {cell.largest_difference:.3g}")
+        raise typer.Exit(EXIT_INCONCLUSIVE)
+    print("the same number, bit for bit")
+
+
+def _write(out: Path, outcome: "Outcome", reporter: "Reporter", seconds: float) -> "Outcome":
+    """Write rows, then the report that names them and their digest."""
+    from purify_audit.audit import Outcome
+    from purify_audit.checkpoint import file_sha256
+    from purify_audit.report.schema import RowsInfo, RunInfo
+    from purify_audit.samples import save_samples
+
+    report = outcome.report
+    try:
+        if outcome.samples is not None:
+            rows = out.with_name(f"{out.stem}.rows.safetensors")
+            save_samples(rows, outcome.samples)
+            info = RowsInfo(file=rows.name, sha256=file_sha256(rows))
+            report = report.model_copy(update={"rows": info})
+        if reporter.stop_signal:
+            report = report.model_copy(update={"status": "partial"})
+        run = RunInfo(
+            command=shlex.join(["purify-audit", *sys.argv[1:]]),
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            seconds=round(seconds, 3),
+            purifications=reporter.done,
+            body_sha256=report.body_sha256(),
+        )
+        report = report.model_copy(update={"run": run})
+        out.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PurifyAuditError(f"{out}: cannot be written: {error.strerror}") from None
+    return Outcome(report, outcome.samples)
+
+
+def _radii(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise PlanError(f"--eps '{text}' is not a list of numbers such as 2/255,0.03") from None
+
+
+def _probes(texts: list[str] | None) -> tuple["Probe", ...] | None:
+    from purify_audit.plan import parse_probe
+    from purify_audit.settings import parse_settings
+
+    if not texts:
+        return None
+    probes = []
+    for text in texts:
+        if text.startswith("file:"):
+            probes.append(parse_probe("file", {"path": text.removeprefix("file:")}))
+        else:
+            probes.append(parse_probe(*parse_settings(text)))
+    return tuple(probes)
+
+
+def _sampler(text: str | None) -> dict[str, object]:
+    from purify_audit.plan import parse_sampler
+    from purify_audit.settings import parse_settings
+
+    return {} if text is None else {"sampler": parse_sampler(*parse_settings(text))}
+
+
+def _id_range(text: str | None) -> dict[str, int]:
+    if text is None:
+        return {}
+    first, colon, last = text.partition(":")
+    if not colon or not (first + last).isdigit():
+        raise InputError(f"--ids '{text}' is not FIRST:LAST, such as 0:1000")
+    return {name: int(value) for name, value in (("first_id", first), ("last_id", last)) if value}
+
+
+if __name__ == "__main__":
+    main()

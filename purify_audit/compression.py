@@ -1,0 +1,256 @@
+"""Measure how a purifier compresses the neighbourhood of images, draw by draw.
+
+The compression rate is that of Liu and Wei (arXiv 2505.22839): ‖P(x+δ; ξ) − P(x; ξ)‖ / ‖δ‖ with
+one draw ξ on both sides. This module only makes rows; `statistics` makes estimates of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from purify_audit.images import ImageSet
+from purify_audit.noise import Noise, Stream
+from purify_audit.plan import AuditPlan, FileProbe, PowerProbe
+from purify_audit.probes import apply, directions, scale_to_ball
+from purify_audit.runtime import Runner
+from purify_audit.samples import AnchorRows, CompressionSamples, ProbeRows, VarianceRows
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The perturbed images of one probe at one radius.
+
+    Attributes:
+        probe: place of the probe in the plan.
+        radius: place of the radius in the plan.
+        attacked: float32 [n, m, c, h, w], or [n, draws, m, c, h, w] when draws differ (`power`).
+    """
+
+    probe: int
+    radius: int
+    attacked: np.ndarray
+
+
+Classify = Callable[[np.ndarray], np.ndarray]
+"""Images float32 [n, c, h, w] in [0, 1] to predicted labels int64 [n]."""
+
+
+def measure_compression(
+    runner: Runner,
+    images: ImageSet,
+    plan: AuditPlan,
+    brought: ImageSet | None = None,
+    classify: Classify | None = None,
+    draws: np.ndarray | None = None,
+) -> CompressionSamples:
+    """Rows for every image, draw, probe, radius and direction of a plan.
+
+    Args:
+        runner: computes purifications.
+        images: the audited images.
+        plan: probes, radii, draws and directions.
+        brought: the perturbed images of a `file` probe, in the order of `images`.
+        classify: judges images and anchors, if there is a classifier and the images have labels.
+        draws: draw ids, when not all of the plan's.
+
+    Raises:
+        Stopped: the run was asked to end; nothing of these images is kept.
+    """
+    draws = np.arange(plan.draws) if draws is None else draws
+    cells = random_cells(images, plan, brought)
+    # Anchors and random probes need nothing of one another: one stream of rows, padded once.
+    stacked = np.concatenate([images.pixels[:, None], *(c.attacked for c in cells)], 1)
+    purified = _purify(runner, stacked[:, None].repeat(len(draws), 1), images.ids, draws)
+    anchors, start = purified[:, :, 0], 1
+    outputs = []
+    for cell in cells:
+        outputs.append(purified[:, :, start : start + cell.attacked.shape[1]])
+        start += cell.attacked.shape[1]
+    for place, probe in enumerate(plan.probes):
+        if isinstance(probe, PowerProbe):
+            for radius, eps in enumerate(plan.eps):
+                attacked, output = power_iteration(
+                    runner, images, anchors, plan, (probe, eps, draws)
+                )
+                cells.append(Cell(place, radius, attacked))
+                outputs.append(output)
+    rows = [
+        _probe_rows(images, anchors, cell, output, draws)
+        for cell, output in zip(cells, outputs, strict=True)
+    ]
+    return CompressionSamples(
+        _stack_rows(rows),
+        _anchor_rows(images, anchors, classify, draws),
+        _variance_rows(images, cells, outputs),
+    )
+
+
+def rows_per_image(plan: AuditPlan) -> int:
+    """Purifications of one image that a plan asks for."""
+    rows = 1
+    for probe in plan.probes:
+        match probe:
+            case PowerProbe(block=block, iterations=iterations):
+                rows += len(plan.eps) * block * (iterations + 1)
+            case FileProbe():
+                rows += 1
+            case _:
+                rows += len(plan.eps) * plan.directions
+    return plan.draws * rows
+
+
+def random_cells(images: ImageSet, plan: AuditPlan, brought: ImageSet | None) -> list[Cell]:
+    """The perturbed images that are known before anything is purified."""
+    cells = []
+    for place, probe in enumerate(plan.probes):
+        if isinstance(probe, FileProbe):
+            assert brought is not None, "a file probe comes with its images"
+            cells.append(Cell(place, 0, brought.pixels[:, None]))
+        elif not isinstance(probe, PowerProbe):
+            shape = images.image_shape
+            v = directions(probe, shape, images.ids, plan.directions, plan.seed)
+            for radius, eps in enumerate(plan.eps):
+                delta = scale_to_ball(v, probe.kind, plan.norm, eps)
+                cells.append(Cell(place, radius, apply(images.pixels, delta)))
+    return cells
+
+
+def power_iteration(
+    runner: Runner,
+    images: ImageSet,
+    anchors: np.ndarray,
+    plan: AuditPlan,
+    at: tuple[PowerProbe, float, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Subspace iteration v <- P(x + r v) − P(x) for every image and draw.
+
+    Args:
+        runner: computes purifications.
+        images: the audited images, n of them.
+        anchors: P(x), float32 [n, draws, c, h, w].
+        plan: norm, draws and seed.
+        at: the probe, the radius and the draw ids.
+
+    Returns:
+        The perturbed images and their purified versions, [n, draws, block, c, h, w], strongest
+        direction first.
+    """
+    probe, eps, draws = at
+    n, k, *shape = anchors.shape
+    size = int(np.prod(shape))
+    block = min(probe.block, size)
+    noise = Noise(
+        plan.seed,
+        tuple(int(i) for i in images.ids for _ in draws),
+        tuple(draws.tolist()) * n,
+        Stream.POWER,
+    )
+    v = noise.normal(0, (size, block)).numpy().astype(np.float64).reshape(n, k, size, block)
+    attacked, output, change = (np.zeros(0, np.float32),) * 3
+    for _ in range(probe.iterations + 1):
+        basis, _ = np.linalg.qr(v)
+        along = np.swapaxes(basis, 2, 3).reshape(n, k, block, *shape)
+        delta = scale_to_ball(along, "power", plan.norm, eps)
+        attacked = np.clip(images.pixels[:, None, None] + delta, np.float32(0), np.float32(1))
+        output = _purify(runner, attacked, images.ids, draws)
+        change = (output.astype(np.float64) - anchors[:, :, None]).reshape(n, k, block, size)
+        v = np.swapaxes(np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0), 2, 3)
+    applied = (attacked.astype(np.float64) - images.pixels[:, None, None]).reshape(change.shape)
+    gain = _norm(change, "l2") / np.maximum(_norm(applied, "l2"), 1e-300)
+    order = np.argsort(-np.nan_to_num(gain, nan=-1.0), axis=-1, kind="stable")
+    order = order.reshape(n, k, block, *[1] * len(shape))
+    return np.take_along_axis(attacked, order, 2), np.take_along_axis(output, order, 2)
+
+
+def _purify(runner: Runner, x: np.ndarray, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Purify x [n, draws, m, c, h, w] under each image's own address."""
+    n, k, m = x.shape[:3]
+    flat = np.ascontiguousarray(x.reshape(n * k * m, *x.shape[3:]))
+    out = runner(flat, np.repeat(ids, k * m), np.tile(np.repeat(draws, m), n))
+    return out.reshape(x.shape)
+
+
+def _norm(difference: np.ndarray, norm: str) -> np.ndarray:
+    """Norm over the last axis, in float64."""
+    wide = difference.astype(np.float64, copy=False)
+    if norm == "linf":
+        return np.asarray(np.abs(wide).max(-1))
+    return np.asarray(np.sqrt(np.square(wide).sum(-1)))
+
+
+def _probe_rows(
+    images: ImageSet, anchors: np.ndarray, cell: Cell, output: np.ndarray, draws: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Columns of `ProbeRows` for one probe at one radius; `output` is [n, draws, m, c, h, w]."""
+    n, k, m = output.shape[:3]
+    x = images.pixels.reshape(n, 1, 1, -1).astype(np.float64)
+    attacked = cell.attacked if cell.attacked.ndim == 6 else cell.attacked[:, None]
+    delta = attacked.reshape(n, -1, m, x.shape[-1]).astype(np.float64) - x
+    purified = output.reshape(n, k, m, -1).astype(np.float64)
+    aligned = anchors.reshape(n, k, 1, -1)
+    rows: dict[str, np.ndarray] = {}
+    for norm in ("l2", "linf"):
+        rows[f"delta_{norm}"] = np.broadcast_to(_norm(delta, norm), (n, k, m))
+        rows[f"change_{norm}"] = _norm(purified - aligned, norm)
+        other = _norm(purified - np.roll(aligned, -1, 1), norm)
+        rows[f"unaligned_{norm}"] = other if k > 1 else np.full_like(other, np.nan)
+        rows[f"moved_{norm}"] = _norm(purified - x, norm)
+    rows["image"] = np.broadcast_to(images.ids[:, None, None], (n, k, m))
+    rows["draw"] = np.broadcast_to(draws[None, :, None], (n, k, m))
+    rows["direction"] = np.broadcast_to(np.arange(m)[None, None, :], (n, k, m))
+    rows["probe"] = np.full((n, k, m), cell.probe)
+    rows["radius"] = np.full((n, k, m), cell.radius)
+    return {name: np.ascontiguousarray(column).reshape(-1) for name, column in rows.items()}
+
+
+def _stack_rows(rows: list[dict[str, np.ndarray]]) -> ProbeRows:
+    return ProbeRows(**{name: np.concatenate([r[name] for r in rows]) for name in rows[0]})
+
+
+def _anchor_rows(
+    images: ImageSet, anchors: np.ndarray, classify: Classify | None, draws: np.ndarray
+) -> AnchorRows:
+    n, k = anchors.shape[:2]
+    moved = (anchors.astype(np.float64) - images.pixels[:, None]).reshape(n, k, -1)
+    correct = clean = np.full((n, k), -1, np.int8)
+    if classify is not None and images.labels is not None:
+        labels = images.labels[:, None]
+        verdicts = classify(anchors.reshape(n * k, *images.image_shape)).reshape(n, k)
+        correct = (verdicts == labels).astype(np.int8)
+        clean = (classify(images.pixels)[:, None] == labels).astype(np.int8).repeat(k, 1)
+    return AnchorRows(
+        image=np.repeat(images.ids, k),
+        draw=np.tile(draws, n),
+        moved_l2=_norm(moved, "l2").reshape(-1),
+        moved_linf=_norm(moved, "linf").reshape(-1),
+        correct=correct.reshape(-1),
+        clean_correct=clean.reshape(-1),
+    )
+
+
+def _variance_rows(images: ImageSet, cells: list[Cell], outputs: list[np.ndarray]) -> VarianceRows:
+    """Two-way analysis of variance without replication (Scheffé 1959, chapter 4), per image."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in VarianceRows.__dataclass_fields__}
+    for cell, output in zip(cells, outputs, strict=True):
+        n, k, m = output.shape[:3]
+        if cell.attacked.ndim == 6 or k < 2 or m < 2:
+            continue
+        y = output.reshape(n, k, m, -1).astype(np.float64)
+        by_draw, by_direction = y.mean(2, keepdims=True), y.mean(1, keepdims=True)
+        whole = by_draw.mean(1, keepdims=True)
+        # Pairs v, −v have mean zero by construction: their squares keep all m degrees of freedom.
+        freedom = m if m % 2 == 0 else m - 1
+        residual = y - by_draw - by_direction + whole
+        columns["image"].append(images.ids)
+        columns["probe"].append(np.full(n, cell.probe))
+        columns["radius"].append(np.full(n, cell.radius))
+        columns["draw_square"].append(m * np.square(by_draw - whole).sum((1, 2, 3)) / (k - 1))
+        columns["direction_square"].append(
+            k * np.square(by_direction - whole).sum((1, 2, 3)) / freedom
+        )
+        columns["residual_square"].append(np.square(residual).sum((1, 2, 3)) / ((k - 1) * freedom))
+        columns["draws"].append(np.full(n, k))
+        columns["directions"].append(np.full(n, m))
+    empty = np.zeros(0)
+    return VarianceRows(**{c: np.concatenate([empty, *v]) for c, v in columns.items()})

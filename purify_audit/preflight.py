@@ -1,0 +1,262 @@
+"""Before spending: is P pure, row-wise, finite, in range, and does it denoise?
+
+Each check is one function that returns a finding or none. Together they cost about a dozen
+micro-batches.
+"""
+
+import random  # noqa: TID251 - only to see whether the purifier touched its state
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from purify_audit.findings import Finding, finding
+from purify_audit.images import ImageSet
+from purify_audit.noise import Noise, Stream
+from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.schedule import noise_schedule
+from purify_audit.runtime import Runner
+
+_ROUNDING = 2.0**-24  # half the spacing of float32 just below 1
+_ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
+_NOISE_LEVELS = (0.25, 0.5, 1.0)  # noise to signal, for data of half-range 1
+
+
+def preflight(runner: Runner, images: ImageSet) -> list[Finding]:
+    """Findings about a purifier, from at most 8 of the audited images.
+
+    A fault that makes the later checks meaningless (wrong shape, not finite) ends the list.
+    """
+    probe = images.select(list(range(min(len(images), max(1, runner.microbatch // 2), 8))))
+    with _watched_generators() as used:
+        near = _call(runner, _perturbed(probe.pixels, 0.05), probe.ids, 0)
+        found = _shape(near, probe)
+        if found:
+            return [found]
+        # The perturbed images were seen before the clean ones: state would betray itself here.
+        y = _call(runner, probe.pixels, probe.ids, 0)
+        again = _call(runner, probe.pixels, probe.ids, 0)
+        near_again = _call(runner, _perturbed(probe.pixels, 0.05), probe.ids, 0)
+    checks: list[Finding | None] = [
+        _finite(y, probe),
+        _repeatable(((y, again), (near, near_again))),
+        _hidden_randomness(used()),
+    ]
+    if checks[0] is None:
+        checks += [
+            _rows_alone(runner, probe, y),
+            _in_range(probe.pixels, y),
+            _smooth(runner, probe, y),
+            _draw_matters(runner, probe, y),
+            _collapsed(probe, y),
+            _denoises(runner, images),
+        ]
+    return [check for check in checks if check is not None]
+
+
+def numeric_floor(runner: Runner, images: ImageSet) -> dict[str, float]:
+    """What rounding does to the output: mean ‖P(x ± 2⁻²⁴) − P(x)‖ over at most 8 images.
+
+    Divided by ‖δ‖ it is the rate that float32 alone would give at that radius.
+
+    Returns:
+        The mean norm of the difference, by norm (l2, linf), in pixel units.
+    """
+    few = images.select(list(range(min(len(images), runner.microbatch, 8))))
+    y = _call(runner, few.pixels, few.ids, 0).astype(np.float64)
+    nudged = _call(runner, _perturbed(few.pixels, _ROUNDING), few.ids, 0)
+    change = (nudged - y).reshape(len(few), -1)
+    return {
+        "l2": float(np.sqrt((change**2).sum(1)).mean()),
+        "linf": float(np.abs(change).max(1).mean()),
+    }
+
+
+def _call(runner: Runner, x: np.ndarray, ids: np.ndarray, draw: int) -> np.ndarray:
+    """One micro-batch; an output that is not an image array is returned as it is."""
+    return runner.batch(x, ids, np.full(len(ids), draw))
+
+
+def _perturbed(x: np.ndarray, size: float) -> np.ndarray:
+    """X plus a checkerboard of ±size, clipped to [0, 1]."""
+    sign = 1.0 - 2.0 * (np.indices(x.shape).sum(0) % 2)
+    return np.asarray(np.clip(x + size * sign, 0.0, 1.0), np.float32)
+
+
+def _shape(y: np.ndarray, images: ImageSet) -> Finding | None:
+    want = (len(images), *images.image_shape)
+    if y.shape == want and y.dtype == np.float32:
+        return None
+    return finding(
+        "PA104",
+        f"The output is {y.dtype} of shape {list(y.shape)}, not float32 of shape {list(want)}.",
+        {"shape": list(y.shape), "expected": list(want), "dtype": str(y.dtype)},
+    )
+
+
+def _finite(y: np.ndarray, images: ImageSet) -> Finding | None:
+    bad = ~np.isfinite(y).reshape(len(y), -1).all(1)
+    if not bad.any():
+        return None
+    return finding(
+        "PA103",
+        f"The output is NaN or infinite for {bad.sum()} of {len(y)} images.",
+        {"image_ids": images.ids[bad].tolist()},
+    )
+
+
+def _repeatable(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> Finding | None:
+    gap = max(_largest_gap(first, second) for first, second in pairs)
+    if gap == 0.0:
+        return None
+    return finding(
+        "PA101",
+        f"The same call gave outputs that differ by up to {gap:.3g}.",
+        {"largest_difference": gap},
+    )
+
+
+def _rows_alone(runner: Runner, images: ImageSet, y: np.ndarray) -> Finding | None:
+    """Each image among strangers, and beside its own perturbed twin, at another place."""
+    size, gap = runner.microbatch, 0.0
+    if size < 2:
+        return None  # a row has no neighbours
+    for row in range(min(3, len(images))):
+        strangers = 1.0 - images.pixels[np.arange(size - 1) % len(images)]
+        strangers[0] = _perturbed(images.pixels[row : row + 1], 0.05)[0]
+        x = np.concatenate((strangers, images.pixels[row : row + 1]))
+        ids = np.append((images.ids[row] + 1 + np.arange(size - 1)) % 2**32, images.ids[row])
+        gap = max(gap, _largest_gap(_call(runner, x, ids, 0)[-1], y[row]))
+    if gap <= _ROW_TOLERANCE:
+        return None
+    return finding(
+        "PA102",
+        f"With other images beside it, an image's output moved by up to {gap:.3g}.",
+        {"largest_difference": gap, "tolerance": _ROW_TOLERANCE},
+    )
+
+
+def _in_range(x: np.ndarray, y: np.ndarray) -> Finding | None:
+    """Pixels outside [0, 1]; an error when the whole image is on another scale than its input."""
+    low, high = float(y.min()), float(y.max())
+    if low >= -1e-3 and high <= 1.0 + 1e-3:
+        return None
+    slope = float(np.cov(x.ravel(), y.ravel())[0, 1] / max(float(x.var()), 1e-12))
+    outside = float(((y < 0.0) | (y > 1.0)).mean())
+    other_scale = f" The output is about {slope:.3g} times the input: another data range?"
+    return finding(
+        "PA105",
+        f"Output pixels range from {low:.3g} to {high:.3g}; {outside:.1%} lie outside [0, 1]."
+        + (other_scale if slope > 1.5 else ""),
+        {"lowest": low, "highest": high, "share_outside": outside, "slope": slope},
+        severity="error" if slope > 1.5 else None,
+    )
+
+
+def _smooth(runner: Runner, images: ImageSet, y: np.ndarray) -> Finding | None:
+    """A nudge of 2⁻²⁴ may not move the output a thousand times farther than a real one would."""
+    nudged = _call(runner, _perturbed(images.pixels, _ROUNDING), images.ids, 0)
+    near = _call(runner, _perturbed(images.pixels, 0.05), images.ids, 0)
+    jump, move = _largest_gap(nudged, y), _largest_gap(near, y)
+    limit = max(1e-2, 1e3 * _ROUNDING * max(1.0, move / 0.05))
+    if jump <= limit:
+        return None
+    return finding(
+        "PA108",
+        f"Nudging every pixel by 6e-8 moved an output pixel by {jump:.3g}.",
+        {"nudge": _ROUNDING, "largest_change": jump, "limit": limit},
+    )
+
+
+def _draw_matters(runner: Runner, images: ImageSet, y: np.ndarray) -> Finding | None:
+    gap = _largest_gap(_call(runner, images.pixels, images.ids, 1), y)
+    claimed = runner.purifier.randomised
+    if claimed == (gap > 0.0):
+        return None
+    said = "claims to be randomised, yet two draws give the same output"
+    if not claimed:
+        said = f"claims to be deterministic, yet two draws differ by up to {gap:.3g}"
+    return finding(
+        "PA109",
+        f"The purifier {said}.",
+        {"claimed_randomised": str(claimed), "largest_difference": gap},
+        severity=None if claimed else "error",
+    )
+
+
+def _collapsed(images: ImageSet, y: np.ndarray) -> Finding | None:
+    if len(images) < 2:
+        return None
+    before, after = (float(v.std(0).mean()) for v in (images.pixels, y))
+    if before == 0.0 or after >= 0.05 * before:
+        return None
+    return finding(
+        "PA110",
+        f"Pixels vary {after / before:.2%} as much between purified images as between clean ones.",
+        {"spread_before": before, "spread_after": after},
+    )
+
+
+def _denoises(runner: Runner, images: ImageSet) -> Finding | None:
+    """The eps estimate must beat zero (mean square 1) at three noise levels (Ho et al. 2020)."""
+    purifier = runner.purifier
+    if not isinstance(purifier, DiffusionPurifier):
+        return None
+    some = images.select(list(range(min(len(images), 64))))
+    low, high = purifier.card.data_range
+    x = torch.from_numpy(some.pixels.copy()).to(runner.device) * (high - low) + low
+    abar = noise_schedule(purifier.card.schedule).abar
+    ratio = np.sqrt((1.0 - abar) / abar) / ((high - low) / 2.0)
+    indices = [int(np.abs(ratio - level).argmin()) for level in _NOISE_LEVELS]
+    noise = Noise(
+        runner.seed, tuple(some.ids.tolist()), (0,) * len(some), Stream.PREFLIGHT, runner.device
+    )
+    errors = []
+    for step, index in enumerate(indices):
+        z = noise.normal(step, some.image_shape)
+        noisy = float(np.sqrt(abar[index])) * x + float(np.sqrt(1.0 - abar[index])) * z
+        error = (purifier.predict(noisy, index).eps - z).square().mean()
+        errors.append(float(error.nan_to_num(float("inf")).clamp(max=1e9)))
+    if max(errors) < 1.0:
+        return None
+    return finding(
+        "PA106",
+        "Predicting the noise, the network's mean square error is"
+        f" {', '.join(f'{e:.3g}' for e in errors)} at three noise levels; predicting zero has 1.",
+        {"indices": indices, "mean_square_errors": errors},
+    )
+
+
+def _hidden_randomness(used: list[str]) -> Finding | None:
+    if not used:
+        return None
+    return finding("PA107", f"A purification drew from {' and '.join(used)}.", {"generators": used})
+
+
+@contextmanager
+def _watched_generators() -> Iterator[Callable[[], list[str]]]:
+    """Yields a function that names the global generators whose state has changed since."""
+
+    def states() -> dict[str, bytes]:
+        found = {
+            "torch's global generator": torch.get_rng_state().numpy().tobytes(),
+            "numpy's global generator": repr(
+                np.random.get_state()  # noqa: NPY002, TID251 - only looked at
+            ).encode(),
+            "Python's random module": repr(random.getstate()).encode(),
+        }
+        if torch.cuda.is_available():
+            for n, state in enumerate(torch.cuda.get_rng_state_all()):
+                found[f"the generator of cuda:{n}"] = state.numpy().tobytes()
+        return found
+
+    before = states()
+    yield lambda: [name for name, state in states().items() if state != before[name]]
+
+
+def _largest_gap(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest absolute difference; infinite where one is not finite and the other differs."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    gap = np.where(same, 0.0, np.abs(a.astype(np.float64) - b))
+    return float(np.nan_to_num(gap, nan=np.finfo(np.float64).max).max())

@@ -1,0 +1,103 @@
+"""Progress on standard error, and the wish to stop: what a long run owes the person waiting."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from purify_audit.runtime import Stopped
+from purify_audit.statistics import Estimate
+
+_HEARTBEAT_SECONDS = 30.0
+
+
+class Reporter:
+    """Counts purifications; a bar on a terminal, a line every 30 s elsewhere, or nothing."""
+
+    def __init__(self, console: Console, total: int, quiet: bool) -> None:
+        """Start the clock.
+
+        Args:
+            console: where to tell; standard error.
+            total: purifications expected.
+            quiet: tell nothing.
+        """
+        self.done, self.stop_signal = 0, 0
+        self._console, self._total, self._quiet = console, total, quiet
+        self._start = self._told = time.monotonic()
+        self._interim = ""
+        self._bar: Progress | None = None
+        if console.is_terminal and not quiet:
+            self._bar = Progress(
+                TextColumn("purifying"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+                TextColumn("[dim]{task.fields[rate]}[/]"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[interim]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total, rate="", interim="")
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
+    def tick(self, rows: int) -> None:
+        """Count a micro-batch.
+
+        Raises:
+            Stopped: a signal asked the run to end.
+        """
+        self.done += rows
+        rate = f"{self.done / max(self.seconds, 1e-9):,.0f}/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=rate, interim=self._interim)
+        elif not self._quiet and time.monotonic() - self._told > _HEARTBEAT_SECONDS:
+            self._told = time.monotonic()
+            left = self.seconds * (self._total - self.done) / max(self.done, 1)
+            self._console.print(
+                f"{self.done:,} of {self._total:,} purifications, {rate}, about {left:,.0f} s left"
+                f"{', ' if self._interim else ''}{self._interim}",
+                highlight=False,
+            )
+        if self.stop_signal:
+            raise Stopped
+
+    def interim(self, estimate: Estimate) -> None:
+        """Remember the rate so far, to show with the next micro-batch."""
+        self._interim = f"rate {estimate.value:.3f}"
+        if estimate.lower is not None and estimate.upper is not None:
+            self._interim += f" ± {(estimate.upper - estimate.lower) / 2:.3f}"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show the bar, and take SIGINT and SIGTERM as a wish to end after this micro-batch.
+
+        A second signal ends at once.
+        """
+
+        def wish(number: int, frame: FrameType | None) -> None:
+            if self.stop_signal:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+            self._console.print("Stopping after this micro-batch; once more to stop at once.")
+
+        before = {n: signal.signal(n, wish) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if self._bar is None:
+                yield
+            else:
+                with self._bar:
+                    yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,185 @@
+"""Diffusion purification: noise the image to t*, then run the reverse process back to an image.
+
+Every chain is written as its paper writes it, with coefficients in float64; x is in the network's
+data range, `draw(k)` is the k-th array of standard normals of this round (0: forward noising).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from purify_audit.card import (
+    DDIMSampler,
+    DDPMSampler,
+    DiffusionCard,
+    ImageSpec,
+    OneStepSampler,
+    VPODESampler,
+    VPSDESampler,
+)
+from purify_audit.noise import Noise
+from purify_audit.purifiers.denoiser import Denoiser, Estimate
+from purify_audit.purifiers.schedule import NoiseSchedule, noise_schedule, reverse_indices
+
+Draw = Callable[[int], Tensor]
+
+_SMALLEST_TIME = 1e-5  # where Nie et al. (2022) stop the reverse process
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionPurifier:
+    """Noise to t*, denoise, as often as the sampler's `rounds` say (Nie et al. 2022).
+
+    Attributes:
+        card: every choice that was made.
+        network: in eval mode, on the device of the images.
+    """
+
+    card: DiffusionCard
+    network: nn.Module
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes and returns."""
+        return self.card.image
+
+    @property
+    def randomised(self) -> bool:
+        """Always: the forward noise."""
+        return self.card.randomised
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one purification."""
+        return self.card.sampler.rounds * _chain_length(self.card)
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Purify images float32 [n, c, h, w] in [0, 1] under their draws."""
+        low, high = self.card.data_range
+        x = x * (high - low) + low
+        length = _chain_length(self.card) + 1
+        for round_ in range(self.card.sampler.rounds):
+
+            def draw(k: int, first: int = round_ * length, dtype: torch.dtype = x.dtype) -> Tensor:
+                return noise.normal(first + k, self.card.image.shape).to(dtype)
+
+            x = self._one_round(x, draw)
+        image = (x - low) / (high - low)
+        return image.clamp(0.0, 1.0) if self.card.sampler.clamp else image
+
+    def predict(self, x: Tensor, index: int) -> Estimate:
+        """What the network makes of noisy images x (data range) at an index of the schedule."""
+        schedule = noise_schedule(self.card.schedule)
+        denoiser = Denoiser(self.network, self.card.prediction)
+        return denoiser(x, self._index_time(index, schedule), schedule.left(index))
+
+    def _one_round(self, x: Tensor, draw: Draw) -> Tensor:
+        schedule, t_star = noise_schedule(self.card.schedule), self.card.t_star
+        left = schedule.left(t_star - 1)
+        x = math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0)
+        match self.card.sampler:
+            case DDPMSampler() as sampler:
+                return self._ddpm(x, sampler, schedule, draw)
+            case DDIMSampler() as sampler:
+                return self._ddim(x, sampler, schedule, draw)
+            case VPSDESampler() as sampler:
+                return self._euler(x, sampler.steps or t_star, schedule, draw)
+            case VPODESampler() as sampler:
+                return self._euler(x, sampler.steps or t_star, schedule, None)
+            case OneStepSampler() as sampler:
+                return self._limit(self.predict(x, t_star - 1).x0, sampler.clip)
+
+    def _ddpm(self, x: Tensor, sampler: DDPMSampler, schedule: NoiseSchedule, draw: Draw) -> Tensor:
+        """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021."""
+        indices = reverse_indices(self.card.t_star, sampler.steps, sampler.stride)
+        for k, (i, p) in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
+            here, there = schedule.left(i), schedule.left(p)
+            beta = 1.0 - here / there
+            estimate = self.predict(x, i)
+            x0 = self._limit(estimate.x0, sampler.clip)
+            x = (
+                math.sqrt(there) * beta / (1.0 - here) * x0
+                + math.sqrt(1.0 - beta) * (1.0 - there) / (1.0 - here) * x
+            )
+            if p >= 0:  # the last jump adds no noise
+                small = beta * (1.0 - there) / (1.0 - here)
+                x = x + _deviation(sampler, beta, small, estimate) * draw(k + 1)
+        return x
+
+    def _ddim(self, x: Tensor, sampler: DDIMSampler, schedule: NoiseSchedule, draw: Draw) -> Tensor:
+        """Song, Meng and Ermon 2021, eqs. 12 and 16; a clipped x0 gives the noise anew.
+
+        (Diffusers keeps the noise of the unclipped image: another purifier.)
+        """
+        indices = reverse_indices(self.card.t_star, sampler.steps, sampler.stride)
+        for k, (i, p) in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
+            here, there = schedule.left(i), schedule.left(p)
+            estimate = self.predict(x, i)
+            x0, eps = estimate.x0, estimate.eps
+            if sampler.clip:
+                x0 = self._limit(x0, clip=True)
+                eps = (x - math.sqrt(here) * x0) / math.sqrt(1.0 - here)
+            variance = sampler.eta**2 * (1.0 - there) / (1.0 - here) * (1.0 - here / there)
+            x = math.sqrt(there) * x0 + math.sqrt(max(1.0 - there - variance, 0.0)) * eps
+            if variance > 0.0:
+                x = x + math.sqrt(variance) * draw(k + 1)
+        return x
+
+    def _euler(self, x: Tensor, steps: int, schedule: NoiseSchedule, draw: Draw | None) -> Tensor:
+        """Reverse VP-SDE (with `draw`) or probability-flow ODE (without), on an integer clock.
+
+        As Nie et al. (2022) step it: score at the left end of each interval, the last interval
+        shorter by 1e-5, noise on every step of the SDE, and an index network told t · steps.
+        """
+        denoiser = Denoiser(self.network, self.card.prediction)
+        unit, t_star = schedule.steps, self.card.t_star
+        for k in range(steps):
+            t = t_star * (steps - k) / (steps * unit)
+            dt = t_star / (steps * unit) - (_SMALLEST_TIME if k == steps - 1 else 0.0)
+            beta, left = schedule.beta(t), schedule.continuous_left(t)
+            told = (unit - 1) * t if self.card.clock == "continuous" else min(unit * t, unit - 1)
+            eps = denoiser(x, told, left).eps
+            score = -1.0 / math.sqrt(1.0 - left) * eps
+            if draw is None:
+                x = x + dt * 0.5 * beta * (x + score)
+            else:
+                x = x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * draw(k + 1)
+        return x
+
+    def _index_time(self, index: int, schedule: NoiseSchedule) -> float:
+        """The time that the network is told at an index: the index, or 999 t for 1000 steps."""
+        if self.card.clock == "index":
+            return float(index)
+        return (schedule.steps - 1) * (index + 1) / schedule.steps
+
+    def _limit(self, x0: Tensor, clip: bool) -> Tensor:
+        return x0.clamp(*self.card.data_range) if clip else x0
+
+
+def _deviation(
+    sampler: DDPMSampler, beta: float, small: float, estimate: Estimate
+) -> Tensor | float:
+    """Standard deviation of one ancestral step."""
+    match sampler.variance:
+        case "fixed-small":
+            return math.sqrt(small)
+        case "fixed-large":
+            return math.sqrt(beta)
+        case "learned-range":  # Nichol and Dhariwal 2021, eq. 15
+            assert estimate.variance is not None, "the card promises a learned variance"
+            share = (estimate.variance + 1.0) / 2.0
+            return torch.exp(0.5 * (share * math.log(beta) + (1.0 - share) * math.log(small)))
+
+
+def _chain_length(card: DiffusionCard) -> int:
+    """Network evaluations in one round."""
+    match card.sampler:
+        case DDPMSampler(steps=steps, stride=stride) | DDIMSampler(steps=steps, stride=stride):
+            return len(reverse_indices(card.t_star, steps, stride))
+        case VPSDESampler(steps=steps) | VPODESampler(steps=steps):
+            return steps or card.t_star
+        case OneStepSampler():
+            return 1

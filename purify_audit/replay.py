@@ -1,0 +1,180 @@
+"""Compute one cell of a report again, and hold it against what was stored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from purify_audit.checkpoint import file_sha256
+from purify_audit.compression import measure_compression
+from purify_audit.errors import ReportError
+from purify_audit.images import ImageSet
+from purify_audit.plan import AuditPlan
+from purify_audit.report.schema import Report
+from purify_audit.runtime import Runner, deterministic
+from purify_audit.samples import CompressionSamples, ProbeRows, load_samples
+from purify_audit.subject import load_subject
+
+_COMPARED = ("delta_l2", "delta_linf", "change_l2", "change_linf", "moved_l2", "moved_linf")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a number of a report stands.
+
+    Attributes:
+        image: image id.
+        draw: draw id.
+        probe: place of the probe in the plan.
+        radius: place of the radius in the plan.
+        direction: place among the probe's directions.
+    """
+
+    image: int
+    draw: int
+    probe: int
+    radius: int
+    direction: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One cell, twice.
+
+    Attributes:
+        address: which cell.
+        stored: the columns of `ProbeRows` that were compared, as the report has them.
+        computed: the same, computed now.
+    """
+
+    address: Address
+    stored: dict[str, float]
+    computed: dict[str, float]
+
+    @property
+    def same(self) -> bool:
+        """Whether every number is the same, bit for bit."""
+        return self.stored == self.computed
+
+    @property
+    def largest_difference(self) -> float:
+        """The largest absolute difference between the two."""
+        return max(abs(self.stored[name] - self.computed[name]) for name in self.stored)
+
+
+def replay(
+    runner: Runner,
+    images: ImageSet,
+    brought: ImageSet | None,
+    plan: AuditPlan,
+    samples: CompressionSamples,
+    address: Address,
+) -> Replayed:
+    """Purify again what one cell needs, in a micro-batch of the same size.
+
+    Args:
+        runner: with the plan's seed and micro-batch.
+        images: the images of the report.
+        brought: the perturbed images of a `file` probe.
+        plan: the report's.
+        samples: the rows stored with the report.
+        address: the cell.
+
+    Raises:
+        ReportError: the report has no such cell.
+    """
+    stored = _find(samples.probes, address)
+    row = np.flatnonzero(images.ids == address.image)
+    part = plan.model_copy(
+        update={"probes": (plan.probes[address.probe],), "eps": (plan.eps[address.radius],)}
+    )
+    again = measure_compression(
+        runner,
+        images.select(row),
+        part,
+        None if brought is None else brought.select(row),
+        draws=np.array([address.draw]),
+    )
+    here = Address(address.image, address.draw, 0, 0, address.direction)
+    return Replayed(address, stored, _find(again.probes, here))
+
+
+def _find(rows: ProbeRows, address: Address) -> dict[str, float]:
+    mask = rows.image == address.image
+    for name in ("draw", "probe", "radius", "direction"):
+        mask = mask & (getattr(rows, name) == getattr(address, name))
+    place = np.flatnonzero(mask)
+    if len(place) != 1:
+        raise ReportError(
+            f"the report has no cell at image {address.image}, draw {address.draw},"
+            f" probe {address.probe}, radius {address.radius}, direction {address.direction}"
+        )
+    return {name: float(getattr(rows, name)[place[0]]) for name in _COMPARED}
+
+
+def find_address(
+    plan: AuditPlan, cell: tuple[int, int, int], probe: str | None, eps: float | None
+) -> Address:
+    """The address of a cell named as people name it.
+
+    Args:
+        plan: the report's.
+        cell: image id, draw id, direction.
+        probe: kind of probe; none: the plan's first.
+        eps: radius; none: the plan's first.
+
+    Raises:
+        ReportError: the plan has no such probe or radius.
+    """
+    kinds = [p.kind for p in plan.probes]
+    if probe is not None and probe not in kinds:
+        raise ReportError(f"the report has no probe '{probe}'; it has {', '.join(kinds)}")
+    radius = 0
+    if eps is not None:
+        near = [n for n, value in enumerate(plan.eps) if abs(value - eps) < 1e-9]
+        if not near:
+            raise ReportError(f"the report has no radius {eps:g}; it has {list(plan.eps)}")
+        radius = near[0]
+    image, draw, direction = cell
+    return Address(image, draw, kinds.index(probe) if probe else 0, radius, direction)
+
+
+def replay_report(report: Report, folder: Path, address: Address, device: torch.device) -> Replayed:
+    """Replay one cell of a saved report, with the models, images and rows that it names.
+
+    Args:
+        report: the report.
+        folder: where it lies; its rows lie beside it, and paths may be relative to it.
+        address: which cell.
+        device: where to compute.
+
+    Raises:
+        ReportError: the rows are missing or changed, the checkpoint or the images are not those
+            of the report, or there is no such cell.
+    """
+    if report.rows is None:
+        raise ReportError("the report has no rows: nothing was measured")
+    rows = folder / report.rows.file
+    if not rows.is_file() or file_sha256(rows) != report.rows.sha256:
+        raise ReportError(f"{rows}: is missing or is not the file this report was made of")
+    plan = report.plan
+    subject = load_subject(_found(plan, folder), device)
+    if subject.checkpoint.sha256 != report.checkpoint.sha256:
+        raise ReportError(f"{plan.checkpoint}: is not the checkpoint of the report (its digest)")
+    images = subject.images.select(list(range(len(report.data.ids))))
+    if images.digest != report.data.digest:
+        raise ReportError(f"{plan.data}: are not the images of the report (their digest)")
+    runner = Runner(subject.purifier, device, plan.seed, plan.microbatch)
+    with deterministic():
+        return replay(runner, images, subject.brought, plan, load_samples(rows), address)
+
+
+def _found(plan: AuditPlan, folder: Path) -> AuditPlan:
+    """The plan with relative paths that are not here looked for beside the report."""
+    changes = {}
+    for name in ("checkpoint", "data", "classifier"):
+        text = getattr(plan, name)
+        if text is not None and not Path(text).exists() and (folder / text).exists():
+            changes[name] = str(folder / text)
+    return plan.model_copy(update=changes)

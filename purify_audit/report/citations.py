@@ -1,0 +1,59 @@
+"""The papers of the methods that an audit really used."""
+
+from purify_audit.card import DiffusionCard, PurifierCard, TransformCard
+from purify_audit.plan import AuditPlan
+from purify_audit.report.schema import Citation
+
+_ALWAYS = {
+    "compression rate, aligned randomness": (
+        'Y. Liu and X.-X. Wei, "How Do Diffusion Models Improve Adversarial Robustness?",'
+        " arXiv:2505.22839, 2025"
+    ),
+    "addressed randomness": (
+        'J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy'
+        ' as 1, 2, 3", SC 2011'
+    ),
+}
+_SAMPLERS = {
+    "ddpm": 'J. Ho, A. Jain and P. Abbeel, "Denoising diffusion probabilistic models", 2020',
+    "ddim": 'J. Song, C. Meng and S. Ermon, "Denoising diffusion implicit models", ICLR 2021',
+    "vp-sde": 'W. Nie et al., "Diffusion models for adversarial purification", ICML 2022',
+    "vp-ode": 'Y. Song et al., "Score-based generative modeling through SDEs", ICLR 2021',
+    "one-step": 'N. Carlini et al., "(Certified!!) adversarial robustness for free!", ICLR 2023',
+}
+_TRANSFORMS = {
+    "bit-depth": 'W. Xu, D. Evans and Y. Qi, "Feature squeezing", NDSS 2018',
+    "median": 'W. Xu, D. Evans and Y. Qi, "Feature squeezing", NDSS 2018',
+    "jpeg": (
+        'G. K. Dziugaite, Z. Ghahramani and D. M. Roy, "A study of the effect of JPG compression'
+        ' on adversarial images", arXiv:1608.00853, 2016'
+    ),
+    "gaussian-noise": (
+        'J. Cohen, E. Rosenfeld and Z. Kolter, "Certified adversarial robustness via randomized'
+        ' smoothing", ICML 2019'
+    ),
+}
+_PROBES = {
+    "lowfreq": (
+        'C. Guo, J. S. Frank and K. Q. Weinberger, "Low frequency adversarial perturbation",'
+        " UAI 2019"
+    ),
+}
+
+
+def citations(card: PurifierCard, plan: AuditPlan) -> tuple[Citation, ...]:
+    """References for one audit, in a fixed order."""
+    used = dict(_ALWAYS)
+    if isinstance(card, DiffusionCard):
+        used[f"sampler {card.sampler.kind}"] = _SAMPLERS[card.sampler.kind]
+    if isinstance(card, TransformCard) and card.transform.kind in _TRANSFORMS:
+        used[f"transformation {card.transform.kind}"] = _TRANSFORMS[card.transform.kind]
+    for probe in plan.probes:
+        if probe.kind in _PROBES:
+            used[f"probe {probe.kind}"] = _PROBES[probe.kind]
+    if plan.classifier is not None:
+        used["interval of an accuracy"] = (
+            'C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits",'
+            " Biometrika 26, 1934"
+        )
+    return tuple(Citation(used_for=use, reference=text) for use, text in used.items())

@@ -1,0 +1,203 @@
+"""The report as a person reads it in a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from purify_audit.card import (
+    ClassifierCard,
+    DiffusionCard,
+    FeedforwardCard,
+    PurifierCard,
+    TransformCard,
+)
+from purify_audit.report.schema import Report
+from purify_audit.statistics import Estimate
+
+_TABLE: dict[str, Any] = {
+    "title_justify": "left",
+    "title_style": "bold",
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1),
+}
+_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def show(console: Console, report: Report) -> None:
+    """Print a report: what was audited, what was measured, what it means, what is wrong."""
+    console.print(_heading(report))
+    parts: list[RenderableType] = []
+    if report.estimates:
+        parts += [_rates(report), _geometry(report)]
+        parts += [Text.from_markup(line) for line in _reading(report)]
+    parts += [_finding_lines(report)]
+    console.print(Padding(Group(*parts), (0, 0, 0, 2)))
+
+
+def describe(card: PurifierCard) -> str:
+    """A purifier in a few words."""
+    match card:
+        case DiffusionCard(sampler=sampler, t_star=t_star):
+            return f"diffusion, {sampler.kind} sampler, t* = {t_star}"
+        case FeedforwardCard(sigma=sigma):
+            return f"noise of {sigma:g}, then denoise" if sigma else "denoising autoencoder"
+        case TransformCard(transform=transform):
+            return f"input transformation {transform.kind}"
+
+
+def interval(estimate: Estimate) -> str:
+    """A value with its interval: ± half its width for means, both ends for proportions."""
+    if estimate.lower is None or estimate.upper is None:
+        return f"{estimate.value:.3f} [dim](no interval)[/]"
+    if estimate.metric.endswith("_accuracy"):
+        return f"{estimate.value:.1%} [dim]({estimate.lower:.1%} to {estimate.upper:.1%})[/]"
+    half = (estimate.upper - estimate.lower) / 2
+    digits = 3 if abs(estimate.value) < 100 else 1
+    return f"{estimate.value:.{digits}f} [dim]±{half:.{digits}f}[/]"
+
+
+def _heading(report: Report) -> Table:
+    plan, model = report.plan, report.checkpoint
+    table = Table.grid(padding=(0, 2))
+    assert not isinstance(model.card, ClassifierCard)
+    rows = {
+        "purifier": f"[bold]{escape(model.card.name)}[/]  {describe(model.card)}, "
+        f"{_calls(model.evaluations)} [dim]{model.sha256[:12]}[/]",
+        "images": f"{len(report.data.ids)} of {escape(report.data.source)}, "
+        f"{plan.draws} {'draw' if plan.draws == 1 else 'draws'} each [dim]seed {plan.seed}[/]",
+    }
+    if report.classifier is not None:
+        rows["classifier"] = escape(report.classifier.card.name)
+    if report.status == "partial":
+        rows["status"] = "[bold red]PARTIAL[/]: stopped before the plan was done"
+    for name, value in rows.items():
+        table.add_row(f"[dim]{name}[/]", value)
+    return table
+
+
+def _calls(evaluations: int | None) -> str:
+    return "1 evaluation" if evaluations == 1 else f"{evaluations} network evaluations"
+
+
+def _rates(report: Report) -> Table:
+    level = f"{report.plan.level:.0%}"
+    table = Table(
+        title=f"Compression rate ‖P(x+δ) − P(x)‖ / ‖δ‖ under one draw, {level} intervals",
+        **_TABLE,
+    )
+    several = len({e.eps for e in report.estimates if e.probe}) > 1
+    table.add_column("probe")
+    if several:
+        table.add_column(f"{report.plan.norm} radius", justify="right")
+    for column in ("rate l2", "rate linf", "fresh draw l2", "randomness"):
+        table.add_column(column, justify="right")
+    for e in _pick(report, "compression_rate", "l2"):
+        cells = [
+            find(report, metric, norm, e)
+            for metric, norm in (
+                ("compression_rate", "l2"),
+                ("compression_rate", "linf"),
+                ("unaligned_ratio", "l2"),
+                ("randomness_share", None),
+            )
+        ]
+        radius = [_radius(e.eps)] if several else []
+        shown = ["[dim]—[/]" if cell is None else interval(cell) for cell in cells]
+        table.add_row(str(e.probe), *radius, *shown)
+    return table
+
+
+def _geometry(report: Report) -> Table:
+    table = Table(title="Where images go, in pixel units", title_justify="left", title_style="bold")
+    for column in ("distance from the clean image", "l2", "linf"):
+        table.add_column(column, justify="left" if column[0] == "d" else "right")
+    first = _pick(report, "compression_rate", "l2")[0]
+    radius = "" if first.eps is None else f", {first.probe} at {_radius(first.eps)}"
+    rows = {
+        f"attacked ‖δ‖{radius}": "distance_delta",
+        "purified clean ‖P(x) − x‖": "distance_anchor",
+        "purified attacked ‖P(x+δ) − x‖": "distance_purified",
+    }
+    for label, metric in rows.items():
+        cells = [
+            find(report, metric, norm, None if metric == "distance_anchor" else first)
+            for norm in ("l2", "linf")
+        ]
+        table.add_row(label, *["—" if c is None else interval(c) for c in cells])
+    return table
+
+
+def _reading(report: Report) -> Iterator[str]:
+    """Sentences that say what the numbers mean, and no more than they do."""
+    first = _pick(report, "compression_rate", "l2")[0]
+    spread = next(
+        q
+        for q in report.quantiles
+        if (q.metric, q.norm, q.probe, q.eps) == (first.metric, "l2", first.probe, first.eps)
+    )
+    yield (
+        f"A {first.probe} perturbation keeps [bold]{first.value:.0%}[/] of its length (l2);"
+        f" over images, 5% to 95%: {spread.quantiles[0]:.2f} to {spread.quantiles[4]:.2f}."
+    )
+    power = [e for e in _pick(report, "compression_rate", "l2") if e.probe == "power"]
+    if power and power[0].eps == first.eps:
+        verb = "stretched" if power[0].value > 1 else "kept"
+        yield (
+            f"The direction found by power iteration is {verb} to [bold]{power[0].value:.0%}[/]:"
+            " what an attacker may find, not what a random one does."
+        )
+    unaligned = find(report, "unaligned_ratio", "l2", first)
+    if unaligned is not None and first.value > 0:
+        yield (
+            f"With a fresh draw on one side the ratio is {unaligned.value / first.value:.1f} times"
+            " as large: that much of what an unaligned attack sees is noise."
+        )
+    moved, delta = (find(report, m, "l2", first) for m in ("distance_purified", "distance_delta"))
+    if moved is not None and delta is not None:
+        where = "farther from" if moved.value > delta.value else "nearer to"
+        yield (
+            f"The purified image lies {where} the clean one than the attacked image did (l2):"
+            f" {moved.value / delta.value:.2f} times its distance."
+        )
+    clean, anchor = (find(report, f"{which}_accuracy", None) for which in ("clean", "anchor"))
+    if clean is not None and anchor is not None:
+        yield f"Classifier: clean images {interval(clean)}, anchors [bold]{interval(anchor)}[/]."
+
+
+def _finding_lines(report: Report) -> Group:
+    if not report.findings:
+        return Group(Text("No findings.", style="green"))
+    lines: list[RenderableType] = []
+    for f in report.findings:
+        lines.append(Text(f"{f.code} {f.severity}: {f.sentence}", style=_STYLE[f.severity]))
+        lines.append(Padding(Text(f.advice, style="dim"), (0, 0, 0, 6)))
+    return Group(*lines)
+
+
+def _pick(report: Report, metric: str, norm: str) -> list[Estimate]:
+    return [e for e in report.estimates if e.metric == metric and e.norm == norm]
+
+
+def find(
+    report: Report, metric: str, norm: str | None, at: Estimate | None = None
+) -> Estimate | None:
+    """The estimate of a metric at the probe and radius of another, or at none."""
+    probe, eps = (None, None) if at is None else (at.probe, at.eps)
+    for e in report.estimates:
+        if (e.metric, e.norm, e.probe, e.eps) == (metric, norm, probe, eps):
+            return e
+    return None
+
+
+def _radius(eps: float | None) -> str:
+    """A radius as people write it: in 255ths where it is one."""
+    if eps is None:
+        return "given"
+    parts = eps * 255
+    return f"{parts:.0f}/255" if abs(parts - round(parts)) < 1e-6 else f"{eps:g}"

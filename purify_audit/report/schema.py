@@ -1,0 +1,141 @@
+"""The report: everything an audit found, as frozen data (`docs/report.schema.json`)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from purify_audit.card import ClassifierCard, PurifierCard
+from purify_audit.errors import ReportError
+from purify_audit.findings import Finding
+from purify_audit.plan import AuditPlan
+from purify_audit.record import Record, first_fault
+from purify_audit.statistics import Estimate, Quantiles
+
+
+class ModelInfo(Record):
+    """Which model was audited or used.
+
+    Attributes:
+        source: as the user named it.
+        sha256: of the file; of the card where there is no file.
+        parameters: numbers in the weights.
+        card: the settings that ran, after any override.
+        evaluations: network evaluations in one purification (purifiers only).
+    """
+
+    source: str
+    sha256: str
+    parameters: int
+    card: PurifierCard | ClassifierCard
+    evaluations: int | None = None
+
+
+class DataInfo(Record):
+    """Which images were audited.
+
+    Attributes:
+        source: as the user named it.
+        digest: SHA-256 over the pixels, labels and ids of the images audited, in order.
+        ids: their ids, in order.
+        available: how many there were to choose from.
+        image_shape: (channels, height, width).
+        labelled: whether they have labels.
+    """
+
+    source: str
+    digest: str
+    ids: tuple[int, ...]
+    available: int
+    image_shape: tuple[int, int, int]
+    labelled: bool
+
+
+class RowsInfo(Record):
+    """Where the raw rows are: a safetensors file beside the report."""
+
+    file: str
+    sha256: str
+
+
+class Citation(Record):
+    """A source of a method that this audit used."""
+
+    used_for: str
+    reference: str
+
+
+class RunInfo(Record):
+    """What differs between two runs of the same audit, and the digest of what does not.
+
+    Attributes:
+        command: the command line.
+        started: local time, ISO 8601.
+        seconds: wall time of the audit.
+        purifications: calls of P, one image each, padding not counted.
+        body_sha256: SHA-256 of the report's JSON without this part.
+    """
+
+    command: str
+    started: str
+    seconds: float
+    purifications: int
+    body_sha256: str
+
+
+class Report(Record):
+    """An audit. See `docs/method.md` for what each number means."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    tool_version: str
+    noise_spec: str
+    status: Literal["complete", "partial"]
+    plan: AuditPlan
+    plan_digest: str
+    environment: dict[str, str | int]
+    checkpoint: ModelInfo
+    classifier: ModelInfo | None
+    data: DataInfo
+    estimates: tuple[Estimate, ...]
+    quantiles: tuple[Quantiles, ...]
+    numeric_floor: dict[str, float]
+    findings: tuple[Finding, ...]
+    citations: tuple[Citation, ...]
+    rows: RowsInfo | None
+    run: RunInfo | None = None
+
+    def body(self) -> str:
+        """JSON of everything but `run`: two runs of one plan on one machine agree byte for byte."""
+        return self.model_dump_json(exclude={"run"}, indent=1)
+
+    def body_sha256(self) -> str:
+        """SHA-256 of `body`, in hexadecimal."""
+        return hashlib.sha256(self.body().encode()).hexdigest()
+
+
+def read_report(path: Path) -> Report:
+    """A saved report.
+
+    Raises:
+        ReportError: unreadable, not a report, or changed since it was written.
+    """
+    try:
+        report = Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise ReportError(f"{path}: is not a report: {first_fault(error)}") from None
+    if report.run is not None and report.run.body_sha256 != report.body_sha256():
+        raise ReportError(f"{path}: was changed after it was written (its digest does not match)")
+    return report
+
+
+def json_schema() -> str:
+    """The JSON Schema of a report."""
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Report.model_json_schema(mode="serialization"),
+    }
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,112 @@
+"""How purifications are computed: numeric settings, micro-batches of one size, interruption."""
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from purify_audit.errors import AuditError
+from purify_audit.noise import Noise, Stream
+from purify_audit.purifier import Purifier
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Exact float32 and fixed kernel choices within, the settings found restored after.
+
+    TF32 and autocast off, cuDNN benchmarking off and deterministic; no gradients.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    found = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
+    cudnn.benchmark, cudnn.deterministic = False, True
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        with torch.inference_mode(), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = found
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """What the numbers may depend on in their last digits."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "precision": "float32, TF32 off",
+    }
+
+
+class Stopped(Exception):
+    """The run was asked to end between two micro-batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Purifies any number of rows in micro-batches that all have the same size.
+
+    Kernels are chosen by batch size, so a fixed size (the last micro-batch is padded) keeps a
+    row's bits independent of what else is computed.
+
+    Attributes:
+        purifier: what is run.
+        device: where.
+        seed: the key of all randomness.
+        microbatch: rows of every call.
+        tick: called with the number of rows after every micro-batch; may raise `Stopped`.
+    """
+
+    purifier: Purifier
+    device: torch.device
+    seed: int
+    microbatch: int
+    tick: Callable[[int], None] = lambda rows: None
+
+    def __call__(self, x: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Purify rows.
+
+        Args:
+            x: float32 [rows, c, h, w] in [0, 1].
+            images: image id of each row [rows].
+            draws: draw id of each row [rows].
+
+        Returns:
+            float32 [rows, c, h, w].
+
+        Raises:
+            Stopped: from `tick`.
+        """
+        out = np.empty_like(x)
+        for first in range(0, len(x), self.microbatch):
+            rows = slice(first, min(first + self.microbatch, len(x)))
+            out[rows] = self.batch(x[rows], images[rows], draws[rows])
+            self.tick(rows.stop - rows.start)
+        return out
+
+    def batch(self, x: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Purify at most `microbatch` rows in one call, padded with copies of the first."""
+        padding = self.microbatch - len(x)
+        place = np.concatenate((np.arange(len(x)), np.zeros(padding, np.int64)))
+        noise = Noise(
+            self.seed,
+            tuple(images[place].tolist()),
+            tuple(draws[place].tolist()),
+            Stream.PURIFY,
+            self.device,
+        )
+        batch = torch.from_numpy(x[place]).to(self.device)
+        try:
+            purified: np.ndarray = self.purifier(batch, noise)[: len(x)].cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise AuditError(
+                f"{self.device} is out of memory with micro-batches of {self.microbatch};"
+                " give a smaller --microbatch"
+            ) from None
+        return purified

@@ -1,0 +1,260 @@
+"""From rows to estimates with intervals. No torch, no randomness, no judgement.
+
+Rows of one image share that image, so every interval is clustered by image: a t interval on
+per-image means. Treating rows as independent covers the truth in about a third of audits
+(`docs/method.md`, section 6, and `tests/test_coverage.py`).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from purify_audit.plan import ISOTROPIC_PROBES, NORMS, AuditPlan, Norm
+from purify_audit.record import Record
+from purify_audit.samples import AnchorRows, CompressionSamples, ProbeRows, VarianceRows
+
+SPREAD_METRICS = ("compression_rate", "randomness_share", "distance_anchor")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Estimate(Record):
+    """One number of a report, with its interval.
+
+    Attributes:
+        metric: what it is; the names are fixed (`docs/method.md`, section 2).
+        norm: l2, linf, or none.
+        probe: name of the probe, or none.
+        eps: radius of the probe in pixel units, or none.
+        value: the estimate.
+        lower: end of the interval; none when too few images tell nothing about the spread.
+        upper: the other end.
+        level: confidence of the interval, over all looks together.
+        method: how the interval was made.
+        n_images: clusters.
+        n_draws: draws of each image.
+    """
+
+    metric: str
+    norm: Norm | None = None
+    probe: str | None = None
+    eps: float | None = None
+    value: float
+    lower: float | None
+    upper: float | None
+    level: float
+    method: str
+    n_images: int
+    n_draws: int | None = None
+
+
+class Quantiles(Record):
+    """How per-image values spread: quantiles 5, 25, 50, 75 and 95% over images."""
+
+    metric: str
+    norm: Norm | None = None
+    probe: str | None = None
+    eps: float | None = None
+    quantiles: tuple[float, float, float, float, float]
+    n_images: int
+
+
+def mean_interval(values: np.ndarray, level: float) -> tuple[float, float | None, float | None]:
+    """Mean and t interval of independent values (Student 1908); no interval for fewer than two."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * float(
+        values.std(ddof=1) / math.sqrt(len(values))
+    )
+    return mean, mean - half, mean + half
+
+
+def proportion_interval(
+    values: np.ndarray, level: float
+) -> tuple[float, float | None, float | None]:
+    """Mean and Clopper–Pearson interval of values in [0, 1], one for each image.
+
+    Exact for verdicts 0 or 1 (Clopper and Pearson 1934). For means over draws it is conservative:
+    among variables in [0, 1] of one mean, verdicts spread most (Hoeffding 1963). Unlike a t
+    interval it does not shrink to a point when every image is right.
+    """
+    n, hits = len(values), float(values.sum())
+    tail = (1.0 - level) / 2.0
+    lower = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
+    upper = float(stats.beta.ppf(1.0 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return hits / n, lower, upper
+
+
+def probe_names(plan: AuditPlan) -> list[list[str]]:
+    """For each probe of a plan, the names under which its directions are reported."""
+    names = []
+    for probe in plan.probes:
+        if probe.kind == "power":
+            names.append(["power", *(f"power:{rank}" for rank in range(2, probe.block + 1))])
+        else:
+            names.append([probe.kind])
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class PerImage:
+    """One value for each image: the independent observations behind an estimate.
+
+    Attributes:
+        metric: see `Estimate`, as for norm, probe and eps.
+        norm: l2, linf, or none.
+        probe: name of the probe, or none.
+        eps: radius, or none.
+        values: float64, one for each image, in order of image id.
+    """
+
+    metric: str
+    norm: Norm | None
+    probe: str | None
+    eps: float | None
+    values: np.ndarray
+
+
+def per_image_means(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean of each image's rows, in order of image id: what a cluster is, said once."""
+    _, place, counts = np.unique(image, return_inverse=True, return_counts=True)
+    return np.asarray(np.bincount(place, weights=values) / counts)
+
+
+def per_image(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage]:
+    """Every metric's value for every image, but those with a row that is not finite (PA202)."""
+    broken = broken_images(samples)
+    rows = samples.probes
+    sound = ~np.isin(rows.image, broken) & (rows.delta_l2 > 0)
+    for probe, names in enumerate(probe_names(plan)):
+        radii = (None,) if plan.probes[probe].kind == "file" else plan.eps
+        for radius, eps in enumerate(radii):
+            for rank, name in enumerate(names):
+                mask = sound & (rows.probe == probe) & (rows.radius == radius)
+                if len(names) > 1:
+                    mask &= rows.direction == rank
+                if mask.any():
+                    yield from _of_probe(rows, mask, plan, name, eps)
+            yield from _randomness(samples.variances, broken, (probe, radius), names[0], eps)
+    yield from _of_anchors(samples.anchors, broken)
+
+
+def _of_probe(
+    rows: ProbeRows, mask: np.ndarray, plan: AuditPlan, name: str, eps: float | None
+) -> Iterator[PerImage]:
+    image = rows.image[mask]
+    for norm in NORMS:
+        delta, change, unaligned, moved = (
+            getattr(rows, f"{part}_{norm}")[mask]
+            for part in ("delta", "change", "unaligned", "moved")
+        )
+        values = {"compression_rate": change / delta}
+        if norm == "l2" and name in ISOTROPIC_PROBES:
+            values["rms_gain"] = (change / delta) ** 2
+        if plan.draws > 1:
+            values["unaligned_ratio"] = unaligned / delta
+        values |= {"distance_purified": moved, "distance_delta": delta}
+        for metric, column in values.items():
+            yield PerImage(metric, norm, name, eps, per_image_means(image, column))
+
+
+def _randomness(
+    rows: VarianceRows, broken: np.ndarray, at: tuple[int, int], name: str, eps: float | None
+) -> Iterator[PerImage]:
+    """Share of Var P(x+δ; ξ) explained by ξ: variance components of a two-way layout."""
+    mask = (rows.probe == at[0]) & (rows.radius == at[1]) & ~np.isin(rows.image, broken)
+    if not mask.any():
+        return
+    residual = rows.residual_square[mask]
+    draw = np.maximum((rows.draw_square[mask] - residual) / rows.directions[mask], 0.0)
+    direction = np.maximum((rows.direction_square[mask] - residual) / rows.draws[mask], 0.0)
+    total = draw + direction + residual
+    share = np.divide(draw, total, out=np.zeros_like(total), where=total > 0)
+    yield PerImage("randomness_share", None, name, eps, share)
+
+
+def _of_anchors(rows: AnchorRows, broken: np.ndarray) -> Iterator[PerImage]:
+    mask = ~np.isin(rows.image, broken)
+    if not mask.any():
+        return
+    image = rows.image[mask]
+    for norm in NORMS:
+        moved = per_image_means(image, getattr(rows, f"moved_{norm}")[mask])
+        yield PerImage("distance_anchor", norm, None, None, moved)
+    if (rows.correct[mask] >= 0).all():
+        for metric, column in (
+            ("clean_accuracy", rows.clean_correct),
+            ("anchor_accuracy", rows.correct),
+        ):
+            yield PerImage(metric, None, None, None, per_image_means(image, column[mask]))
+
+
+def estimate(data: PerImage, plan: AuditPlan) -> Estimate:
+    """The estimate of a metric, with the interval that suits it."""
+    method = "t on images"
+    if data.metric in ("clean_accuracy", "anchor_accuracy"):
+        method = "clopper-pearson on images"
+        value, lower, upper = proportion_interval(data.values, plan.look_level)
+    elif data.metric == "rms_gain":
+        value, lower, upper = _root_mean_interval(data.values, plan.look_level)
+    else:
+        value, lower, upper = mean_interval(data.values, plan.look_level)
+    looks = len(plan.looks)
+    return Estimate(
+        metric=data.metric,
+        norm=data.norm,
+        probe=data.probe,
+        eps=data.eps,
+        value=value,
+        lower=lower,
+        upper=upper,
+        level=plan.level,
+        method=method + (f", level split over {looks} looks" if looks > 1 else ""),
+        n_images=len(data.values),
+        n_draws=None if data.metric == "clean_accuracy" else plan.draws,
+    )
+
+
+def quantiles(data: PerImage) -> Quantiles:
+    """How a metric spreads over images."""
+    low, lower, middle, upper, high = np.quantile(data.values, QUANTILES).tolist()
+    return Quantiles(
+        metric=data.metric,
+        norm=data.norm,
+        probe=data.probe,
+        eps=data.eps,
+        quantiles=(low, lower, middle, upper, high),
+        n_images=len(data.values),
+    )
+
+
+def broken_images(samples: CompressionSamples) -> np.ndarray:
+    """Ids of images with an output that was not finite."""
+    rows, anchors = samples.probes, samples.anchors
+    bad = rows.image[~np.isfinite(rows.change_l2)], anchors.image[~np.isfinite(anchors.moved_l2)]
+    return np.unique(np.concatenate(bad))
+
+
+def within_tolerance(samples: CompressionSamples, plan: AuditPlan) -> bool:
+    """Whether the first probe's l2 rates are known within the plan's tolerance at every radius."""
+    if plan.tolerance is None:
+        return False
+    first = probe_names(plan)[0][0]
+    halves = [
+        (e.upper - e.lower) / 2 if e.lower is not None and e.upper is not None else math.inf
+        for e in (estimate(data, plan) for data in per_image(samples, plan))
+        if e.metric == "compression_rate" and e.norm == "l2" and e.probe == first
+    ]
+    return bool(halves) and max(halves) <= plan.tolerance
+
+
+def _root_mean_interval(
+    squares: np.ndarray, level: float
+) -> tuple[float, float | None, float | None]:
+    """Root of the mean of squares: ‖J‖_F / √d for isotropic directions; the interval's ends too."""
+    mean, lower, upper = mean_interval(squares, level)
+    ends = [None if end is None else math.sqrt(max(end, 0.0)) for end in (lower, upper)]
+    return math.sqrt(mean), ends[0], ends[1]

@@ -1,0 +1,224 @@
+"""From what the user asked for to everything an audit needs, loaded and checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from purify_audit.card import DiffusionCard, ImageSpec, PurifierCard
+from purify_audit.checkpoint import Checkpoint, read_checkpoint, transform_checkpoint
+from purify_audit.errors import PlanError
+from purify_audit.images import ImageSet, choose, load_images, restrict
+from purify_audit.loading import load_classifier, load_purifier, purifier_card
+from purify_audit.plan import AuditPlan, FileProbe
+from purify_audit.purifier import Classifier, Purifier
+from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
+from purify_audit.record import first_fault
+
+BUNDLED = {(1, 8, 8): "digits"}
+"""Images that come with the package, by shape."""
+
+_DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat models
+_DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
+_DEFAULT_IMAGES = 64
+_DEFAULT_MICROBATCH = {"cpu": 64, "cuda": 256}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is audited, loaded and ready.
+
+    Attributes:
+        plan: everything that decides the numbers.
+        checkpoint: the purifier's.
+        card: the checkpoint's card with the plan's overrides.
+        purifier: on `device`.
+        images: those chosen, in the order of the looks.
+        available: how many there were to choose from.
+        brought: the perturbed images of a `file` probe, in the order of `images`.
+        judge: the classifier's checkpoint and the classifier, or none.
+        device: where purifications run.
+    """
+
+    plan: AuditPlan
+    checkpoint: Checkpoint
+    card: PurifierCard
+    purifier: Purifier
+    images: ImageSet
+    available: int
+    brought: ImageSet | None
+    judge: tuple[Checkpoint, Classifier] | None
+    device: torch.device
+
+
+def prepare(asked: dict[str, object], device: torch.device) -> Subject:
+    """Plan what was asked, with defaults that suit the checkpoint for what was not, and load it.
+
+    Args:
+        asked: fields of `AuditPlan`; those absent or none get a default.
+        device: where it will run.
+
+    Raises:
+        InputError: settings that contradict each other, a file that cannot be used, or parts
+            that do not fit together; the subclass tells.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
+    given.setdefault("data", _bundled_data(source))
+    images = _available(given)
+    checkpoint = open_checkpoint(source, _spec(images))
+    defaults = {
+        "norm": norm,
+        "images": min(_DEFAULT_IMAGES, len(images)),
+        "eps": _DEFAULT_EPS.get(norm, ()),
+        "probes": [{"kind": kind} for kind in (_DEFAULT_PROBES.get(norm, ""), "lowfreq", "power")],
+        "draws": 4 if purifier_card(checkpoint).randomised else 1,
+        "directions": 8,
+        "seed": 0,
+        "microbatch": _DEFAULT_MICROBATCH[device.type],
+    }
+    try:
+        plan = AuditPlan.model_validate(defaults | given)
+    except ValidationError as error:
+        raise PlanError(f"the plan cannot be carried out: {first_fault(error)}") from None
+    return _assemble(plan, images, checkpoint, device)
+
+
+def load_subject(plan: AuditPlan, device: torch.device) -> Subject:
+    """Load what a plan names, and check that the parts fit together.
+
+    Raises:
+        InputError: see `prepare`.
+    """
+    images = _available(plan.model_dump(include={"data", "first_id", "last_id"}))
+    return _assemble(plan, images, open_checkpoint(plan.checkpoint, _spec(images)), device)
+
+
+def _assemble(
+    plan: AuditPlan, available: ImageSet, checkpoint: Checkpoint, device: torch.device
+) -> Subject:
+    images = choose(available, plan.images, plan.seed)
+    card = _overridden(purifier_card(checkpoint), plan)
+    _must_fit(checkpoint.source, card.image, images)
+    return Subject(
+        plan=plan,
+        checkpoint=checkpoint,
+        card=card,
+        purifier=load_purifier(checkpoint, device, card),
+        images=images,
+        available=len(available),
+        brought=_brought(plan, images),
+        judge=_judge(plan, images, device),
+        device=device,
+    )
+
+
+def open_checkpoint(text: str, spec: ImageSpec | None) -> Checkpoint:
+    """The checkpoint of a path, or of an input transformation such as `jpeg:quality=75`.
+
+    Args:
+        text: what the user gave; a file of that name wins over a transformation.
+        spec: the images that a transformation will get.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    if not Path(text).exists() and text.partition(":")[0] in TRANSFORM_NAMES:
+        spec = spec or ImageSpec(channels=1, height=8, width=8)
+        return transform_checkpoint(text, parse_transform(text, spec))
+    if not Path(text).exists() and "/" not in text and "." not in text:
+        parse_transform(text, ImageSpec(channels=1, height=8, width=8))  # names the nearest
+    return read_checkpoint(text)
+
+
+def _bundled_data(source: str) -> str:
+    checkpoint = open_checkpoint(source, None)
+    shape = checkpoint.card.image.shape
+    if shape not in BUNDLED:
+        raise PlanError(
+            f"{source}: takes images of shape {list(shape)} and none of that shape are bundled;"
+            " name some with --data (docs/data.md lists the formats)"
+        )
+    return BUNDLED[shape]
+
+
+def _spec(images: ImageSet) -> ImageSpec:
+    channels, height, width = images.image_shape
+    return ImageSpec(channels=channels, height=height, width=width)
+
+
+def _available(given: dict[str, object]) -> ImageSet:
+    images = load_images(str(given["data"]))
+    first, last = given.get("first_id"), given.get("last_id")
+    if first is None and last is None:
+        return images
+    return restrict(images, int(str(first or 0)), int(str(last or 2**32)))
+
+
+def _overridden(card: PurifierCard, plan: AuditPlan) -> PurifierCard:
+    """The card with the plan's t* and sampler.
+
+    Raises:
+        PlanError: the card is no diffusion card, or the new settings contradict it.
+    """
+    changes = {"t_star": plan.t_star, "sampler": plan.sampler}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not changes:
+        return card
+    if not isinstance(card, DiffusionCard):
+        raise PlanError(f"{plan.checkpoint}: is no diffusion model; it has no t* and no sampler")
+    try:
+        return DiffusionCard.model_validate(card.model_dump() | changes)
+    except ValidationError as error:
+        raise PlanError(f"{plan.checkpoint}: {first_fault(error)}") from None
+
+
+def _judge(
+    plan: AuditPlan, images: ImageSet, device: torch.device
+) -> tuple[Checkpoint, Classifier] | None:
+    """The classifier, checked against the labels it will be judged by."""
+    if plan.classifier is None:
+        return None
+    if images.labels is None:
+        raise PlanError(f"{plan.data}: has no labels, so a classifier cannot be judged on it")
+    checkpoint = read_checkpoint(plan.classifier)
+    classifier = load_classifier(checkpoint, device)
+    _must_fit(checkpoint.source, classifier.image, images)
+    highest = int(images.labels.max())
+    if highest >= classifier.classes:
+        raise PlanError(
+            f"{plan.data}: has label {highest}, but {plan.classifier} knows only"
+            f" {classifier.classes} classes"
+        )
+    return checkpoint, classifier
+
+
+def _must_fit(source: str, image: ImageSpec, images: ImageSet) -> None:
+    if image.shape != images.image_shape:
+        raise PlanError(
+            f"{source}: takes images of shape {list(image.shape)} (channels, height, width);"
+            f" those of {images.source} are {list(images.image_shape)}"
+        )
+
+
+def _brought(plan: AuditPlan, images: ImageSet) -> ImageSet | None:
+    """The perturbed images of a file probe, matched by id."""
+    paths = [probe.path for probe in plan.probes if isinstance(probe, FileProbe)]
+    if not paths:
+        return None
+    brought = load_images(paths[0])
+    if brought.image_shape != images.image_shape:
+        raise PlanError(
+            f"{paths[0]}: its images are {list(brought.image_shape)}, the audited ones"
+            f" {list(images.image_shape)}"
+        )
+    missing = np.setdiff1d(images.ids, brought.ids)
+    if len(missing):
+        raise PlanError(
+            f"{paths[0]}: has no perturbed version of {len(missing)} audited images, among them id"
+            f" {missing[0]}; audit only those it has, with --ids"
+        )
+    place = {int(image): row for row, image in enumerate(brought.ids)}
+    return brought.select([place[int(image)] for image in images.ids])

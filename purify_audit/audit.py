@@ -235,7 +235,7 @@ def _report(
 ) -> Report:
     data = [] if samples is None else list(per_image(samples, subject.plan))
     used = 0 if samples is None else len(np.unique(samples.anchors.image))
-    images = subject.images.select(list(range(used))) if used else subject.images
+    images = subject.images.select(list(range(used or len(subject.images))))
     judge = subject.judge
     return Report.model_validate(
         {
@@ -250,7 +250,7 @@ def _report(
             "data": DataInfo(
                 source=images.source,
                 digest=images.digest,
-                ids=tuple(images.ids.tolist()),
+                ids=tuple(images.ids[:used].tolist()),
                 available=subject.available,
                 image_shape=images.image_shape,
                 labelled=images.labels is not None,

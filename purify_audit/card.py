@@ -6,12 +6,23 @@ families: diffusion purifiers, feed-forward purifiers, input transformations, an
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from purify_audit.errors import CardError
 from purify_audit.record import Record, first_fault
 
 CARD_SPEC = 1
+
+_LONGEST = 300  # characters of foreign text in a message
+_SMALLEST_TIME = 1e-5  # that the vp samplers leave out at the end (Nie et al. 2022)
 
 Positive = Annotated[int, Field(ge=1)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
@@ -50,7 +61,7 @@ class UNetArgs(Record):
     width: Channels
     multipliers: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=8)]
     blocks: Annotated[int, Field(ge=1, le=16)]
-    attention: tuple[Annotated[int, Field(ge=0, le=7)], ...] = ()
+    attention: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = ()
     groups: Channels = 8
 
     @model_validator(mode="after")
@@ -59,6 +70,8 @@ class UNetArgs(Record):
             raise ValueError("multipliers must name at least one level")
         if self.width % self.groups:
             raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
+        if any(level >= len(self.multipliers) for level in self.attention):
+            raise ValueError(f"attention {self.attention} names a level that is not there")
         if self.width % 2:
             raise ValueError(f"width {self.width} must be even (sines and cosines of the time)")
         return self
@@ -238,6 +251,25 @@ Transform = Annotated[
 # --- cards --------------------------------------------------------------------------------------
 
 
+def _increasing(data_range: tuple[float, float]) -> tuple[float, float]:
+    if data_range[0] >= data_range[1]:
+        raise ValueError(f"data_range {data_range} is not increasing")
+    return data_range
+
+
+DataRange = Annotated[tuple[float, float], AfterValidator(_increasing)]
+"""What pixels 0 and 1 are mapped to before the network sees them."""
+
+
+def _halves(image: ImageSpec, levels: int) -> None:
+    """Raise ValueError unless height and width can be halved between all levels of a network."""
+    if image.height % 2 ** (levels - 1) or image.width % 2 ** (levels - 1):
+        raise ValueError(
+            f"{image.height} x {image.width} pixels cannot be halved {levels - 1} times, as a"
+            f" network of {levels} levels does"
+        )
+
+
 class _Card(Record):
     spec: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -253,7 +285,7 @@ class DiffusionCard(_Card):
     prediction: Literal["eps", "x0", "v", "score"]
     clock: Literal["index", "continuous"]  # the time fed to the network: i, or 999 t
     schedule: Schedule
-    data_range: tuple[float, float]  # what pixels 0 and 1 are mapped to
+    data_range: DataRange
     learned_variance: bool = False  # the network has a second half of channels: variance logits
     t_star: Positive  # purification noises to index t* − 1 of the schedule (Nie et al. 2022)
     sampler: Sampler
@@ -265,8 +297,7 @@ class DiffusionCard(_Card):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.data_range[0] >= self.data_range[1]:
-            raise ValueError(f"data_range {self.data_range} is not increasing")
+        _halves(self.image, len(self.network.multipliers))
         if self.t_star > self.schedule.steps:
             raise ValueError(f"t_star {self.t_star} is beyond the {self.schedule.steps} steps")
         length = max(self.t_star, getattr(self.sampler, "steps", None) or 0) + 1
@@ -282,6 +313,14 @@ class DiffusionCard(_Card):
             raise ValueError(f"the {self.sampler.kind} sampler needs a linear or vp schedule")
         return self
 
+    @model_validator(mode="after")
+    def _steps_of_time(self) -> Self:
+        if isinstance(self.sampler, VPSDESampler | VPODESampler):
+            steps = self.sampler.steps or self.t_star
+            if self.t_star / (steps * self.schedule.steps) <= _SMALLEST_TIME:
+                raise ValueError(f"{steps} steps are shorter than the {_SMALLEST_TIME} left out")
+        return self
+
 
 class FeedforwardCard(_Card):
     """One pass of a network: a denoising autoencoder, or noise-then-denoise when sigma > 0."""
@@ -289,13 +328,18 @@ class FeedforwardCard(_Card):
     family: Literal["feedforward"] = "feedforward"
     network: AutoencoderArgs
     sigma: Annotated[float, Field(ge=0, le=10)] = 0.0  # Gaussian noise added first, pixel units
-    data_range: tuple[float, float] = (0.0, 1.0)
+    data_range: DataRange = (0.0, 1.0)
     clamp: bool = True
 
     @property
     def randomised(self) -> bool:
         """Whether noise is added before the network."""
         return self.sigma > 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _halves(self.image, len(self.network.widths))
+        return self
 
 
 class TransformCard(_Card):
@@ -331,14 +375,39 @@ Card = Annotated[PurifierCard | ClassifierCard, Field(discriminator="family")]
 _CARD: TypeAdapter[PurifierCard | ClassifierCard] = TypeAdapter(Card)
 
 
+class _Version(BaseModel):
+    """The one field that every version of a card has."""
+
+    spec: int = CARD_SPEC
+
+
 def parse_card(text: str | bytes, where: str) -> PurifierCard | ClassifierCard:
     """The card in a JSON text.
 
     Raises:
-        CardError: not JSON, a field is missing, unknown, of a wrong type or out of range. The
-            message begins with `where` and names the field.
+        CardError: not JSON, a field is missing, unknown, of a wrong type or out of range, or the
+            card is newer than this program. The message begins with `where` and names the field.
     """
     try:
-        return _CARD.validate_json(text)
+        return _CARD.validate_json(text, strict=True)
     except ValidationError as error:
-        raise CardError(f"{where}: the card cannot be used: {first_fault(error)}") from None
+        if (spec := _spec(text)) > CARD_SPEC:
+            raise CardError(
+                f"{where}: the card is of version {printable(str(spec))}, but this purify-audit"
+                f" reads version {CARD_SPEC}: install a newer one"
+            ) from None
+        fault = printable(first_fault(error))
+        raise CardError(f"{where}: the card cannot be used: {fault}") from None
+
+
+def printable(text: str) -> str:
+    """Text from a file, fit for a one-line message: escaped where it must be, cut where long."""
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _spec(text: str | bytes) -> int:
+    try:
+        return _Version.model_validate_json(text).spec
+    except ValidationError:
+        return CARD_SPEC

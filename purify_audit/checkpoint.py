@@ -6,13 +6,16 @@ Reading a header and checking it runs nothing and needs no torch; only `load_ten
 import hashlib
 import json
 import os
+import stat
 import struct
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card
+from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card, printable
 from purify_audit.errors import CardError, CheckpointError
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ METADATA_KEY = "purify_audit"
 _MAX_HEADER = 100_000_000  # the format's own limit
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
 _ITEM_BYTES |= {"U8": 1, "BOOL": 1, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
+_MAX_AXES = 64  # torch's limit
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, "Tensor"]:
     """All tensors of a checkpoint, as stored, on the CPU.
 
     Raises:
-        CheckpointError: a tensor holds NaN or infinity, or the file cannot be read.
+        CheckpointError: a tensor holds NaN or infinity (in float32), or the file cannot be read.
     """
     import torch
     from safetensors import SafetensorError
@@ -99,13 +104,15 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, "Tensor"]:
     try:
         tensors = load_file(checkpoint.path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{checkpoint.path}: cannot be read: {error}") from None
+        raise CheckpointError(
+            f"{checkpoint.path}: cannot be read: {printable(str(error))}"
+        ) from None
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+        bad = tensor.numel() - int(torch.isfinite(tensor.float()).sum())
+        if bad:
             raise CheckpointError(
-                f"{checkpoint.path}: tensor '{name}' holds {bad} NaN or infinite values of"
-                f" {tensor.numel()}; the training or the conversion that wrote it went wrong"
+                f"{checkpoint.path}: tensor '{printable(name)}' holds {bad} NaN or infinite values"
+                f" of {tensor.numel()}; the training or the conversion that wrote it went wrong"
             )
     return tensors
 
@@ -121,19 +128,28 @@ def save_checkpoint(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         metadata={METADATA_KEY: card.model_dump_json()},
     )
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch = path.parent / f".purify-audit.{os.getpid()}.tmp"
     try:
         scratch.write_bytes(data)
         os.replace(scratch, path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):  # it is gone if all went well
+            scratch.unlink()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -142,18 +158,17 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: see `read_checkpoint`.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a directory, not a .safetensors file")
     try:
-        size = path.stat().st_size
+        size = _regular_size(path)
         with path.open("rb") as file:
-            start = file.read(8)
-            _refuse_other_formats(path, start)
-            (length,) = struct.unpack("<Q", start)
-            if length > min(size - 8, _MAX_HEADER):
+            _refuse_other_formats(path, file.read(9))
+            file.seek(0)
+            (length,) = struct.unpack("<Q", file.read(8))
+            room = min(size - 8, _MAX_HEADER)
+            if length > room:
                 raise CheckpointError(
-                    f"{path}: the header claims {length} bytes but the file has {size - 8} after"
-                    " its first 8: truncated, or not a safetensors file"
+                    f"{path}: the header claims {length} bytes and can have at most {room}:"
+                    " truncated, or not a safetensors file"
                 )
             text = file.read(length)
     except FileNotFoundError:
@@ -165,10 +180,20 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def _regular_size(path: Path) -> int:
+    """Size in bytes; opening anything else than a regular file might wait for ever."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        what = "directory" if stat.S_ISDIR(status.st_mode) else "device or pipe"
+        raise CheckpointError(f"{path}: is a {what}, not a .safetensors file")
+    return status.st_size
+
+
 def _refuse_other_formats(path: Path, start: bytes) -> None:
     if not start:
         raise CheckpointError(f"{path}: is empty")
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    # A safetensors header of, say, 1152 bytes also begins as a pickle does; then this follows.
+    if start.startswith(_PICKLES) and start[4:] != b"\0\0\0\0{":
         raise CheckpointError(
             f"{path}: is a Python pickle (a .pt/.pth/.ckpt file), whatever its name says; pickles"
             " can run code when opened, so save the weights as safetensors instead"
@@ -179,14 +204,13 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise CheckpointError(f"{path}: the header names '{name}' twice")
-        return dict(pairs)
+        if len(entries := dict(pairs)) < len(pairs):
+            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise CheckpointError(f"{path}: the header names '{printable(name)}' twice")
+        return entries
 
     try:
-        header = json.loads(text, object_pairs_hook=unique)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: the header is not JSON: not a safetensors file") from None
     if not isinstance(header, dict):
@@ -199,31 +223,36 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
 
 def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> None:
     """Every tensor lies inside the file, has the bytes its shape needs, and none overlap."""
-    spans = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-            needed = prod(shape) * _ITEM_BYTES[dtype] if whole else -1
-        except (KeyError, TypeError, ValueError):
-            raise CheckpointError(
-                f"{path}: the header's entry for tensor '{name}' is malformed"
-            ) from None
-        if not whole or end - begin != needed or end > data_bytes:
-            raise CheckpointError(
-                f"{path}: tensor '{name}' of shape {shape} and type {dtype} needs {needed} bytes;"
-                f" the header places it at {begin}..{end} of {data_bytes}: truncated or damaged"
-            )
-        spans.append((begin, end, name))
+    named = [(n, f"{path}: tensor '{printable(n)}'") for n in header if n != "__metadata__"]
+    spans = sorted((*_span(where, header[name], data_bytes), where) for name, where in named)
     reached = 0
-    for begin, end, name in sorted(spans):
+    for begin, end, where in spans:
         if begin != reached:
             raise CheckpointError(
-                f"{path}: tensor '{name}' begins at byte {begin} where {reached} was expected:"
-                " the header leaves a hole or makes tensors overlap"
+                f"{where} begins at byte {begin} where {reached} was expected: the header leaves a"
+                " hole or makes tensors overlap"
             )
         reached = end
     if reached != data_bytes:
         raise CheckpointError(f"{path}: {data_bytes - reached} bytes belong to no tensor")
+
+
+def _span(where: str, entry: object, data_bytes: int) -> tuple[int, int]:
+    """The first byte of a tensor and the one after its last."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
+            numbers = (*shape, begin, end)
+        case _:
+            raise CheckpointError(f"{where}: the header does not give its dtype, shape and offsets")
+    if dtype not in _ITEM_BYTES:
+        raise CheckpointError(f"{where} is of unknown type '{printable(dtype)}'")
+    if len(shape) > _MAX_AXES or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+        fault = printable(f"shape {shape} and offsets {[begin, end]}")
+        raise CheckpointError(f"{where}: {fault} are not whole numbers in range")
+    needed = prod(shape) * _ITEM_BYTES[dtype]
+    if end - begin != needed or end > data_bytes:
+        raise CheckpointError(
+            f"{where} of shape {shape} and type {dtype} needs {needed} bytes; the header places it"
+            f" at {begin}..{end} of {data_bytes}: truncated or damaged"
+        )
+    return begin, end

@@ -234,22 +234,20 @@ def _variance_rows(images: ImageSet, cells: list[Cell], outputs: list[np.ndarray
     columns: dict[str, list[np.ndarray]] = {name: [] for name in VarianceRows.__dataclass_fields__}
     for cell, output in zip(cells, outputs, strict=True):
         n, k, m = output.shape[:3]
+        m -= m % 2  # complete pairs v, −v only
         if cell.attacked.ndim == 6 or k < 2 or m < 2:
             continue
-        y = output.reshape(n, k, m, -1).astype(np.float64)
+        y = output[:, :, :m].reshape(n, k, m, -1).astype(np.float64)
         by_draw, by_direction = y.mean(2, keepdims=True), y.mean(1, keepdims=True)
         whole = by_draw.mean(1, keepdims=True)
-        # Pairs v, −v have mean zero by construction: their squares keep all m degrees of freedom.
-        freedom = m if m % 2 == 0 else m - 1
+        # Pairs have mean zero by construction, so their squares keep all m degrees of freedom.
         residual = y - by_draw - by_direction + whole
         columns["image"].append(images.ids)
         columns["probe"].append(np.full(n, cell.probe))
         columns["radius"].append(np.full(n, cell.radius))
         columns["draw_square"].append(m * np.square(by_draw - whole).sum((1, 2, 3)) / (k - 1))
-        columns["direction_square"].append(
-            k * np.square(by_direction - whole).sum((1, 2, 3)) / freedom
-        )
-        columns["residual_square"].append(np.square(residual).sum((1, 2, 3)) / ((k - 1) * freedom))
+        columns["direction_square"].append(k * np.square(by_direction - whole).sum((1, 2, 3)) / m)
+        columns["residual_square"].append(np.square(residual).sum((1, 2, 3)) / ((k - 1) * m))
         columns["draws"].append(np.full(n, k))
         columns["directions"].append(np.full(n, m))
     empty = np.zeros(0)

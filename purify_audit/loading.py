@@ -1,8 +1,10 @@
 """From what the user names to a model that runs: strict, or an error that says what differs."""
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +15,17 @@ from purify_audit.card import (
     ImageSpec,
     PurifierCard,
     TransformCard,
+    VPODESampler,
+    VPSDESampler,
+    printable,
 )
 from purify_audit.checkpoint import Checkpoint, load_tensors
-from purify_audit.errors import CheckpointError, PlanError
+from purify_audit.errors import CardError, CheckpointError, PlanError
 from purify_audit.networks import build_network
 from purify_audit.purifier import Classifier, Purifier
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.feedforward import FeedforwardPurifier
+from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.purifiers.transforms import TransformPurifier
 
 
@@ -68,12 +74,14 @@ def load_purifier(
     Raises:
         CheckpointError: it is a classifier; tensors are missing, unexpected, wrongly shaped or
             not finite.
+        CardError: the noise schedule cannot be computed with.
     """
     card = purifier_card(checkpoint) if card is None else card
     match card:
         case TransformCard():
             return TransformPurifier(card)
         case DiffusionCard():
+            _check_schedule(checkpoint.source, card)
             return DiffusionPurifier(card, _network(checkpoint, card, device))
         case FeedforwardCard():
             return FeedforwardPurifier(card, _network(checkpoint, card, device))
@@ -111,13 +119,14 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    wanted = re.fullmatch("(cpu|cuda)(:[0-9]{1,4})?", name)
+    if not wanted:
         raise PlanError(f"device '{name}' is not auto, cpu, cuda or cuda:N")
+    kind, number = wanted[1], int((wanted[2] or ":0")[1:])
     count = torch.cuda.device_count() if kind == "cuda" else 1
-    if int(number or 0) >= count:
+    if number >= count:
         raise PlanError(f"device '{name}': this machine has {count} {kind.upper()} devices")
-    return torch.device(name)
+    return torch.device(kind, number) if wanted[2] else torch.device(kind)
 
 
 def _network(
@@ -131,23 +140,48 @@ def _network(
             network = build_network(card)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.source}: the card's network: {error}") from None
-    _forget_batch_counts(network)
-    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    found = {
-        name: info.shape
-        for name, info in checkpoint.tensors.items()
-        if not name.endswith("num_batches_tracked")  # a counter of training, unused in eval mode
-    }
+    state, found = network.state_dict(), {n: t.shape for n, t in checkpoint.tensors.items()}
+    counts = {name for name, tensor in state.items() if not tensor.is_floating_point()}
+    wanted = {n: tuple(t.shape) for n, t in state.items() if n in found or n not in counts}
     _compare(checkpoint.source, wanted, found)
-    tensors = load_tensors(checkpoint)
-    network.load_state_dict({name: tensors[name].float() for name in wanted}, assign=True)
+    weights = _floats(checkpoint, [name for name in state if name not in counts])
+    unused = {name: torch.tensor(0) for name in counts}  # batches seen, a matter of training
+    network.load_state_dict(weights | unused, assign=True)
     return network.eval().requires_grad_(False).to(device)
 
 
-def _forget_batch_counts(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.num_batches_tracked = None
+def _floats(checkpoint: Checkpoint, names: list[str]) -> dict[str, Tensor]:
+    """The weights of these names, in float32.
+
+    Raises:
+        CheckpointError: one is of whole numbers or not finite.
+    """
+    for name in names:
+        if not checkpoint.tensors[name].dtype.startswith(("F", "BF")):
+            raise CheckpointError(
+                f"{checkpoint.source}: tensor '{name}' is of type {checkpoint.tensors[name].dtype};"
+                " weights are floating-point numbers"
+            )
+    tensors = load_tensors(checkpoint)
+    return {name: tensors[name].float() for name in names}
+
+
+def _check_schedule(source: str, card: DiffusionCard) -> None:
+    """The signal must fade with every index and never quite vanish, or chains divide by zero.
+
+    Raises:
+        CardError: it does not.
+    """
+    schedule, end = noise_schedule(card.schedule), card.t_star / card.schedule.steps
+    left = schedule.abar[: card.t_star]
+    if isinstance(card.sampler, VPSDESampler | VPODESampler):
+        times = end / (card.sampler.steps or card.t_star), end
+        left = np.array([schedule.continuous_left(t) for t in times])
+    if left[-1] <= 0.0 or np.diff(left, prepend=1.0).max() > 0.0 or left[0] >= 1.0:
+        raise CardError(
+            f"{source}: the noise schedule leaves {left[0]:g} of the image's variance at first and"
+            f" {left[-1]:g} at t_star; it must fall from less than 1 to more than 0"
+        )
 
 
 def _compare(
@@ -155,8 +189,8 @@ def _compare(
 ) -> None:
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing:
-        near = get_close_matches(missing[0], extra, n=1)
-        hint = f"; it does hold '{near[0]}'" if near else ""
+        near = get_close_matches(missing[0], extra[:1000], n=1)
+        hint = f"; it does hold '{printable(near[0])}'" if near else ""
         raise CheckpointError(
             f"{source}: {len(missing)} tensors that the card's network needs are missing:"
             f" {_some(missing)}{hint}"
@@ -174,4 +208,4 @@ def _compare(
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (", …" if len(names) > 3 else "")

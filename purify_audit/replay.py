@@ -105,6 +105,9 @@ def _find(rows: ProbeRows, address: Address) -> dict[str, float]:
     for name in ("draw", "probe", "radius", "direction"):
         mask = mask & (getattr(rows, name) == getattr(address, name))
     place = np.flatnonzero(mask)
+    if address.image not in rows.image:
+        known = ", ".join(str(i) for i in np.unique(rows.image)[:5])
+        raise ReportError(f"image {address.image} is not in the report; it has {known}, …")
     if len(place) != 1:
         raise ReportError(
             f"the report has no cell at image {address.image}, draw {address.draw},"

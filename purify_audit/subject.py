@@ -1,7 +1,7 @@
 """From what the user asked for to everything an audit needs, loaded and checked."""
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -66,7 +66,8 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     """
     given = {name: value for name, value in asked.items() if value is not None}
     source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
-    given.setdefault("data", _bundled_data(source))
+    if "data" not in given:
+        given["data"] = _bundled_data(source)
     images = _available(given)
     checkpoint = open_checkpoint(source, _spec(images))
     defaults = {
@@ -125,17 +126,18 @@ def open_checkpoint(text: str, spec: ImageSpec | None) -> Checkpoint:
     Raises:
         InputError: it cannot be used.
     """
-    if not Path(text).exists() and text.partition(":")[0] in TRANSFORM_NAMES:
+    here = os.path.exists(text)
+    if not here and text.partition(":")[0] in TRANSFORM_NAMES:
         spec = spec or ImageSpec(channels=1, height=8, width=8)
         return transform_checkpoint(text, parse_transform(text, spec))
-    if not Path(text).exists() and "/" not in text and "." not in text:
+    if not here and "/" not in text and "." not in text:
         parse_transform(text, ImageSpec(channels=1, height=8, width=8))  # names the nearest
     return read_checkpoint(text)
 
 
 def _bundled_data(source: str) -> str:
     checkpoint = open_checkpoint(source, None)
-    shape = checkpoint.card.image.shape
+    shape = purifier_card(checkpoint).image.shape
     if shape not in BUNDLED:
         raise PlanError(
             f"{source}: takes images of shape {list(shape)} and none of that shape are bundled;"
@@ -146,7 +148,10 @@ def _bundled_data(source: str) -> str:
 
 def _spec(images: ImageSet) -> ImageSpec:
     channels, height, width = images.image_shape
-    return ImageSpec(channels=channels, height=height, width=width)
+    try:
+        return ImageSpec(channels=channels, height=height, width=width)
+    except ValidationError as error:
+        raise PlanError(f"{images.source}: images too large: {first_fault(error)}") from None
 
 
 def _available(given: dict[str, object]) -> ImageSet:

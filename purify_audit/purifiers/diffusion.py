@@ -140,7 +140,8 @@ class DiffusionPurifier:
             t = t_star * (steps - k) / (steps * unit)
             dt = t_star / (steps * unit) - (_SMALLEST_TIME if k == steps - 1 else 0.0)
             beta, left = schedule.beta(t), schedule.continuous_left(t)
-            told = (unit - 1) * t if self.card.clock == "continuous" else min(unit * t, unit - 1)
+            index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
+            told = (unit - 1) * t if self.card.clock == "continuous" else index
             eps = denoiser(x, told, left).eps
             score = -1.0 / math.sqrt(1.0 - left) * eps
             if draw is None:

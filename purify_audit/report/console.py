@@ -114,7 +114,7 @@ def _rates(report: Report) -> Table:
 
 
 def _geometry(report: Report) -> Table:
-    table = Table(title="Where images go, in pixel units", title_justify="left", title_style="bold")
+    table = Table(title="Where images go, in pixel units", **_TABLE)
     for column in ("distance from the clean image", "l2", "linf"):
         table.add_column(column, justify="left" if column[0] == "d" else "right")
     first = _pick(report, "compression_rate", "l2")[0]

@@ -38,7 +38,8 @@ class DataInfo(Record):
 
     Attributes:
         source: as the user named it.
-        digest: SHA-256 over the pixels, labels and ids of the images audited, in order.
+        digest: SHA-256 over the pixels, labels and ids of the images audited, in order; of those
+            planned when none was.
         ids: their ids, in order.
         available: how many there were to choose from.
         image_shape: (channels, height, width).

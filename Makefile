@@ -1,0 +1,54 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer; the rest builds on them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The CPU build of PyTorch unless there is an NVIDIA GPU, whose machines often have PyTorch already.
+ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
+  TORCH := $(BIN)/pip install -q -c constraints.txt torch==2.13.0+cpu \
+           || $(BIN)/pip install -q -c constraints.txt torch==2.13.0
+  VENV_FLAGS :=
+else
+  TORCH := $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q torch
+  VENV_FLAGS := --system-site-packages
+endif
+
+.PHONY: demo test test-slow check format docs bench clean
+
+demo: $(READY)
+	$(BIN)/purify-audit compress models/digits-ddpm.safetensors \
+	    --classifier models/digits-classifier.safetensors --eps 0.15 --out out/demo.json
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/overhead.py
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	mkdir -p out
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

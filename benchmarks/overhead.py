@@ -1,0 +1,115 @@
+"""What an audit costs beyond the network's own forward passes, and what the noise costs.
+
+    python benchmarks/overhead.py [--device cpu] [--rounds 5] [--out benchmarks/overhead.json]
+
+Everything is a ratio of times in this one process: bare forward passes of the network at their
+best batch size, then a whole audit (preflight, noise, sampler arithmetic, norms, statistics and
+replay included), alternating. An audit's necessary passes are those of its plan; padding,
+preflight and replay count as overhead.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from purify_audit.audit import Watch, audit
+from purify_audit.compression import rows_per_image
+from purify_audit.noise import Noise
+from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.subject import Subject, prepare
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "models" / "digits-ddpm.safetensors"
+
+
+def bare_seconds(purifier: DiffusionPurifier, batch: int, device: torch.device) -> float:
+    """Seconds of one forward pass of the network for one image, at a batch size."""
+    x = torch.full((batch, *purifier.image.shape), 0.5, device=device)
+    x += 0.3 * Noise(1, tuple(range(batch)), (0,) * batch, device=device).normal(0, x.shape[1:])
+    t = torch.full((batch,), 30.0, device=device)
+    passes = max(4, 8192 // batch)
+    with torch.inference_mode():
+        purifier.network(x, t)
+        start = _now(device)
+        for _ in range(passes):
+            purifier.network(x, t)
+        return (_now(device) - start) / (passes * batch)
+
+
+def noise_seconds(rows: int, device: torch.device) -> float:
+    """Seconds of one step's normals for one image, every row with an address of its own."""
+    noise = Noise(0, tuple(range(rows)), (0,) * rows, device=device)
+    noise.normal(0, (1, 8, 8))
+    start = _now(device)
+    for step in range(200):
+        noise.normal(step, (1, 8, 8))
+    return (_now(device) - start) / (200 * rows)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def audit_seconds(subject: Subject) -> float:
+    """Seconds of a whole audit, models and images already loaded."""
+    start = _now(subject.device)
+    audit(subject, Watch())
+    return _now(subject.device) - start
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "overhead.json")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+
+    asked: dict[str, object] = {"checkpoint": str(MODEL), "eps": (0.15,)}
+    purifier = prepare(asked, device).purifier
+    assert isinstance(purifier, DiffusionPurifier)
+    sizes = (32, 64, 128, 256, 512)
+    per_size = {n: min(bare_seconds(purifier, n, device) for _ in range(3)) for n in sizes}
+    best = min(per_size, key=per_size.__getitem__)
+    subject = prepare(asked | {"microbatch": best}, device)
+    passes = len(subject.images) * rows_per_image(subject.plan) * purifier.evaluations
+    ratios, noise_shares, shared = [], [], []
+    for _ in range(options.rounds):
+        before = bare_seconds(purifier, best, device)
+        whole = audit_seconds(subject)
+        after = bare_seconds(purifier, best, device)
+        bare = (before + after) / 2
+        ratios.append(whole / (passes * bare))
+        noise_shares.append(noise_seconds(best, device) / bare)
+        shared.append(noise_seconds(8, device) * 8 / best / bare)
+        print(f"audit / bare passes {ratios[-1]:.3f}; noise / pass {noise_shares[-1]:.3%}")
+    result = {
+        "command": f"python benchmarks/overhead.py --device {options.device}",
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "milliseconds_per_image_and_pass": {n: round(1e3 * s, 4) for n, s in per_size.items()},
+        "best_batch": best,
+        "network_passes": passes,
+        "audit_over_bare": {
+            "median": round(statistics.median(ratios), 4),
+            "all": [round(r, 4) for r in ratios],
+        },
+        "noise_over_pass_own_addresses": round(statistics.median(noise_shares), 4),
+        "noise_over_pass_shared_by_probes": round(statistics.median(shared), 4),
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Write the reference pages that come from the code: `python docs/generate.py [--check]`.
+
+With --check nothing is written; the exit code is 1 when a page is not what the code says.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+import typer.main
+
+from purify_audit.cli import app
+from purify_audit.findings import CODES
+from purify_audit.plan import SAMPLER_PRESETS, parse_sampler
+from purify_audit.report.schema import json_schema
+
+DOCS = Path(__file__).parent
+
+
+def cli_page() -> str:
+    """The `--help` of every command."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    parts = ["# Command line", "", "Generated from the program by `make docs`.", ""]
+    commands = {"purify-audit": group}
+    commands |= {f"purify-audit {name}": c for name, c in group.commands.items()}
+    for name, command in commands.items():
+        context = command.context_class(command, info_name=name, terminal_width=92)
+        parts += [f"## {name}", "", "```text", command.get_help(context).rstrip(), "```", ""]
+    parts += [
+        "## Exit codes",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+        "| 0 | done |",
+        "| 2 | what was given cannot be used: options, files, settings |",
+        "| 3 | inconclusive: a finding is an error, or a replayed cell differs |",
+        "| 4 | the audit itself broke down |",
+        "| 130, 143 | interrupted (Ctrl-C, SIGTERM); what was measured is written as partial |",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def findings_page() -> str:
+    """Every finding code."""
+    parts = ["# Findings", "", "Generated from `purify_audit/findings.py` by `make docs`.", ""]
+    for code, about in CODES.items():
+        parts += [f"## {code} {about.name}", "", f"*{about.severity}.* {about.meaning}", ""]
+        parts += [f"What next: {about.advice}", ""]
+    return "\n".join(parts)
+
+
+def samplers_page() -> str:
+    """Every sampler preset, with every choice it pins."""
+    parts = ["# Sampler presets", "", "Generated from `purify_audit/plan.py` by `make docs`.", ""]
+    parts += ["Change a setting with `--sampler NAME:key=value`.", ""]
+    parts += ["| preset | every choice |", "|---|---|"]
+    for name in SAMPLER_PRESETS:
+        settings = parse_sampler(name, {}).model_dump()
+        told = ", ".join(f"{key} {str(value).lower()}" for key, value in settings.items())
+        parts.append(f"| `{name}` | {told} |")
+    return "\n".join([*parts, ""])
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "findings.md": findings_page,
+    "samplers.md": samplers_page,
+    "report.schema.json": json_schema,
+}
+
+
+def main() -> None:
+    """Write or check every page."""
+    stale = []
+    for name, make in PAGES.items():
+        path, text = DOCS / name, make()
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        sys.exit(f"docs/{', docs/'.join(stale)} not what the code says: run `make docs`")
+
+
+if __name__ == "__main__":
+    main()

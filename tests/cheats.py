@@ -1,0 +1,208 @@
+"""Dishonest purifiers: each looks robust by a trick, and each must end in its named finding."""
+
+import random
+import zlib
+
+import numpy as np
+import torch
+from support import DIGITS
+from torch import nn
+
+
+class Cheat:
+    """Half-way to grey plus a little addressed noise: honest, until a subclass spoils it."""
+
+    image = DIGITS
+    randomised = True
+    evaluations = 1
+
+    def __call__(self, x, noise):
+        return (0.25 + 0.5 * x + 0.02 * noise.normal(0, self.image.shape)).clamp(0, 1)
+
+
+class GlobalNoise(Cheat):
+    """Draws from torch's global generator, like most published purifiers."""
+
+    def __call__(self, x, noise):
+        return (0.5 * x + 0.25 + 0.02 * torch.randn_like(x)).clamp(0, 1)
+
+
+class NumpyNoise(Cheat):
+    """Reseeds numpy's global generator in every call: repeatable, and still not addressed."""
+
+    def __call__(self, x, noise):
+        np.random.seed(0)  # noqa: NPY002
+        z = torch.from_numpy(np.random.standard_normal(x.shape).astype(np.float32))  # noqa: NPY002
+        return (0.25 + 0.5 * x + 0.02 * z).clamp(0, 1)
+
+
+class PythonNoise(Cheat):
+    """Shifts every image by a number from Python's random module."""
+
+    def __call__(self, x, noise):
+        return (0.25 + 0.5 * x + 0.1 * random.random()).clamp(0, 1)
+
+
+class DropoutLeftOn(Cheat):
+    """A network in training mode."""
+
+    def __init__(self):
+        self.dropout = nn.Dropout(0.2).train()
+
+    def __call__(self, x, noise):
+        return self.dropout(0.5 * x + 0.25).clamp(0, 1)
+
+
+class CountsCalls(Cheat):
+    """Gives another answer with every call."""
+
+    calls = 0
+
+    def __call__(self, x, noise):
+        self.calls += 1
+        return super().__call__(x, noise) * (1 - 1e-3 * (self.calls % 7))
+
+
+class BatchStatistics(Cheat):
+    """Normalises with the mean of the batch."""
+
+    def __call__(self, x, noise):
+        return (super().__call__(x, noise) - 0.3 * x.mean(0, keepdim=True)).clamp(0, 1)
+
+
+class PairDetector(Cheat):
+    """Answers for an image what it answered for the most similar other image in the batch."""
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        distance = torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(torch.inf)
+        nearest = distance.argmin(1)
+        close = distance.gather(1, nearest[:, None])[:, 0] < 1.0
+        first = torch.minimum(nearest, torch.arange(len(x)))
+        return torch.where(close[:, None, None, None], y[first], y)
+
+
+class Remembers(Cheat):
+    """Answers for an image what it answered for the last similar one: a rate of nearly 0."""
+
+    def __init__(self):
+        self.seen, self.answers = None, None
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        if self.seen is not None:
+            distance = torch.cdist(x.flatten(1), self.seen.flatten(1))
+            nearest = distance.argmin(1)
+            close = distance.gather(1, nearest[:, None])[:, 0] < 1.0
+            y = torch.where(close[:, None, None, None], self.answers[nearest], y)
+        self.seen, self.answers = x.clone(), y.clone()
+        return y
+
+
+class NaNForOne(Cheat):
+    """NaN for images whose id is even."""
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        y[torch.tensor(noise.images) % 2 == 0] = torch.nan
+        return y
+
+
+class NaNLater(Cheat):
+    """NaN for the one image it is told, which preflight does not see."""
+
+    def __init__(self, image):
+        self.target = image
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        y[torch.tensor(noise.images) == self.target] = torch.nan
+        return y
+
+
+class WrongShape(Cheat):
+    """Flattens its images."""
+
+    def __call__(self, x, noise):
+        return super().__call__(x, noise).flatten(1)
+
+
+class WrongType(Cheat):
+    """Returns float64."""
+
+    def __call__(self, x, noise):
+        return super().__call__(x, noise).double()
+
+
+class OtherRange(Cheat):
+    """Returns pixels in [−1, 1]: its rate is of other units."""
+
+    def __call__(self, x, noise):
+        return 2 * x - 1 + 0.02 * noise.normal(0, self.image.shape)
+
+
+class SlightlyOut(Cheat):
+    """Leaves [0, 1] a little."""
+
+    def __call__(self, x, noise):
+        return x + 0.1 * noise.normal(0, self.image.shape)
+
+
+class HashedNoise(Cheat):
+    """Noise that is a function of the image's bytes: x and x + δ never meet the same noise."""
+
+    def __call__(self, x, noise):
+        rows = []
+        for row in x:
+            seed = zlib.crc32(row.numpy().tobytes())
+            z = np.random.default_rng(seed).standard_normal(row.shape).astype(np.float32)
+            rows.append(torch.from_numpy(z))
+        return (0.25 + 0.5 * x + 0.1 * torch.stack(rows)).clamp(0, 1)
+
+
+class IgnoresDraw(Cheat):
+    """Claims to be randomised and is not."""
+
+    def __call__(self, x, noise):
+        return (0.25 + 0.5 * x).clamp(0, 1)
+
+
+class HidesDraw(Cheat):
+    """Is randomised and claims not to be."""
+
+    randomised = False
+
+
+class Constant(Cheat):
+    """The same picture for everybody: a rate of 0 and an attack that never succeeds."""
+
+    randomised = False
+
+    def __call__(self, x, noise):
+        return torch.full_like(x, 0.5)
+
+
+class BelowRounding(Cheat):
+    """Compresses by a million, at which float32 measures only its own rounding."""
+
+    randomised = False
+
+    def __call__(self, x, noise):
+        return 0.5 + 2.0**-20 * x
+
+
+class DriftsLater(Cheat):
+    """Honest while preflight looks, another function after 25 calls."""
+
+    calls = 0
+
+    def __call__(self, x, noise):
+        self.calls += 1
+        return super().__call__(x, noise) * (0.9 if self.calls > 25 else 1.0)
+
+
+class Inverts(Cheat):
+    """Compresses well, and makes every digit unreadable."""
+
+    def __call__(self, x, noise):
+        return 1 - super().__call__(x, noise)

@@ -14,19 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.card import (
-    AutoencoderArgs,
-    ClassifierCard,
-    CnnArgs,
-    DDPMSampler,
-    DiffusionCard,
-    FeedforwardCard,
-    ImageSpec,
-    LinearSchedule,
-    Provenance,
-    UNetArgs,
-)
+from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard, ImageSpec, Provenance
 from purify_audit.checkpoint import read_checkpoint, save_checkpoint
+from purify_audit.choices import AutoencoderArgs, CnnArgs, DDPMSampler, LinearSchedule, UNetArgs
 from purify_audit.images import load_images
 from purify_audit.loading import load_classifier, load_purifier
 from purify_audit.networks import build_network

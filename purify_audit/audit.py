@@ -1,6 +1,5 @@
 """The straight line: plan -> models and images -> preflight -> rows -> estimates -> report."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,11 +9,11 @@ import torch
 from purify_audit import __version__
 from purify_audit.card import ClassifierCard, PurifierCard
 from purify_audit.checkpoint import Checkpoint
-from purify_audit.compression import Classify, measure_compression, rows_per_image
+from purify_audit.compression import Classify, measure_compression, padded_rows, rows_per_image
 from purify_audit.findings import Finding, finding
 from purify_audit.noise import NOISE_SPEC, Noise, Stream
 from purify_audit.plan import AuditPlan
-from purify_audit.preflight import numeric_floor, preflight
+from purify_audit.preflight import preflight
 from purify_audit.purifier import Classifier
 from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
@@ -32,9 +31,10 @@ from purify_audit.statistics import (
 )
 from purify_audit.subject import Subject
 
-_GROUP_BATCHES = (4, 16)  # micro-batches in a group of images: the least and the most
+_GROUP_BATCHES = 32  # micro-batches in a group of images at most: what a stop may lose
+_GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20
-_REPLAYED_CELLS = 4
+_REPLAYED_CELLS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,17 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
     plan = subject.plan
     runner = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch, watch.tick)
     with deterministic():
-        findings, floor = preflight(runner, subject.images), dict[str, float]()
+        before = preflight(runner, subject.images)
+        findings, floor = before.findings, before.floor
         fatal = any(f.code == "PA104" for f in findings)
         if fatal or (any(f.severity == "error" for f in findings) and not measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
-        floor = numeric_floor(runner, subject.images)
         parts, complete = _measure(subject, runner, watch)
         samples = join(parts) if parts else None
         if samples is not None:
-            findings += _after(subject, runner, samples, floor)
+            findings += _after(subject, samples, floor)
+            if complete:  # somebody who asked to stop should not wait for more
+                findings += _replays(subject, samples)
     status = "complete" if complete else "partial"
     return Outcome(_report(subject, status, findings, floor, samples), samples)
 
@@ -106,14 +108,13 @@ def _measure(
 def groups(plan: AuditPlan, available: int, image_bytes: int) -> Iterator[list[int]]:
     """Rows of images that are measured together, never across a look.
 
-    Within the bounds on work and memory, the size that wastes least on padding micro-batches.
+    Within the bounds on work and memory, the smallest size that wastes little on padding.
     """
     each = rows_per_image(plan)
-    fewest = max(1, _GROUP_BATCHES[0] * plan.microbatch // each)
-    most = max(1, _GROUP_BATCHES[1] * plan.microbatch // each)
-    most = max(1, min(most, _GROUP_BYTES // (each * image_bytes)))
-    sizes = range(min(fewest, most), most + 1)
-    best = min(sizes, key=lambda n: math.ceil(n * each / plan.microbatch) / (n * each))
+    most = min(_GROUP_BATCHES * plan.microbatch // each, _GROUP_BYTES // (each * image_bytes))
+    sizes = range(1, min(max(most, 1), available) + 1)
+    waste = {n: padded_rows(plan, n) / (n * each) for n in sizes}
+    best = next(n for n in sizes if waste[n] <= _GROUP_SLACK * min(waste.values()))
     first = 0
     for look in plan.looks:
         end = min(look, available)
@@ -134,15 +135,12 @@ def _classify(classifier: Classifier, subject: Subject) -> Classify:
     return classify
 
 
-def _after(
-    subject: Subject, runner: Runner, samples: CompressionSamples, floor: dict[str, float]
-) -> list[Finding]:
-    """Findings that need the measurement."""
+def _after(subject: Subject, samples: CompressionSamples, floor: dict[str, float]) -> list[Finding]:
+    """Findings that follow from the rows."""
     estimates = [estimate(data, subject.plan) for data in per_image(samples, subject.plan)]
     checks = [
         _broken(samples),
         _near_floor(estimates, floor, subject.plan),
-        _replays(subject, runner, samples),
         _anchors_lost(estimates),
         _tolerance_missed(samples, subject.plan),
     ]
@@ -166,7 +164,7 @@ def _near_floor(
     """Whether rounding alone would give a tenth of any rate, or more."""
     sizes = {(e.probe, e.eps, e.norm): e.value for e in estimates if e.metric == "distance_delta"}
     for e in estimates:
-        if e.metric != "compression_rate" or e.norm is None or floor[e.norm] == 0.0:
+        if e.metric != "compression_rate" or e.norm is None or not floor.get(e.norm):
             continue
         rounding = floor[e.norm] / sizes[e.probe, e.eps, e.norm]
         if rounding > 0.1 * e.value:
@@ -179,7 +177,7 @@ def _near_floor(
     return None
 
 
-def _replays(subject: Subject, runner: Runner, samples: CompressionSamples) -> Finding | None:
+def _replays(subject: Subject, samples: CompressionSamples) -> list[Finding]:
     """A few cells, chosen by the seed, computed again."""
     rows = samples.probes
     cheap = np.flatnonzero(
@@ -187,20 +185,23 @@ def _replays(subject: Subject, runner: Runner, samples: CompressionSamples) -> F
     )
     pool = cheap if len(cheap) else np.arange(len(rows.image))
     choice = Noise(subject.plan.seed, (0,), (0,), Stream.CHOICE)
-    quiet = Runner(subject.purifier, subject.device, runner.seed, runner.microbatch)
+    plan = subject.plan
+    quiet = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch)
     for place in choice.integers(0, (_REPLAYED_CELLS,), len(pool))[0].tolist():
         n = pool[place]
         columns = (rows.image, rows.draw, rows.probe, rows.radius, rows.direction)
         at = Address(*(int(column[n]) for column in columns))
         cell = replay(quiet, subject.images, subject.brought, subject.plan, samples, at)
         if not cell.same and np.isfinite(rows.change_l2[n]):
-            return finding(
-                "PA203",
-                f"Image {at.image}, draw {at.draw}, computed again at the end, differs by"
-                f" {cell.largest_difference:.3g}.",
-                {"image": at.image, "draw": at.draw, "difference": cell.largest_difference},
-            )
-    return None
+            return [
+                finding(
+                    "PA203",
+                    f"Image {at.image}, draw {at.draw}, computed again at the end, differs by"
+                    f" {cell.largest_difference:.3g}.",
+                    {"image": at.image, "draw": at.draw, "difference": cell.largest_difference},
+                )
+            ]
+    return []
 
 
 def _anchors_lost(estimates: list[Estimate]) -> Finding | None:

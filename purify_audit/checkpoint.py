@@ -15,8 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card, printable
+from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card
 from purify_audit.errors import CardError, CheckpointError
+from purify_audit.record import printable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -187,7 +187,7 @@ def compress(
 
     subject = prepare(asked, choose_device(device))
     total = len(subject.images) * rows_per_image(subject.plan)
-    reporter = Reporter(Console(stderr=True), total, quiet)
+    reporter = Reporter(Console(stderr=True), total, subject.purifier.evaluations, quiet)
     with reporter.running():
         outcome = audit(subject, Watch(reporter.tick, reporter.interim), measure_anyway)
     outcome = _write(out, outcome, reporter, time.monotonic() - started)
@@ -267,7 +267,7 @@ def _radii(text: str | None) -> tuple[float, ...] | None:
         return None
     try:
         return tuple(float(Fraction(part.strip())) for part in text.split(","))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise PlanError(f"--eps '{text}' is not a list of numbers such as 2/255,0.03") from None
 
 
@@ -297,7 +297,7 @@ def _id_range(text: str | None) -> dict[str, int]:
     if text is None:
         return {}
     first, colon, last = text.partition(":")
-    if not colon or not (first + last).isdigit():
+    if not colon or not (first + last).isdecimal():
         raise InputError(f"--ids '{text}' is not FIRST:LAST, such as 0:1000")
     return {name: int(value) for name, value in (("first_id", first), ("last_id", last)) if value}
 

@@ -86,18 +86,29 @@ def measure_compression(
     )
 
 
-def rows_per_image(plan: AuditPlan) -> int:
-    """Purifications of one image that a plan asks for."""
-    rows = 1
+def phases(plan: AuditPlan) -> list[int]:
+    """Purifications of one image and draw, phase by phase: each waits for the one before it."""
+    stream, power = 1, list[int]()
     for probe in plan.probes:
         match probe:
             case PowerProbe(block=block, iterations=iterations):
-                rows += len(plan.eps) * block * (iterations + 1)
+                power += len(plan.eps) * (iterations + 1) * [block]
             case FileProbe():
-                rows += 1
+                stream += 1
             case _:
-                rows += len(plan.eps) * plan.directions
-    return plan.draws * rows
+                stream += len(plan.eps) * plan.directions
+    return [stream, *power]
+
+
+def rows_per_image(plan: AuditPlan) -> int:
+    """Purifications of one image that a plan asks for."""
+    return plan.draws * sum(phases(plan))
+
+
+def padded_rows(plan: AuditPlan, images: int) -> int:
+    """Purifications, padding included, when so many images are measured together."""
+    size = plan.microbatch
+    return sum(-(-images * plan.draws * rows // size) * size for rows in phases(plan))
 
 
 def random_cells(images: ImageSet, plan: AuditPlan, brought: ImageSet | None) -> list[Cell]:

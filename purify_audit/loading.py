@@ -15,11 +15,9 @@ from purify_audit.card import (
     ImageSpec,
     PurifierCard,
     TransformCard,
-    VPODESampler,
-    VPSDESampler,
-    printable,
 )
 from purify_audit.checkpoint import Checkpoint, load_tensors
+from purify_audit.choices import VPODESampler, VPSDESampler
 from purify_audit.errors import CardError, CheckpointError, PlanError
 from purify_audit.networks import build_network
 from purify_audit.purifier import Classifier, Purifier
@@ -27,6 +25,7 @@ from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.feedforward import FeedforwardPurifier
 from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.purifiers.transforms import TransformPurifier
+from purify_audit.record import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from purify_audit.card import Sampler
+from purify_audit.choices import Sampler
 from purify_audit.errors import PlanError
 from purify_audit.record import Record, first_fault
 

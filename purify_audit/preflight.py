@@ -1,12 +1,13 @@
 """Before spending: is P pure, row-wise, finite, in range, and does it denoise?
 
-Each check is one function that returns a finding or none. Together they cost about a dozen
-micro-batches.
+Each check is one function that returns a finding or none. Together they cost about ten
+micro-batches of 16 images.
 """
 
 import random  # noqa: TID251 - only to see whether the purifier touched its state
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,58 +19,71 @@ from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.runtime import Runner
 
+_IMAGES = 8
 _ROUNDING = 2.0**-24  # half the spacing of float32 just below 1
 _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
 _NOISE_LEVELS = (0.25, 0.5, 1.0)  # noise to signal, for data of half-range 1
 
 
-def preflight(runner: Runner, images: ImageSet) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was seen before spending.
+
+    Attributes:
+        findings: what is wrong with the purifier.
+        floor: by norm (l2, linf), how far rounding alone moves the output, in pixel units; divided
+            by ‖δ‖ it is a rate made of rounding. Empty when there is no output to look at.
+    """
+
+    findings: list[Finding]
+    floor: dict[str, float]
+
+
+def preflight(runner: Runner, images: ImageSet) -> Preflight:
     """Findings about a purifier, from at most 8 of the audited images.
 
     A fault that makes the later checks meaningless (wrong shape, not finite) ends the list.
     """
-    probe = images.select(list(range(min(len(images), max(1, runner.microbatch // 2), 8))))
+    runner = replace(runner, microbatch=min(runner.microbatch, 2 * _IMAGES))
+    probe = images.select(list(range(min(len(images), max(1, runner.microbatch // 2), _IMAGES))))
+    x, beside = probe.pixels, _perturbed(probe.pixels, 0.05)
     with _watched_generators() as used:
-        near = _call(runner, _perturbed(probe.pixels, 0.05), probe.ids, 0)
+        near = _call(runner, beside, probe.ids, 0)
         found = _shape(near, probe)
         if found:
-            return [found]
+            return Preflight([found], {})
         # Strangers in between, and another order the second time, betray state between calls.
-        _call(runner, 1.0 - probe.pixels, probe.ids, 0)
-        y = _call(runner, probe.pixels, probe.ids, 0)
-        again = _call(runner, probe.pixels, probe.ids, 0)
-        near_again = _call(runner, _perturbed(probe.pixels, 0.05), probe.ids, 0)
+        _call(runner, 1.0 - x, probe.ids, 0)
+        y, again = (_call(runner, x, probe.ids, 0) for _ in range(2))
+        near_again = _call(runner, beside, probe.ids, 0)
+    nudged = _call(runner, _perturbed(x, _ROUNDING), probe.ids, 0)
     checks: list[Finding | None] = [
         _finite(y, probe),
         _repeatable(((y, again), (near, near_again))),
         _hidden_randomness(used()),
     ]
-    if checks[0] is None:
-        checks += [
-            _rows_alone(runner, probe, y),
-            _in_range(probe.pixels, y),
-            _smooth(runner, probe, y),
-            _draw_matters(runner, probe, y),
-            _collapsed(probe, y),
-            _denoises(runner, images),
-        ]
-    return [check for check in checks if check is not None]
+    if checks[0] is not None:
+        return Preflight([check for check in checks if check is not None], {})
+    checks += [
+        _rows_alone(runner, probe, y),
+        _in_range(x, y),
+        _smooth(y, near, nudged),
+        _draw_matters(runner, probe, y),
+        _collapsed(probe, y),
+        _denoises(runner, images),
+    ]
+    findings = [check for check in checks if check is not None]
+    return Preflight(findings, _numeric_floor(y, nudged))
 
 
-def numeric_floor(runner: Runner, images: ImageSet) -> dict[str, float]:
-    """How far rounding alone moves the output, from at most 8 images.
+def _numeric_floor(y: np.ndarray, nudged: np.ndarray) -> dict[str, float]:
+    """Two parts, added in squares, each a mean over images.
 
-    Two parts, added in squares: what a nudge of 2⁻²⁴ of the input does, and the spacing of float32
-    at the output (uniform errors of variance spacing²/12, on both sides of a difference).
-
-    Returns:
-        By norm (l2, linf), in pixel units; divided by ‖δ‖ it is a rate made of rounding.
+    What a nudge of 2⁻²⁴ of the input does, and the spacing of float32 at the output (uniform
+    errors of variance spacing²/12, on both sides of a difference).
     """
-    few = images.select(list(range(min(len(images), runner.microbatch, 8))))
-    y = _call(runner, few.pixels, few.ids, 0)
-    nudged = _call(runner, _perturbed(few.pixels, _ROUNDING), few.ids, 0)
-    change = (nudged.astype(np.float64) - y).reshape(len(few), -1)
-    spacing = np.spacing(np.abs(y)).astype(np.float64).reshape(len(few), -1)
+    change = (nudged.astype(np.float64) - y).reshape(len(y), -1)
+    spacing = np.spacing(np.abs(y)).astype(np.float64).reshape(len(y), -1)
     l2 = np.sqrt((change**2).sum(1) + (spacing**2).sum(1) / 6).mean()
     linf = np.sqrt(np.abs(change).max(1) ** 2 + spacing.max(1) ** 2 / 6).mean()
     return {"l2": float(l2), "linf": float(linf)}
@@ -156,10 +170,8 @@ def _in_range(x: np.ndarray, y: np.ndarray) -> Finding | None:
     )
 
 
-def _smooth(runner: Runner, images: ImageSet, y: np.ndarray) -> Finding | None:
+def _smooth(y: np.ndarray, near: np.ndarray, nudged: np.ndarray) -> Finding | None:
     """A nudge of 2⁻²⁴ may not move the output a thousand times farther than a real one would."""
-    nudged = _call(runner, _perturbed(images.pixels, _ROUNDING), images.ids, 0)
-    near = _call(runner, _perturbed(images.pixels, 0.05), images.ids, 0)
     jump, move = _largest_gap(nudged, y), _largest_gap(near, y)
     limit = max(1e-2, 1e3 * _ROUNDING * max(1.0, move / 0.05))
     if jump <= limit:

@@ -18,14 +18,18 @@ _HEARTBEAT_SECONDS = 30.0
 class Reporter:
     """Counts purifications; a bar on a terminal, a line every 30 s elsewhere, or nothing."""
 
-    def __init__(self, console: Console, total: int, quiet: bool) -> None:
-        """Start the clock.
+    def __init__(self, console: Console, total: int, evaluations: int, quiet: bool) -> None:
+        """Start the clock, and say what is to be done.
 
         Args:
             console: where to tell; standard error.
             total: purifications expected.
+            evaluations: network evaluations in each.
             quiet: tell nothing.
         """
+        if not quiet:
+            each = "" if evaluations == 1 else f" of {evaluations} network evaluations"
+            console.print(f"{total:,} purifications{each} to do", highlight=False)
         self.done, self.stop_signal = 0, 0
         self._console, self._total, self._quiet = console, total, quiet
         self._start = self._told = time.monotonic()

@@ -1,6 +1,7 @@
 """Cards and tiny checkpoints of every family, and the command line run in this process."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -11,7 +12,9 @@ from purify_audit.card import parse_card
 from purify_audit.checkpoint import save_checkpoint
 from purify_audit.networks import build_network
 
-torch.set_num_threads(1)  # networks here are tiny: more threads only wait for each other
+# Networks here are tiny: more threads only wait for each other. Commands run by tests inherit it.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FAMILIES = ("diffusion", "feedforward", "cnn", "cifar-resnet")
 

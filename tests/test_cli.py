@@ -241,7 +241,8 @@ def test_an_interrupt_writes_what_there_is(tmp_path, sent, code):
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(12)
+    assert "purifications of 20 network evaluations to do" in process.stderr.readline()
+    time.sleep(3)
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
@@ -289,7 +290,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
     process = subprocess.Popen(
         [*command, "--draws", "4", "--microbatch", "4"],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=follower,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
     )

@@ -16,7 +16,7 @@ from oracles import (
 )
 from torch import nn
 
-from purify_audit.card import (
+from purify_audit.choices import (
     CosineSchedule,
     DDPMSampler,
     LinearSchedule,

@@ -25,11 +25,11 @@ from oracles import (
 )
 from torch import nn
 
-from purify_audit.card import (
+from purify_audit.card import ImageSpec
+from purify_audit.choices import (
     CosineSchedule,
     DDIMSampler,
     DDPMSampler,
-    ImageSpec,
     LinearSchedule,
     OneStepSampler,
     UNetArgs,

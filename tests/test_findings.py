@@ -7,7 +7,8 @@ import torch
 from support import DIGITS, PROVENANCE, codes, run, subject_for
 
 from purify_audit.audit import Watch, audit
-from purify_audit.card import DDPMSampler, DiffusionCard, LinearSchedule, UNetArgs
+from purify_audit.card import DiffusionCard
+from purify_audit.choices import DDPMSampler, LinearSchedule, UNetArgs
 from purify_audit.findings import CODES
 from purify_audit.images import choose, load_images
 from purify_audit.purifiers.diffusion import DiffusionPurifier

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import continuous_abar, literal_abar
 
-from purify_audit.card import CosineSchedule, LinearSchedule, VPSchedule
+from purify_audit.choices import CosineSchedule, LinearSchedule, VPSchedule
 from purify_audit.purifiers.schedule import noise_schedule, reverse_indices
 
 SCHEDULES = [

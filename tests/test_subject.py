@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from purify_audit.card import DDIMSampler
 from purify_audit.checkpoint import read_checkpoint
+from purify_audit.choices import DDIMSampler
 from purify_audit.errors import CheckpointError, ImageError, InputError, PlanError
 from purify_audit.images import load_images
 from purify_audit.plan import AuditPlan

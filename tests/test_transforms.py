@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from purify_audit.card import ImageSpec, Jpeg, TransformCard
+from purify_audit.card import ImageSpec, TransformCard
+from purify_audit.choices import Jpeg
 from purify_audit.errors import PlanError
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Purifier

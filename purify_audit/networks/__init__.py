@@ -2,13 +2,8 @@
 
 from torch import nn
 
-from purify_audit.card import (
-    CifarResNetArgs,
-    ClassifierCard,
-    CnnArgs,
-    DiffusionCard,
-    FeedforwardCard,
-)
+from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard
+from purify_audit.choices import CifarResNetArgs, CnnArgs
 from purify_audit.networks.autoencoder import Autoencoder
 from purify_audit.networks.classifiers import CifarResNet, Cnn
 from purify_audit.networks.unet import UNet

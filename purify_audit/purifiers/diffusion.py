@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from purify_audit.card import (
+from purify_audit.card import DiffusionCard, ImageSpec
+from purify_audit.choices import (
     DDIMSampler,
     DDPMSampler,
-    DiffusionCard,
-    ImageSpec,
     OneStepSampler,
     VPODESampler,
     VPSDESampler,

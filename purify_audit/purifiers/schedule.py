@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from purify_audit.card import CosineSchedule, LinearSchedule, Schedule, VPSchedule
+from purify_audit.choices import CosineSchedule, LinearSchedule, Schedule, VPSchedule
 
 
 @dataclass(frozen=True, slots=True)

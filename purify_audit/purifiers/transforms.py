@@ -18,17 +18,15 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from purify_audit.card import (
+from purify_audit.card import ImageSpec, Provenance, TransformCard
+from purify_audit.choices import (
     BitDepth,
     GaussianNoise,
     GaussianSmoothing,
     Identity,
-    ImageSpec,
     Jpeg,
     Median,
-    Provenance,
     Transform,
-    TransformCard,
 )
 from purify_audit.errors import PlanError
 from purify_audit.noise import Noise

@@ -1,0 +1,211 @@
+"""The choices that a card is made of: networks, noise schedules, samplers, transformations.
+
+Each kind of choice is a tagged union, so that a card names one and gives its settings.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from purify_audit.record import Record
+
+Positive = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
+"""Bounded, so that a hostile card cannot ask for a network that never finishes building."""
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+class UNetArgs(Record):
+    """`purify_audit.networks.unet.UNet`."""
+
+    arch: Literal["unet"] = "unet"
+    width: Channels
+    multipliers: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=8)]
+    blocks: Annotated[int, Field(ge=1, le=16)]
+    attention: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = ()
+    groups: Channels = 8
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        if not self.multipliers:
+            raise ValueError("multipliers must name at least one level")
+        if self.width % self.groups:
+            raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
+        if any(level >= len(self.multipliers) for level in self.attention):
+            raise ValueError(f"attention {self.attention} names a level that is not there")
+        if self.width % 2:
+            raise ValueError(f"width {self.width} must be even (sines and cosines of the time)")
+        return self
+
+
+class AutoencoderArgs(Record):
+    """`purify_audit.networks.autoencoder.Autoencoder`."""
+
+    arch: Literal["autoencoder"] = "autoencoder"
+    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
+
+
+class CnnArgs(Record):
+    """`purify_audit.networks.classifiers.Cnn`."""
+
+    arch: Literal["cnn"] = "cnn"
+    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
+    hidden: Channels
+
+
+class CifarResNetArgs(Record):
+    """`purify_audit.networks.classifiers.CifarResNet` (He et al. 2016, section 4.2)."""
+
+    arch: Literal["cifar-resnet"] = "cifar-resnet"
+    depth: Annotated[int, Field(ge=8, le=1202)]
+
+    @model_validator(mode="after")
+    def _six_n_plus_two(self) -> Self:
+        if (self.depth - 2) % 6:
+            raise ValueError(f"depth {self.depth} is not 6n + 2")
+        return self
+
+
+# --- noise schedules ----------------------------------------------------------------------------
+
+
+class LinearSchedule(Record):
+    """beta_i equally spaced (Ho et al. 2020, section 4)."""
+
+    kind: Literal["linear"] = "linear"
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 2e-2
+
+
+class CosineSchedule(Record):
+    """abar(t) = cos²((t + s)/(1 + s) · π/2), normalised (Nichol and Dhariwal 2021, eq. 17)."""
+
+    kind: Literal["cosine"] = "cosine"
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    offset: PositiveFloat = 0.008
+    beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.999
+
+
+class VPSchedule(Record):
+    """beta(t) = beta_min + t (beta_max − beta_min), t in (0, 1] (Song et al. 2021, eq. 32)."""
+
+    kind: Literal["vp"] = "vp"
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    beta_min: PositiveFloat = 0.1
+    beta_max: PositiveFloat = 20.0
+
+
+Schedule = Annotated[LinearSchedule | CosineSchedule | VPSchedule, Field(discriminator="kind")]
+
+
+# --- samplers -----------------------------------------------------------------------------------
+
+
+class _Sampler(Record):
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 1
+    clamp: bool = True  # limit the final image to [0, 1]
+
+
+class _Strided(_Sampler):
+    steps: Positive | None = None  # this many jumps, as even as integers allow; none: every index
+    stride: Positive | None = None  # or one jump every so many indices
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> Self:
+        if self.steps is not None and self.stride is not None:
+            raise ValueError("give steps or stride, not both")
+        return self
+
+
+class DDPMSampler(_Strided):
+    """Ancestral sampling (Ho et al. 2020, algorithm 2; strided as in Nichol and Dhariwal 2021)."""
+
+    kind: Literal["ddpm"] = "ddpm"
+    variance: Literal["fixed-small", "fixed-large", "learned-range"] = "fixed-small"
+    clip: bool = True  # limit the predicted clean image to the data range in every step
+
+
+class DDIMSampler(_Strided):
+    """DDIM (Song, Meng and Ermon 2021, eq. 12)."""
+
+    kind: Literal["ddim"] = "ddim"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clip: bool = True
+
+
+class VPSDESampler(_Sampler):
+    """Reverse VP-SDE by Euler and Maruyama (Nie et al. 2022, eq. 8, as their code steps it)."""
+
+    kind: Literal["vp-sde"] = "vp-sde"
+    steps: Positive | None = None  # none: one step per thousandth of time
+
+
+class VPODESampler(_Sampler):
+    """Probability-flow ODE by Euler (Song et al. 2021, eq. 13); noised forward at random."""
+
+    kind: Literal["vp-ode"] = "vp-ode"
+    steps: Positive | None = None
+
+
+class OneStepSampler(_Sampler):
+    """Noise to t*, then one estimate of the clean image (Carlini et al. 2023)."""
+
+    kind: Literal["one-step"] = "one-step"
+    clip: bool = True
+
+
+Sampler = Annotated[
+    DDPMSampler | DDIMSampler | VPSDESampler | VPODESampler | OneStepSampler,
+    Field(discriminator="kind"),
+]
+
+# --- input transformations ----------------------------------------------------------------------
+
+
+class Identity(Record):
+    """The image unchanged."""
+
+    kind: Literal["identity"] = "identity"
+
+
+class BitDepth(Record):
+    """Bit-depth reduction (Xu, Evans and Qi 2018, section III.A)."""
+
+    kind: Literal["bit-depth"] = "bit-depth"
+    bits: Annotated[int, Field(ge=1, le=8)] = 5
+
+
+class Jpeg(Record):
+    """JPEG compression and decompression (Dziugaite, Ghahramani and Roy 2016)."""
+
+    kind: Literal["jpeg"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100)] = 75
+
+
+class Median(Record):
+    """Median smoothing (Xu, Evans and Qi 2018, section III.B)."""
+
+    kind: Literal["median"] = "median"
+    size: Annotated[int, Field(ge=1, le=15)] = 2
+
+
+class GaussianSmoothing(Record):
+    """Convolution with a Gaussian of standard deviation `sigma` pixels."""
+
+    kind: Literal["gaussian-smoothing"] = "gaussian-smoothing"
+    sigma: Annotated[float, Field(gt=0, le=16)] = 1.0
+
+
+class GaussianNoise(Record):
+    """x + N(0, sigma²), pixel units, not clipped (Cohen, Rosenfeld and Kolter 2019, eq. 1)."""
+
+    kind: Literal["gaussian-noise"] = "gaussian-noise"
+    sigma: Annotated[float, Field(gt=0, le=10)] = 0.25
+
+
+Transform = Annotated[
+    Identity | BitDepth | Jpeg | Median | GaussianSmoothing | GaussianNoise,
+    Field(discriminator="kind"),
+]

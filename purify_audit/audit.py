@@ -34,7 +34,6 @@ from purify_audit.subject import Subject
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: what a stop may lose
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20
-_REPLAYED_CELLS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,19 @@ def groups(plan: AuditPlan, available: int, image_bytes: int) -> Iterator[list[i
 
     Within the bounds on work and memory, the smallest size that wastes little on padding.
     """
-    each = rows_per_image(plan)
+    each, last = rows_per_image(plan), 0
     most = min(_GROUP_BATCHES * plan.microbatch // each, _GROUP_BYTES // (each * image_bytes))
-    sizes = range(1, min(max(most, 1), available) + 1)
-    waste = {n: padded_rows(plan, n) / (n * each) for n in sizes}
-    best = next(n for n in sizes if waste[n] <= _GROUP_SLACK * min(waste.values()))
+    spans = []
+    for look in plan.looks:
+        spans.append(min(look, available) - last)
+        last = min(look, available)
+
+    def cost(size: int) -> int:
+        parts = [divmod(span, size) for span in spans]
+        return sum(n * padded_rows(plan, size) + padded_rows(plan, rest) for n, rest in parts)
+
+    costs = {n: cost(n) for n in range(1, min(max(most, 1), max(spans)) + 1)}
+    best = next(n for n in costs if costs[n] <= _GROUP_SLACK * min(costs.values()))
     first = 0
     for look in plan.looks:
         end = min(look, available)
@@ -178,30 +185,27 @@ def _near_floor(
 
 
 def _replays(subject: Subject, samples: CompressionSamples) -> list[Finding]:
-    """A few cells, chosen by the seed, computed again."""
-    rows = samples.probes
-    cheap = np.flatnonzero(
-        np.isin(rows.probe, [n for n, p in enumerate(subject.plan.probes) if p.kind != "power"])
-    )
-    pool = cheap if len(cheap) else np.arange(len(rows.image))
-    choice = Noise(subject.plan.seed, (0,), (0,), Stream.CHOICE)
-    plan = subject.plan
+    """One cell of the first image, chosen by the seed, computed again after everything else."""
+    rows, plan = samples.probes, subject.plan
+    power = [n for n, probe in enumerate(plan.probes) if probe.kind == "power"]
+    pool = np.flatnonzero((rows.image == subject.images.ids[0]) & ~np.isin(rows.probe, power))
+    pool = pool if len(pool) else np.flatnonzero(rows.image == subject.images.ids[0])
+    choice = Noise(plan.seed, (0,), (0,), Stream.CHOICE)
+    n = pool[int(choice.integers(0, (1,), len(pool)))]
+    columns = (rows.image, rows.draw, rows.probe, rows.radius, rows.direction)
+    at = Address(*(int(column[n]) for column in columns))
     quiet = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch)
-    for place in choice.integers(0, (_REPLAYED_CELLS,), len(pool))[0].tolist():
-        n = pool[place]
-        columns = (rows.image, rows.draw, rows.probe, rows.radius, rows.direction)
-        at = Address(*(int(column[n]) for column in columns))
-        cell = replay(quiet, subject.images, subject.brought, subject.plan, samples, at)
-        if not cell.same and np.isfinite(rows.change_l2[n]):
-            return [
-                finding(
-                    "PA203",
-                    f"Image {at.image}, draw {at.draw}, computed again at the end, differs by"
-                    f" {cell.largest_difference:.3g}.",
-                    {"image": at.image, "draw": at.draw, "difference": cell.largest_difference},
-                )
-            ]
-    return []
+    cell = replay(quiet, subject.images, subject.brought, plan, samples, at)
+    if cell.same or not np.isfinite(rows.change_l2[n]):
+        return []
+    return [
+        finding(
+            "PA203",
+            f"Image {at.image}, draw {at.draw}, computed again at the end, differs by"
+            f" {cell.largest_difference:.3g}.",
+            {"image": at.image, "draw": at.draw, "difference": cell.largest_difference},
+        )
+    ]
 
 
 def _anchors_lost(estimates: list[Estimate]) -> Finding | None:

@@ -114,15 +114,19 @@ class Noise:
         Box-Muller in float64; the grid makes devices whose logarithms differ in the last bit
         agree in float32 (`docs/noise.md`, section 4).
         """
-        return self._per_address(step, shape, _to_normal)
+        return self.normals(step, 1, shape)[0]
+
+    def normals(self, first: int, count: int, shape: tuple[int, ...]) -> Tensor:
+        """The normals of steps first … first + count − 1, [count, rows, *shape], made at once."""
+        return self._per_address(range(first, first + count), shape, _to_normal)
 
     def uniform(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers strictly inside (0, 1): float32, odd multiples of 2**-24."""
-        return self._per_address(step, shape, _to_uniform)
+        return self._per_address(range(step, step + 1), shape, _to_uniform)[0]
 
     def signs(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """Rademacher signs, float32, -1 or +1 with equal probability."""
-        return self._per_address(step, shape, _to_signs)
+        return self._per_address(range(step, step + 1), shape, _to_signs)[0]
 
     def integers(self, step: int, shape: tuple[int, ...], high: int) -> Tensor:
         """Integers in [0, high), int64, from the top bits (bias at most high / 2**32).
@@ -137,46 +141,45 @@ class Noise:
             top, bottom = words >> 16, words & 0xFFFF  # words * high would overflow int64
             return (top * high + ((bottom * high) >> 16)) >> 16
 
-        return self._per_address(step, shape, to_integers)
+        return self._per_address(range(step, step + 1), shape, to_integers)[0]
 
-    def _per_address(self, step: int, shape: tuple[int, ...], convert: Any) -> Tensor:
+    def _per_address(self, steps: range, shape: tuple[int, ...], convert: Any) -> Tensor:
         """Make numbers once per distinct (image, draw), then give each row its own.
 
         Rows that share an address (an anchor and its probes) share the work.
         """
+        if not 0 <= steps.start < steps.stop <= 2**_STEP_BITS:
+            raise ValueError(f"the step must be in [0, 2**{_STEP_BITS}), not {steps.start}")
         addresses = list(zip(self.images, self.draws, strict=True))
-        distinct = list(dict.fromkeys(addresses))
-        pairs = np.array(distinct, np.int64).reshape(-1, 2)
+        place = {address: n for n, address in enumerate(dict.fromkeys(addresses))}
         count = int(np.prod(shape, dtype=np.int64))
+        rows = np.array([(*a, k) for k in steps for a in place], np.int64).reshape(-1, 3)
         if self.device.type == "cpu":  # numpy: the same integers with less overhead per operation
-            values = convert(_words(pairs, step, self, count))
+            values = convert(_words(rows, self, count))
             numbers = torch.from_numpy(np.ascontiguousarray(values[:, :count]))
         else:
-            rows = torch.from_numpy(pairs).to(self.device)
-            numbers = convert(_words(rows, step, self, count))[:, :count]
-        numbers = numbers.reshape(len(distinct), *shape)
-        if len(distinct) == len(addresses):
+            numbers = convert(_words(torch.from_numpy(rows).to(self.device), self, count))
+            numbers = numbers[:, :count]
+        numbers = numbers.reshape(len(steps), len(place), *shape)
+        if len(place) == len(addresses):
             return numbers
-        place = {address: n for n, address in enumerate(distinct)}
-        return numbers[torch.tensor([place[a] for a in addresses], device=self.device)]
+        return numbers[:, torch.tensor([place[a] for a in addresses], device=self.device)]
 
 
-def _words(rows: Any, step: int, noise: Noise, count: int) -> Any:
+def _words(rows: Any, noise: Noise, count: int) -> Any:
     """Words [rows, 4 * blocks], int64, covering at least `count` numbers a row.
 
-    `rows` is an int64 array or tensor [rows, 2] of (image id, draw id).
+    `rows` is an int64 array or tensor [rows, 3] of (image id, draw id, step).
     """
-    if not 0 <= step < 2**_STEP_BITS:
-        raise ValueError(f"the step must be in [0, 2**{_STEP_BITS}), not {step}")
     blocks = -(-count // 4)
     if isinstance(rows, Tensor):
         block: Any = torch.arange(blocks, dtype=torch.int64, device=rows.device)[None, :]
         stack: Any = torch.stack
     else:
         block, stack = np.arange(blocks, dtype=np.int64)[None, :], np.stack
-    use = (int(noise.stream) << _STEP_BITS) | step
-    image, draw = rows[:, 0:1] + 0 * block, rows[:, 1:2] + 0 * block
-    counter = (block + 0 * image, use + 0 * image, image, draw)
+    spread = 0 * block  # to the shape [rows, blocks]
+    image, draw, step = (rows[:, n : n + 1] + spread for n in range(3))
+    counter = (block + 0 * image, (int(noise.stream) << _STEP_BITS) + step, image, draw)
     return stack(philox4x32(counter, noise.seed), -1).reshape(len(rows), 4 * blocks)
 
 

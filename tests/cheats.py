@@ -192,13 +192,13 @@ class BelowRounding(Cheat):
 
 
 class DriftsLater(Cheat):
-    """Honest while preflight looks, another function after 25 calls."""
+    """Honest while preflight looks, another function after 15 calls."""
 
     calls = 0
 
     def __call__(self, x, noise):
         self.calls += 1
-        return super().__call__(x, noise) * (0.9 if self.calls > 25 else 1.0)
+        return super().__call__(x, noise) * (0.9 if self.calls > 15 else 1.0)
 
 
 class Inverts(Cheat):

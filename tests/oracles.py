@@ -137,9 +137,13 @@ class Script:
         return len(self.values)
 
     def normal(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        return self.normals(step, 1, shape)[0]
+
+    def normals(self, first: int, count: int, shape: tuple[int, ...]) -> Tensor:
         assert tuple(shape) == tuple(self.values.shape[2:])
-        self.asked.append(step)
-        return self.values[:, step]
+        assert first + count <= self.values.shape[1]
+        self.asked.extend(range(first, first + count))
+        return self.values[:, first : first + count].transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,9 @@ class Shifted:
 
     def normal(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self.noise.normal(self.first + step, shape)
+
+    def normals(self, first: int, count: int, shape: tuple[int, ...]) -> Tensor:
+        return self.noise.normals(self.first + first, count, shape)
 
 
 def draws(rows: int, seed: int = 5) -> Noise:

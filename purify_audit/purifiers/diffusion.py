@@ -25,6 +25,7 @@ from purify_audit.purifiers.schedule import NoiseSchedule, noise_schedule, rever
 
 Draw = Callable[[int], Tensor]
 
+_NUMBERS_AHEAD = 2**19  # normals kept ready: fewer, larger calls
 _SMALLEST_TIME = 1e-5  # where Nie et al. (2022) stop the reverse process
 
 
@@ -61,11 +62,7 @@ class DiffusionPurifier:
         x = x * (high - low) + low
         length = _chain_length(self.card) + 1
         for round_ in range(self.card.sampler.rounds):
-
-            def draw(k: int, first: int = round_ * length, dtype: torch.dtype = x.dtype) -> Tensor:
-                return noise.normal(first + k, self.card.image.shape).to(dtype)
-
-            x = self._one_round(x, draw)
+            x = self._one_round(x, _ahead(noise, round_ * length, _draws(self.card), x))
         image = (x - low) / (high - low)
         return image.clamp(0.0, 1.0) if self.card.sampler.clamp else image
 
@@ -172,6 +169,32 @@ def _deviation(
             assert estimate.variance is not None, "the card promises a learned variance"
             share = (estimate.variance + 1.0) / 2.0
             return torch.exp(0.5 * (share * math.log(beta) + (1.0 - share) * math.log(small)))
+
+
+def _draws(card: DiffusionCard) -> int:
+    """Arrays of normals that one round reads, the forward noise included."""
+    match card.sampler:
+        case VPODESampler() | OneStepSampler() | DDIMSampler(eta=0.0):
+            return 1
+        case VPSDESampler():
+            return _chain_length(card) + 1
+        case _:  # no noise on the last jump
+            return _chain_length(card)
+
+
+def _ahead(noise: Noise, first: int, length: int, x: Tensor) -> Draw:
+    """`draw` for one round: normals made for as many steps ahead as a small memory holds."""
+    chunk = max(1, min(length, _NUMBERS_AHEAD // max(1, x.numel())))
+    made: dict[int, Tensor] = {}
+
+    def draw(k: int) -> Tensor:
+        start = k - k % chunk
+        if start not in made:
+            made.clear()
+            made[start] = noise.normals(first + start, min(chunk, length - start), x.shape[1:])
+        return made[start][k - start].to(x.dtype)
+
+    return draw
 
 
 def _chain_length(card: DiffusionCard) -> int:

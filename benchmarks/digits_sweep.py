@@ -8,6 +8,8 @@ Writes the numbers, and prints the table of docs/results.md.
 import argparse
 import json
 import platform
+import shlex
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -50,7 +52,7 @@ def row(report: Report, sampler: str, t_star: int) -> dict[str, object]:
     for name, (metric, norm, probe) in wanted.items():
         e = find(report, metric, norm, at[probe] if probe else None)
         assert e is not None, name
-        found[name] = [round(v, 5) for v in (e.value, e.lower or 0.0, e.upper or 0.0)]
+        found[name] = [e.value, e.lower, e.upper]
     found["findings"] = [f.code for f in report.findings]
     return found
 
@@ -59,18 +61,24 @@ def table(rows: list[dict[str, object]]) -> str:
     """Markdown."""
 
     def cell(r: dict[str, object], name: str) -> str:
-        value, low, high = r[name]  # type: ignore[misc, str-unpack]
+        value, low, high = r[name]  # type: ignore[misc]
+        if name.endswith("accuracy"):
+            return f"{value:.1%} ({low:.1%} to {high:.1%})"
         return f"{value:.2f} ± {(high - low) / 2:.2f}"
 
     columns = {
-        "rate, sign": "rate_sign_l2",
-        "rate, low freq.": "rate_lowfreq_l2",
-        "rate, power": "rate_power_l2",
-        "fresh draw": "unaligned_l2",
+        "rate l2, sign": "rate_sign_l2",
+        "rate l∞, sign": "rate_sign_linf",
+        "rate l2, low freq.": "rate_lowfreq_l2",
+        "rate l2, power": "rate_power_l2",
+        "fresh draw l2": "unaligned_l2",
         "randomness": "randomness_share",
-        "‖P(x)−x‖": "anchor_l2",
-        "‖P(x+δ)−x‖": "purified_l2",
-        "anchor acc.": "anchor_accuracy",
+        "anchor accuracy": "anchor_accuracy",
+        "‖δ‖ l2": "delta_l2",
+        "‖P(x)−x‖ l2": "anchor_l2",
+        "‖P(x+δ)−x‖ l2": "purified_l2",
+        "‖P(x)−x‖ l∞": "anchor_linf",
+        "‖P(x+δ)−x‖ l∞": "purified_linf",
     }
     lines = [
         f"| sampler | t* | {' | '.join(columns)} |",
@@ -86,6 +94,7 @@ def main() -> None:
     """Audit, write, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--eps", type=float, default=0.15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "digits_sweep.json")
@@ -97,6 +106,7 @@ def main() -> None:
                 "checkpoint": str(MODEL),
                 "classifier": str(CLASSIFIER),
                 "images": options.images,
+                "draws": options.draws,
                 "eps": (options.eps,),
                 "t_star": t_star,
                 "sampler": parse_sampler(name, dict(settings)),
@@ -105,13 +115,14 @@ def main() -> None:
             rows.append(row(report, name, t_star))
             print(f"{name} {t_star}: {rows[-1]}", flush=True)
     result = {
-        "command": f"python benchmarks/digits_sweep.py --images {options.images}",
+        "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
         + torch.__version__,
         "seconds": round(time.monotonic() - start),
         "eps_linf": options.eps,
         "images": options.images,
+        "draws": options.draws,
         "rows": rows,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -155,7 +155,7 @@ def compress(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     microbatch: Annotated[
         int | None,
-        typer.Option(min=1, help="Purifications at a time. Default: 64 on CPU, 256 on CUDA."),
+        typer.Option(min=1, help="Purifications at a time. Default: 128 on CPU, 256 on CUDA."),
     ] = None,
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     tolerance: Annotated[

@@ -241,25 +241,31 @@ def _anchor_rows(
 
 
 def _variance_rows(images: ImageSet, cells: list[Cell], outputs: list[np.ndarray]) -> VarianceRows:
-    """Two-way analysis of variance without replication (Scheffé 1959, chapter 4), per image."""
+    """Variance components of P(x+δ; ξ), draws crossed with pairs of directions, pixels summed.
+
+    In a pair v, −v what is odd in v cancels in the mean and is all there is in half the difference.
+    """
     columns: dict[str, list[np.ndarray]] = {name: [] for name in VarianceRows.__dataclass_fields__}
     for cell, output in zip(cells, outputs, strict=True):
         n, k, m = output.shape[:3]
-        m -= m % 2  # complete pairs v, −v only
-        if cell.attacked.ndim == 6 or k < 2 or m < 2:
+        pairs = m // 2
+        if cell.attacked.ndim == 6 or k < 2 or pairs < 1:
             continue
-        y = output[:, :, :m].reshape(n, k, m, -1).astype(np.float64)
-        by_draw, by_direction = y.mean(2, keepdims=True), y.mean(1, keepdims=True)
+        y = output[:, :, : 2 * pairs].reshape(n, k, pairs, 2, -1).astype(np.float64)
+        middle, half = y.mean(3), (y[:, :, :, 0] - y[:, :, :, 1]) / 2
+        by_draw, by_pair = middle.mean(2, keepdims=True), middle.mean(1, keepdims=True)
         whole = by_draw.mean(1, keepdims=True)
-        # Pairs have mean zero by construction, so their squares keep all m degrees of freedom.
-        residual = y - by_draw - by_direction + whole
+        between = np.square(by_draw - whole).sum((1, 2, 3)) / (k - 1)
+        within = np.square(half).sum(3).mean((1, 2))
+        if pairs > 1:  # what is even in v: its interaction with draws is no effect of the draw
+            rest = np.square(middle - by_draw - by_pair + whole).sum((1, 2, 3))
+            between -= rest / ((k - 1) * (pairs - 1)) / pairs
+            within += np.square(middle - by_draw).sum((1, 2, 3)) / (k * (pairs - 1))
         columns["image"].append(images.ids)
         columns["probe"].append(np.full(n, cell.probe))
         columns["radius"].append(np.full(n, cell.radius))
-        columns["draw_square"].append(m * np.square(by_draw - whole).sum((1, 2, 3)) / (k - 1))
-        columns["direction_square"].append(k * np.square(by_direction - whole).sum((1, 2, 3)) / m)
-        columns["residual_square"].append(np.square(residual).sum((1, 2, 3)) / ((k - 1) * m))
-        columns["draws"].append(np.full(n, k))
-        columns["directions"].append(np.full(n, m))
-    empty = np.zeros(0)
-    return VarianceRows(**{c: np.concatenate([empty, *v]) for c, v in columns.items()})
+        columns["between_draws"].append(between)
+        columns["within_draws"].append(within)
+    empty = {"between_draws": np.zeros(0), "within_draws": np.zeros(0)}
+    none = np.zeros(0, np.int64)
+    return VarianceRows(**{c: np.concatenate([empty.get(c, none), *v]) for c, v in columns.items()})

@@ -67,27 +67,21 @@ class AnchorRows:
 
 @dataclass(frozen=True, slots=True)
 class VarianceRows:
-    """One row per image x random probe x radius: mean squares of P(x+δ; ξ), draws x directions.
+    """One row per image x random probe x radius: variances of P(x+δ; ξ), summed over pixels.
 
     Attributes:
         image: image id.
         probe: place of the probe in the plan.
         radius: place of the radius in the plan.
-        draw_square: mean square between draws, summed over pixels.
-        direction_square: between directions.
-        residual_square: of their interaction.
-        draws: draws crossed.
-        directions: directions crossed.
+        between_draws: Var_ξ(E_δ[P]), unbiased, so it may be negative.
+        within_draws: E_ξ(Var_δ[P]), unbiased.
     """
 
     image: np.ndarray
     probe: np.ndarray
     radius: np.ndarray
-    draw_square: np.ndarray
-    direction_square: np.ndarray
-    residual_square: np.ndarray
-    draws: np.ndarray
-    directions: np.ndarray
+    between_draws: np.ndarray
+    within_draws: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Rows of one image share that image, so every interval is clustered by image: a t interval on
 per-image means. Treating rows as independent covers the truth in about a third of audits
-(`docs/method.md`, section 6, and `tests/test_coverage.py`).
+(`docs/method.md`, section 6, and `tests/test_statistics.py`).
 """
 
 import math
@@ -164,15 +164,14 @@ def _of_probe(
 def _randomness(
     rows: VarianceRows, broken: np.ndarray, at: tuple[int, int], name: str, eps: float | None
 ) -> Iterator[PerImage]:
-    """Share of Var P(x+δ; ξ) explained by ξ: variance components of a two-way layout."""
+    """Share of Var P(x+δ; ξ) explained by ξ, by the law of total variance."""
     mask = (rows.probe == at[0]) & (rows.radius == at[1]) & ~np.isin(rows.image, broken)
     if not mask.any():
         return
-    residual = rows.residual_square[mask]
-    draw = np.maximum((rows.draw_square[mask] - residual) / rows.directions[mask], 0.0)
-    direction = np.maximum((rows.direction_square[mask] - residual) / rows.draws[mask], 0.0)
-    total = draw + direction + residual
-    share = np.divide(draw, total, out=np.zeros_like(total), where=total > 0)
+    order = np.argsort(rows.image[mask], kind="stable")
+    between = np.maximum(rows.between_draws[mask][order], 0.0)
+    total = between + rows.within_draws[mask][order]
+    share = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
     yield PerImage("randomness_share", None, name, eps, share)
 
 

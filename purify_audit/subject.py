@@ -23,7 +23,7 @@ BUNDLED = {(1, 8, 8): "digits"}
 _DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat models
 _DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
 _DEFAULT_IMAGES = 64
-_DEFAULT_MICROBATCH = {"cpu": 64, "cuda": 256}
+_DEFAULT_MICROBATCH = {"cpu": 128, "cuda": 256}
 
 
 @dataclass(frozen=True, slots=True)

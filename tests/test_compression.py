@@ -148,6 +148,25 @@ def test_the_randomness_share_of_scale_and_noise(sigma, directions):
     assert e.value == pytest.approx(truth, abs=0.012)
 
 
+@pytest.mark.parametrize("directions", [2, 3, 8])
+def test_the_randomness_share_when_draws_change_the_slope(directions):
+    """P = 1/2 + g(ξ)(x − 1/2) + σξ with g = ±c: the sign of the slope is no effect of ξ.
+
+    E[P | ξ] varies by σ² a pixel, P given ξ by c²ε², so the share is σ² / (σ² + c²ε²).
+    """
+    c, sigma, eps = 0.8, 0.04, 0.05
+
+    class Flips(Affine):
+        def __call__(self, x, noise):
+            slope = c * noise.signs(1, (1, 1, 1))
+            return 0.5 + slope * (x - 0.5) + sigma * noise.normal(0, self.image.shape)
+
+    half = ImageSet(np.full((64, 1, 8, 8), 0.5, np.float32), None, np.arange(64), "half")
+    settings = {"draws": 6, "directions": directions, "eps": (eps,), "measure_anyway": True}
+    e = pick(run(Flips(torch.eye(1), sigma), half, **settings), "randomness_share")
+    assert e.value == pytest.approx(sigma**2 / (sigma**2 + c**2 * eps**2), abs=0.012)
+
+
 def test_geometry_of_a_shrinking_map():
     """P(x) = 1/2 + c(x − 1/2): ‖P(x) − x‖ = (1 − c)‖x − 1/2‖ for every image."""
     images = grey_images(8, contrast=0.3)

@@ -17,6 +17,7 @@ endif
 .PHONY: demo test test-slow check format docs bench clean
 
 demo: $(READY)
+	mkdir -p out
 	$(BIN)/purify-audit compress models/digits-ddpm.safetensors \
 	    --classifier models/digits-classifier.safetensors --eps 0.15 --out out/demo.json
 
@@ -47,7 +48,6 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	$(TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	mkdir -p out
 	touch $(READY)
 
 clean:

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from purify_audit.audit import Watch, audit
-from purify_audit.report.console import find
 from purify_audit.subject import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +65,7 @@ def main() -> None:
             ("rate_sign_linf", "compression_rate", "linf", "sign"),
             ("rate_lowfreq_l2", "compression_rate", "l2", "lowfreq"),
         ):
-            e = find(report, metric, norm, rates[probe] if probe else None)
+            e = report.find(metric, norm, rates[probe] if probe else None)
             assert e is not None, label
             found[label] = [e.value, e.lower, e.upper]
         found["findings"] = [f.code for f in report.findings]

@@ -18,7 +18,6 @@ import torch
 
 from purify_audit.audit import Watch, audit
 from purify_audit.plan import parse_sampler
-from purify_audit.report.console import find
 from purify_audit.report.schema import Report
 from purify_audit.subject import prepare
 
@@ -50,7 +49,7 @@ def row(report: Report, sampler: str, t_star: int) -> dict[str, object]:
         "clean_accuracy": ("clean_accuracy", None, None),
     }
     for name, (metric, norm, probe) in wanted.items():
-        e = find(report, metric, norm, at[probe] if probe else None)
+        e = report.find(metric, norm, at[probe] if probe else None)
         assert e is not None, name
         found[name] = [e.value, e.lower, e.upper]
     found["findings"] = [f.code for f in report.findings]

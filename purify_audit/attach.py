@@ -7,12 +7,12 @@ import torch
 from purify_audit.card import ClassifierCard, TransformCard, parse_card
 from purify_audit.checkpoint import (
     Checkpoint,
-    TensorInfo,
     file_sha256,
     load_tensors,
     read_checkpoint,
     read_header,
     save_checkpoint,
+    tensor_infos,
 )
 from purify_audit.errors import CardError
 from purify_audit.loading import load_classifier, load_purifier
@@ -30,9 +30,7 @@ def attach_card(weights: Path, card_file: Path, out: Path, device: torch.device)
     except OSError as error:
         raise CardError(f"{card_file}: cannot be read: {error.strerror}") from None
     card = parse_card(text, str(card_file))
-    header = read_header(weights)
-    header.pop("__metadata__", None)
-    tensors = {name: TensorInfo(e["dtype"], tuple(e["shape"])) for name, e in header.items()}
+    tensors = tensor_infos(read_header(weights))
     plain = Checkpoint(str(weights), card, tensors, file_sha256(weights), weights)
     if isinstance(card, ClassifierCard):
         load_classifier(plain, device)

@@ -1,5 +1,6 @@
 """The straight line: plan -> models and images -> preflight -> rows -> estimates -> report."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,13 @@ import torch
 from purify_audit import __version__
 from purify_audit.card import ClassifierCard, PurifierCard
 from purify_audit.checkpoint import Checkpoint
-from purify_audit.compression import Classify, measure_compression, padded_rows, rows_per_image
+from purify_audit.compression import (
+    Classify,
+    StoppedEarly,
+    measure_compression,
+    padded_rows,
+    rows_per_image,
+)
 from purify_audit.findings import Finding, finding
 from purify_audit.noise import NOISE_SPEC, Noise, Stream
 from purify_audit.plan import AuditPlan
@@ -18,7 +25,7 @@ from purify_audit.purifier import Classifier
 from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import DataInfo, ModelInfo, Report
-from purify_audit.runtime import Runner, Stopped, deterministic, environment
+from purify_audit.runtime import Runner, Stopped, deterministic, environment, memory_advice
 from purify_audit.samples import CompressionSamples, join
 from purify_audit.statistics import (
     SPREAD_METRICS,
@@ -32,6 +39,7 @@ from purify_audit.statistics import (
 from purify_audit.subject import Subject
 
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: what a stop may lose
+_REPLAY_TOLERANCE = 1e-4  # of a distance; kernels may differ in the last bits by row
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20
 
@@ -78,7 +86,7 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
         if samples is not None:
             findings += _after(subject, samples, floor)
             if complete:  # somebody who asked to stop should not wait for more
-                findings += _replays(subject, samples)
+                findings += _replays(subject, samples) + _tolerance_missed(samples, plan)
     status = "complete" if complete else "partial"
     return Outcome(_report(subject, status, findings, floor, samples), samples)
 
@@ -89,32 +97,33 @@ def _measure(
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
     plan, parts, done = subject.plan, list[CompressionSamples](), 0
     classify = None if subject.judge is None else _classify(subject.judge[1], subject)
-    for rows in groups(plan, len(subject.images), subject.images.pixels[0].nbytes):
+    for rows in groups(plan, subject.images.pixels[0].nbytes):
         brought = None if subject.brought is None else subject.brought.select(rows)
         images = subject.images.select(rows)
         try:
             parts.append(measure_compression(runner, images, plan, brought, classify))
+        except StoppedEarly as stop:
+            return [*parts, stop.samples], False
         except Stopped:
             return parts, False
         done += len(rows)
         sofar = join(parts)
-        watch.interim(estimate(next(per_image(sofar, plan)), plan))
+        rates = (d for d in per_image(sofar, plan) if d.metric == "compression_rate")
+        for rate in itertools.islice(rates, 1):
+            watch.interim(estimate(rate, plan))
         if done in plan.looks and within_tolerance(sofar, plan):
             break
     return parts, True
 
 
-def groups(plan: AuditPlan, available: int, image_bytes: int) -> Iterator[list[int]]:
+def groups(plan: AuditPlan, image_bytes: int) -> Iterator[list[int]]:
     """Rows of images that are measured together, never across a look.
 
     Within the bounds on work and memory, the smallest size that wastes little on padding.
     """
-    each, last = rows_per_image(plan), 0
+    each = rows_per_image(plan)
     most = min(_GROUP_BATCHES * plan.microbatch // each, _GROUP_BYTES // (each * image_bytes))
-    spans = []
-    for look in plan.looks:
-        spans.append(min(look, available) - last)
-        last = min(look, available)
+    spans = [end - start for start, end in itertools.pairwise((0, *plan.looks))]
 
     def cost(size: int) -> int:
         parts = [divmod(span, size) for span in spans]
@@ -123,8 +132,7 @@ def groups(plan: AuditPlan, available: int, image_bytes: int) -> Iterator[list[i
     costs = {n: cost(n) for n in range(1, min(max(most, 1), max(spans)) + 1)}
     best = next(n for n in costs if costs[n] <= _GROUP_SLACK * min(costs.values()))
     first = 0
-    for look in plan.looks:
-        end = min(look, available)
+    for end in plan.looks:
         while first < end:
             last = min(first + best, end)
             yield list(range(first, last))
@@ -136,7 +144,8 @@ def _classify(classifier: Classifier, subject: Subject) -> Classify:
         size, labels = subject.plan.microbatch, []
         for first in range(0, len(x), size):
             batch = torch.from_numpy(x[first : first + size].copy()).to(subject.device)
-            labels.append(classifier(batch).argmax(1).cpu().numpy())
+            with memory_advice(subject.device, size):
+                labels.append(classifier(batch).argmax(1).cpu().numpy())
         return np.concatenate(labels)
 
     return classify
@@ -149,7 +158,6 @@ def _after(subject: Subject, samples: CompressionSamples, floor: dict[str, float
         _broken(samples),
         _near_floor(estimates, floor, subject.plan),
         _anchors_lost(estimates),
-        _tolerance_missed(samples, subject.plan),
     ]
     return [check for check in checks if check is not None]
 
@@ -196,14 +204,14 @@ def _replays(subject: Subject, samples: CompressionSamples) -> list[Finding]:
     at = Address(*(int(column[n]) for column in columns))
     quiet = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch)
     cell = replay(quiet, subject.images, subject.brought, plan, samples, at)
-    if cell.same or not np.isfinite(rows.change_l2[n]):
+    gap = cell.largest_difference
+    if gap <= _REPLAY_TOLERANCE or not np.isfinite(rows.change_l2[n]):
         return []
     return [
         finding(
             "PA203",
-            f"Image {at.image}, draw {at.draw}, computed again at the end, differs by"
-            f" {cell.largest_difference:.3g}.",
-            {"image": at.image, "draw": at.draw, "difference": cell.largest_difference},
+            f"Image {at.image}, draw {at.draw}, computed again at the end, differs by {gap:.3g}.",
+            {"image": at.image, "draw": at.draw, "difference": gap},
         )
     ]
 
@@ -221,14 +229,16 @@ def _anchors_lost(estimates: list[Estimate]) -> Finding | None:
     )
 
 
-def _tolerance_missed(samples: CompressionSamples, plan: AuditPlan) -> Finding | None:
+def _tolerance_missed(samples: CompressionSamples, plan: AuditPlan) -> list[Finding]:
     if plan.tolerance is None or within_tolerance(samples, plan):
-        return None
-    return finding(
-        "PA205",
-        f"The interval of the compression rate is still wider than ±{plan.tolerance:g}.",
-        {"tolerance": plan.tolerance, "images": len(np.unique(samples.anchors.image))},
-    )
+        return []
+    return [
+        finding(
+            "PA205",
+            f"The interval of the compression rate is still wider than ±{plan.tolerance:g}.",
+            {"tolerance": plan.tolerance, "images": len(np.unique(samples.anchors.image))},
+        )
+    ]
 
 
 def _report(
@@ -255,6 +265,7 @@ def _report(
             "data": DataInfo(
                 source=images.source,
                 digest=images.digest,
+                brought_digest=None if subject.brought is None else subject.brought.digest,
                 ids=tuple(images.ids[:used].tolist()),
                 available=subject.available,
                 image_shape=images.image_shape,
@@ -265,7 +276,7 @@ def _report(
             "numeric_floor": floor,
             "findings": tuple(findings),
             "citations": citations(subject.card, subject.plan),
-            "rows": None,
+            "rows_sha256": None,
         }
     )
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from purify_audit.choices import (
+    SMALLEST_TIME,
     AutoencoderArgs,
     CifarResNetArgs,
     CnnArgs,
@@ -35,8 +36,6 @@ from purify_audit.errors import CardError
 from purify_audit.record import Record, first_fault, printable
 
 CARD_SPEC = 1
-
-_SMALLEST_TIME = 1e-5  # that the vp samplers leave out at the end (Nie et al. 2022)
 
 
 class ImageSpec(Record):
@@ -127,8 +126,8 @@ class DiffusionCard(_Card):
     def _steps_of_time(self) -> Self:
         if isinstance(self.sampler, VPSDESampler | VPODESampler):
             steps = self.sampler.steps or self.t_star
-            if self.t_star / (steps * self.schedule.steps) <= _SMALLEST_TIME:
-                raise ValueError(f"{steps} steps are shorter than the {_SMALLEST_TIME} left out")
+            if self.t_star / (steps * self.schedule.steps) <= SMALLEST_TIME:
+                raise ValueError(f"{steps} steps are shorter than the {SMALLEST_TIME} left out")
         return self
 
 

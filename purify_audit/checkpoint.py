@@ -80,8 +80,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f" these weights; write a card and attach it with `purify-audit attach {path} CARD OUT`"
         )
     card = parse_card(metadata[METADATA_KEY], str(path))
-    tensors = {name: TensorInfo(e["dtype"], tuple(e["shape"])) for name, e in header.items()}
+    tensors = tensor_infos(header)
     return Checkpoint(str(path), card, tensors, file_sha256(path), path)
+
+
+def tensor_infos(header: dict[str, Any]) -> dict[str, TensorInfo]:
+    """What a checked header says of its tensors."""
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return {name: TensorInfo(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
 
 
 def transform_checkpoint(source: str, card: TransformCard) -> Checkpoint:

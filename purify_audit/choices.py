@@ -9,6 +9,8 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from purify_audit.record import Record
 
+SMALLEST_TIME = 1e-5  # the vp samplers end here, not at 0 (Nie et al. 2022, as their code does)
+
 Positive = Annotated[int, Field(ge=1)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
 """Bounded, so that a hostile card cannot ask for a network that never finishes building."""
@@ -139,7 +141,7 @@ class VPSDESampler(_Sampler):
     """Reverse VP-SDE by Euler and Maruyama (Nie et al. 2022, eq. 8, as their code steps it)."""
 
     kind: Literal["vp-sde"] = "vp-sde"
-    steps: Positive | None = None  # none: one step per thousandth of time
+    steps: Positive | None = None  # none: one step per index of the schedule
 
 
 class VPODESampler(_Sampler):

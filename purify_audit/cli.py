@@ -1,8 +1,9 @@
 """The command line: the only place that prints, exits, or writes files. It imports torch late."""
 
+import os
 import shlex
+import signal
 import sys
-import time
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -34,12 +35,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; every failure ends in one sentence and an exit code of its own."""
+    if hasattr(signal, "SIGPIPE"):  # `… | head` ends quietly
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
     except PurifyAuditError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
     except Exception as error:  # never exit code 1: that means "the purifier failed the gate"
         if "--debug" in sys.argv:
             raise
@@ -170,14 +171,13 @@ def compress(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Estimate how a purifier compresses the neighbourhood of images, without gradients."""
-    started = time.monotonic()
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
     asked: dict[str, object] = {"norm": norm, "level": level, "tolerance": tolerance}
     asked |= {"checkpoint": checkpoint, "data": data, "images": images, "classifier": classifier}
     asked |= {"draws": draws, "directions": directions, "t_star": t_star, "seed": seed}
     asked |= {"microbatch": microbatch, "eps": _radii(eps), "probes": _probes(probe)}
     asked |= _id_range(ids) | _sampler(sampler)
-    if not out.parent.is_dir():
-        raise PlanError(f"{out}: the folder {out.parent} does not exist")
+    _must_be_writable(out)
 
     from purify_audit.audit import Watch, audit
     from purify_audit.compression import rows_per_image
@@ -190,7 +190,7 @@ def compress(
     reporter = Reporter(Console(stderr=True), total, subject.purifier.evaluations, quiet)
     with reporter.running():
         outcome = audit(subject, Watch(reporter.tick, reporter.interim), measure_anyway)
-    outcome = _write(out, outcome, reporter, time.monotonic() - started)
+    outcome = _write(out, outcome, reporter, started)
     if as_json:
         print(out.read_text(encoding="utf-8"))
     else:
@@ -198,7 +198,7 @@ def compress(
 
         show(Console(), outcome.report)
         print(f"\n{out}  ({reporter.seconds:.0f} s, {reporter.done:,} purifications)")
-    if reporter.stop_signal:
+    if reporter.stop_signal and outcome.report.status == "partial":
         raise typer.Exit(128 + reporter.stop_signal)
     if any(f.severity == "error" for f in outcome.report.findings):
         raise typer.Exit(EXIT_INCONCLUSIVE)
@@ -212,53 +212,73 @@ def replay(
     direction: Annotated[int, typer.Option(min=0, help="Direction (power: rank from 0).")] = 0,
     probe: Annotated[str | None, typer.Option(help="Probe. Default: the plan's first.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius. Default: the plan's first.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Default: the report's kind.")] = None,
 ) -> None:
     """Compute one cell of a report again and say whether it is the same number."""
     from purify_audit.loading import choose_device
     from purify_audit.replay import find_address, replay_report
     from purify_audit.report.schema import read_report
+    from purify_audit.runtime import environment
 
     saved, radii = read_report(report), _radii(eps)
     address = find_address(saved.plan, (image, draw, direction), probe, radii[0] if radii else None)
-    cell = replay_report(saved, report.parent, address, choose_device(device))
+    where = choose_device(device or str(saved.environment["device"]))
+    cell = replay_report(saved, report.parent, address, where)
     for name, value in cell.stored.items():
         print(f"{name:12} stored {value:.17g}  now {cell.computed[name]:.17g}")
-    rates = [c["change_l2"] / c["delta_l2"] for c in (cell.stored, cell.computed)]
-    print(f"{'rate l2':12} stored {rates[0]:.17g}  now {rates[1]:.17g}")
+    if cell.stored["delta_l2"] and cell.computed["delta_l2"]:
+        rates = [c["change_l2"] / c["delta_l2"] for c in (cell.stored, cell.computed)]
+        print(f"{'rate l2':12} stored {rates[0]:.17g}  now {rates[1]:.17g}")
     if not cell.same:
         print(f"DIFFERENT, by at most {cell.largest_difference:.3g}")
+        for key, now in environment(where).items():
+            if saved.environment.get(key) != now:
+                print(f"  {key}: {saved.environment.get(key)} then, {now} now")
         raise typer.Exit(EXIT_INCONCLUSIVE)
     print("the same number, bit for bit")
 
 
-def _write(out: Path, outcome: "Outcome", reporter: "Reporter", seconds: float) -> "Outcome":
-    """Write rows, then the report that names them and their digest."""
+def _must_be_writable(out: Path) -> None:
+    """Refuse, before spending anything, a report that could not be written."""
+    if not out.parent.is_dir():
+        raise PlanError(f"{out}: the folder {out.parent} does not exist")
+    if out.is_dir():
+        raise PlanError(f"{out}: is a folder, not a file to write")
+    if not os.access(out.parent, os.W_OK):
+        raise PlanError(f"{out}: the folder {out.parent} is not writable")
+
+
+def _write(out: Path, outcome: "Outcome", reporter: "Reporter", started: str) -> "Outcome":
+    """Write rows and report, each whole or not at all; the report names the rows' digest."""
     from purify_audit.audit import Outcome
     from purify_audit.checkpoint import file_sha256
-    from purify_audit.report.schema import RowsInfo, RunInfo
+    from purify_audit.report.schema import RunInfo
     from purify_audit.samples import save_samples
 
-    report = outcome.report
+    report, rows = outcome.report, out.with_name(f"{out.stem}.rows.safetensors")
+    scratch = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (out, rows)}
     try:
         if outcome.samples is not None:
-            rows = out.with_name(f"{out.stem}.rows.safetensors")
-            save_samples(rows, outcome.samples)
-            info = RowsInfo(file=rows.name, sha256=file_sha256(rows))
-            report = report.model_copy(update={"rows": info})
-        if reporter.stop_signal:
-            report = report.model_copy(update={"status": "partial"})
+            save_samples(scratch[rows], outcome.samples)
+            report = report.model_copy(update={"rows_sha256": file_sha256(scratch[rows])})
         run = RunInfo(
             command=shlex.join(["purify-audit", *sys.argv[1:]]),
-            started=datetime.now().astimezone().isoformat(timespec="seconds"),
-            seconds=round(seconds, 3),
+            started=started,
+            seconds=round(reporter.seconds, 3),
             purifications=reporter.done,
+            rows_file=None if outcome.samples is None else rows.name,
             body_sha256=report.body_sha256(),
         )
         report = report.model_copy(update={"run": run})
-        out.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        scratch[out].write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if outcome.samples is not None:
+            os.replace(scratch[rows], rows)
+        os.replace(scratch[out], out)
     except OSError as error:
         raise PurifyAuditError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        for path in scratch.values():
+            path.unlink(missing_ok=True)
     return Outcome(report, outcome.samples)
 
 

@@ -5,15 +5,15 @@ one draw ξ on both sides. This module only makes rows; `statistics` makes estim
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from purify_audit.images import ImageSet
 from purify_audit.noise import Noise, Stream
-from purify_audit.plan import AuditPlan, FileProbe, PowerProbe
+from purify_audit.plan import AuditPlan, FileProbe, PowerProbe, Probe
 from purify_audit.probes import apply, directions, scale_to_ball
-from purify_audit.runtime import Runner
+from purify_audit.runtime import Runner, Stopped
 from purify_audit.samples import AnchorRows, CompressionSamples, ProbeRows, VarianceRows
 
 
@@ -55,35 +55,77 @@ def measure_compression(
         draws: draw ids, when not all of the plan's.
 
     Raises:
-        Stopped: the run was asked to end; nothing of these images is kept.
+        StoppedEarly: the run was asked to end; it carries what is whole: images with all rows of
+            every probe but `power`, whose directions may be missing.
     """
     draws = np.arange(plan.draws) if draws is None else draws
     cells = random_cells(images, plan, brought)
     # Anchors and random probes need nothing of one another: one stream of rows, padded once.
     stacked = np.concatenate([images.pixels[:, None], *(c.attacked for c in cells)], 1)
-    purified = _purify(runner, stacked[:, None].repeat(len(draws), 1), images.ids, draws)
+    stopped = False
+    try:
+        purified = _purify(runner, stacked[:, None].repeat(len(draws), 1), images.ids, draws)
+    except Stopped as stop:
+        purified, stopped = _whole_images(stop, len(draws), stacked.shape[1]), True
+        images = images.select(list(range(len(purified))))
+        cells = [replace(cell, attacked=cell.attacked[: len(purified)]) for cell in cells]
     anchors, start = purified[:, :, 0], 1
     outputs = []
     for cell in cells:
         outputs.append(purified[:, :, start : start + cell.attacked.shape[1]])
         start += cell.attacked.shape[1]
-    for place, probe in enumerate(plan.probes):
-        if isinstance(probe, PowerProbe):
-            for radius, eps in enumerate(plan.eps):
-                attacked, output = power_iteration(
-                    runner, images, anchors, plan, (probe, eps, draws)
-                )
-                cells.append(Cell(place, radius, attacked))
-                outputs.append(output)
+    try:
+        for place, radius in [] if stopped else _power_cells(plan):
+            at = plan.probes[place], plan.eps[radius], draws
+            attacked, output = power_iteration(runner, images, anchors, plan, at)
+            cells.append(Cell(place, radius, attacked))
+            outputs.append(output)
+    except Stopped:
+        stopped = True
     rows = [
         _probe_rows(images, anchors, cell, output, draws)
         for cell, output in zip(cells, outputs, strict=True)
     ]
-    return CompressionSamples(
+    samples = CompressionSamples(
         _stack_rows(rows),
         _anchor_rows(images, anchors, classify, draws),
         _variance_rows(images, cells, outputs),
     )
+    if stopped:
+        raise StoppedEarly(samples)
+    return samples
+
+
+class StoppedEarly(Stopped):
+    """The run was asked to end within a group of images.
+
+    Attributes:
+        samples: what is whole.
+    """
+
+    def __init__(self, samples: CompressionSamples) -> None:
+        """Carry what is whole."""
+        super().__init__()
+        self.samples = samples
+
+
+def _whole_images(stop: Stopped, draws: int, rows: int) -> np.ndarray:
+    """The finished rows of whole images, [n, draws, rows, c, h, w].
+
+    Raises:
+        Stopped: not one image is whole.
+    """
+    whole = 0 if stop.rows is None else len(stop.rows) // (draws * rows)
+    if stop.rows is None or not whole:
+        raise stop
+    done = stop.rows[: whole * draws * rows]
+    return done.reshape(whole, draws, rows, *done.shape[1:])
+
+
+def _power_cells(plan: AuditPlan) -> list[tuple[int, int]]:
+    """Places of power probes and radii in a plan."""
+    places = [n for n, probe in enumerate(plan.probes) if isinstance(probe, PowerProbe)]
+    return [(place, radius) for place in places for radius in range(len(plan.eps))]
 
 
 def phases(plan: AuditPlan) -> list[int]:
@@ -132,7 +174,7 @@ def power_iteration(
     images: ImageSet,
     anchors: np.ndarray,
     plan: AuditPlan,
-    at: tuple[PowerProbe, float, np.ndarray],
+    at: tuple[Probe, float, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subspace iteration v <- P(x + r v) − P(x) for every image and draw.
 
@@ -148,6 +190,7 @@ def power_iteration(
         direction first.
     """
     probe, eps, draws = at
+    assert isinstance(probe, PowerProbe), "the caller picks power probes"
     n, k, *shape = anchors.shape
     size = int(np.prod(shape))
     block = min(probe.block, size)

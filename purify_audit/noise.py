@@ -104,10 +104,6 @@ class Noise:
         """The same addresses for a slice of the batch."""
         return replace(self, images=self.images[rows], draws=self.draws[rows])
 
-    def with_stream(self, stream: Stream) -> "Noise":
-        """The same rows for another use."""
-        return replace(self, stream=stream)
-
     def normal(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, float32, on the grid of multiples of 2**-16 (|z| < 6.8).
 

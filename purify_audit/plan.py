@@ -65,7 +65,6 @@ Probe = Annotated[
     SignProbe | UniformProbe | SphereProbe | LowFrequencyProbe | PowerProbe | FileProbe,
     Field(discriminator="kind"),
 ]
-RANDOM_PROBES = ("sign", "uniform", "sphere", "lowfreq")
 ISOTROPIC_PROBES = ("sign", "uniform", "sphere")  # E[v vᵀ] is a multiple of the identity
 _PROBE: TypeAdapter[Probe] = TypeAdapter(Probe)
 _SAMPLER: TypeAdapter[Sampler] = TypeAdapter(Sampler)

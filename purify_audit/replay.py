@@ -1,5 +1,7 @@
 """Compute one cell of a report again, and hold it against what was stored."""
 
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +12,11 @@ from purify_audit.checkpoint import file_sha256
 from purify_audit.compression import measure_compression
 from purify_audit.errors import ReportError
 from purify_audit.images import ImageSet
-from purify_audit.plan import AuditPlan
+from purify_audit.plan import AuditPlan, FileProbe
 from purify_audit.report.schema import Report
 from purify_audit.runtime import Runner, deterministic
 from purify_audit.samples import CompressionSamples, ProbeRows, load_samples
-from purify_audit.subject import load_subject
+from purify_audit.subject import BUNDLED, load_subject
 
 _COMPARED = ("delta_l2", "delta_linf", "change_l2", "change_linf", "moved_l2", "moved_linf")
 
@@ -54,13 +56,19 @@ class Replayed:
 
     @property
     def same(self) -> bool:
-        """Whether every number is the same, bit for bit."""
-        return self.stored == self.computed
+        """Whether every number is the same, bit for bit (NaN is the same as NaN)."""
+        return all(
+            a == self.computed[name] or (math.isnan(a) and math.isnan(self.computed[name]))
+            for name, a in self.stored.items()
+        )
 
     @property
     def largest_difference(self) -> float:
-        """The largest absolute difference between the two."""
-        return max(abs(self.stored[name] - self.computed[name]) for name in self.stored)
+        """The largest absolute difference; the largest float where only one of two is finite."""
+        if self.same:
+            return 0.0
+        gaps = [abs(a - self.computed[name]) for name, a in self.stored.items()]
+        return max(gap if math.isfinite(gap) else sys.float_info.max for gap in gaps)
 
 
 def replay(
@@ -156,10 +164,10 @@ def replay_report(report: Report, folder: Path, address: Address, device: torch.
         ReportError: the rows are missing or changed, the checkpoint or the images are not those
             of the report, or there is no such cell.
     """
-    if report.rows is None:
+    if report.run is None or report.run.rows_file is None:
         raise ReportError("the report has no rows: nothing was measured")
-    rows = folder / report.rows.file
-    if not rows.is_file() or file_sha256(rows) != report.rows.sha256:
+    rows = folder / report.run.rows_file
+    if not rows.is_file() or file_sha256(rows) != report.rows_sha256:
         raise ReportError(f"{rows}: is missing or is not the file this report was made of")
     plan = report.plan
     subject = load_subject(_found(plan, folder), device)
@@ -168,16 +176,33 @@ def replay_report(report: Report, folder: Path, address: Address, device: torch.
     images = subject.images.select(list(range(len(report.data.ids))))
     if images.digest != report.data.digest:
         raise ReportError(f"{plan.data}: are not the images of the report (their digest)")
+    if subject.brought is not None and subject.brought.digest != report.data.brought_digest:
+        raise ReportError("the perturbed images are not those of the report (their digest)")
     runner = Runner(subject.purifier, device, plan.seed, plan.microbatch)
     with deterministic():
         return replay(runner, images, subject.brought, plan, load_samples(rows), address)
 
 
 def _found(plan: AuditPlan, folder: Path) -> AuditPlan:
-    """The plan with relative paths that are not here looked for beside the report."""
-    changes = {}
-    for name in ("checkpoint", "data", "classifier"):
-        text = getattr(plan, name)
-        if text is not None and not Path(text).exists() and (folder / text).exists():
-            changes[name] = str(folder / text)
-    return plan.model_copy(update=changes)
+    """The plan with files that are not here looked for beside the report, and no classifier."""
+
+    def here(text: str) -> str:
+        path = text.removesuffix(":train")
+        beside = folder / path
+        return (
+            str(beside) + text[len(path) :] if not Path(path).exists() and beside.exists() else text
+        )
+
+    probes = [
+        p.model_copy(update={"path": here(p.path)}) if isinstance(p, FileProbe) else p
+        for p in plan.probes
+    ]
+    bundled = plan.data in BUNDLED.values() or plan.data.startswith("digits:")
+    return plan.model_copy(
+        update={
+            "checkpoint": here(plan.checkpoint),
+            "data": plan.data if bundled else here(plan.data),
+            "classifier": None,
+            "probes": tuple(probes),
+        }
+    )

@@ -24,7 +24,11 @@ def deterministic() -> Iterator[None]:
     cudnn.benchmark, cudnn.deterministic = False, True
     cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
-        with torch.inference_mode(), torch.autocast("cuda", enabled=False):
+        with (
+            torch.inference_mode(),
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+        ):
             yield
     finally:
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = found
@@ -45,7 +49,29 @@ def environment(device: torch.device) -> dict[str, str | int]:
 
 
 class Stopped(Exception):
-    """The run was asked to end between two micro-batches."""
+    """The run was asked to end between two micro-batches.
+
+    Attributes:
+        rows: purified rows that were finished, or none.
+    """
+
+    rows: np.ndarray | None = None
+
+
+@contextlib.contextmanager
+def memory_advice(device: torch.device, microbatch: int) -> Iterator[None]:
+    """Turns an allocator's error into a sentence.
+
+    Raises:
+        AuditError: the device is out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise AuditError(
+            f"{device} is out of memory with micro-batches of {microbatch};"
+            " give a smaller --microbatch"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +107,17 @@ class Runner:
             float32 [rows, c, h, w].
 
         Raises:
-            Stopped: from `tick`.
+            Stopped: from `tick`, with the rows done.
         """
         out = np.empty_like(x)
         for first in range(0, len(x), self.microbatch):
             rows = slice(first, min(first + self.microbatch, len(x)))
             out[rows] = self.batch(x[rows], images[rows], draws[rows])
-            self.tick(rows.stop - rows.start)
+            try:
+                self.tick(rows.stop - rows.start)
+            except Stopped as stop:
+                stop.rows = out[: rows.stop]
+                raise
         return out
 
     def batch(self, x: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -102,11 +132,6 @@ class Runner:
             self.device,
         )
         batch = torch.from_numpy(x[place]).to(self.device)
-        try:
+        with memory_advice(self.device, self.microbatch):
             purified: np.ndarray = self.purifier(batch, noise)[: len(x)].cpu().numpy()
-        except torch.OutOfMemoryError:
-            raise AuditError(
-                f"{self.device} is out of memory with micro-batches of {self.microbatch};"
-                " give a smaller --microbatch"
-            ) from None
         return purified

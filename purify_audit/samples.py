@@ -113,14 +113,14 @@ def _join(kind: type[_Rows], parts: list[_Rows]) -> _Rows:
 
 def save_samples(path: Path, samples: CompressionSamples) -> None:
     """Write all columns to one safetensors file, named `<table>.<column>`."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     columns = {}
     for table in fields(samples):
         rows = getattr(samples, table.name)
         for column in fields(rows):
             columns[f"{table.name}.{column.name}"] = getattr(rows, column.name)
-    save_file(columns, path)
+    path.write_bytes(save(columns))
 
 
 def load_samples(path: Path) -> CompressionSamples:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv, stdtrit
 
 from purify_audit.plan import ISOTROPIC_PROBES, NORMS, AuditPlan, Norm
 from purify_audit.record import Record
@@ -66,7 +66,7 @@ def mean_interval(values: np.ndarray, level: float) -> tuple[float, float | None
     mean = float(values.mean())
     if len(values) < 2:
         return mean, None, None
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * float(
+    half = float(stdtrit(len(values) - 1, 0.5 + level / 2)) * float(
         values.std(ddof=1) / math.sqrt(len(values))
     )
     return mean, mean - half, mean + half
@@ -83,8 +83,8 @@ def proportion_interval(
     """
     n, hits = len(values), float(values.sum())
     tail = (1.0 - level) / 2.0
-    lower = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
-    upper = float(stats.beta.ppf(1.0 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    lower = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    upper = float(betaincinv(hits + 1, n - hits, 1.0 - tail)) if hits < n else 1.0
     return hits / n, lower, upper
 
 

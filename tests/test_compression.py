@@ -370,6 +370,33 @@ def test_a_stop_keeps_the_groups_that_were_done_and_says_partial():
     assert np.array_equal(stopped.samples.probes.change_l2, whole.samples.probes.change_l2[:rows])
 
 
+@pytest.mark.parametrize("stop_at", range(1, 40, 3))
+def test_whatever_is_whole_is_kept_at_any_micro_batch(stop_at):
+    """A stop within a group keeps its finished images; only `power` may then be missing."""
+    images, calls = grey_images(6), []
+
+    def tick(rows):
+        calls.append(rows)
+        if len(calls) == stop_at:
+            raise Stopped
+
+    settings = {"probes": PROBES, "microbatch": 8}
+    whole = audit(subject_for(scale(0.5, 0.01), images, **settings), Watch()).samples.probes
+    stopped = audit(subject_for(scale(0.5, 0.01), images, **settings), Watch(tick=tick))
+    assert stopped.report.status == "partial"
+    if stopped.samples is None:
+        assert stop_at * 8 < 3 * 9  # not even the rows of one image
+        return
+    kept = stopped.samples.probes
+    for row in range(len(kept.image)):
+        same = np.ones(len(whole.image), bool)
+        for name in ("image", "draw", "probe", "radius", "direction"):
+            same &= getattr(whole, name) == getattr(kept, name)[row]
+        assert kept.change_l2[row] == whole.change_l2[same]
+    rates = [e for e in stopped.report.estimates if e.metric == "compression_rate"]
+    assert {e.n_images for e in rates if e.probe == "sign"} == {len(stopped.report.data.ids)}
+
+
 def test_a_stop_before_anything_is_done_gives_a_report_without_estimates():
     def tick(rows):
         raise Stopped
@@ -394,7 +421,7 @@ def test_groups_cover_every_image_once_and_never_cross_a_look(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 200))
     plan = plan_for(grey_images(n), tolerance=0.1, microbatch=int(rng.integers(1, 99)))
-    parts = list(groups(plan, n, 256))
+    parts = list(groups(plan, 256))
     assert [row for part in parts for row in part] == list(range(n))
     ends = np.cumsum([len(p) for p in parts])
     assert set(plan.looks) <= set(ends.tolist())

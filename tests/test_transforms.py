@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -240,7 +241,7 @@ def test_another_draw_seed_or_stream_gives_other_noise_and_the_same_address_the_
     for other in (
         addresses(draw=4),
         Noise(12, addresses().images, addresses().draws),
-        addresses().with_stream(Stream.PREFLIGHT),
+        replace(addresses(), stream=Stream.PREFLIGHT),
     ):
         assert not torch.isclose(add_gaussian_noise(x, 0.1, other), noisy).all(1).any()
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from purify_audit.card import DiffusionCard, ImageSpec
 from purify_audit.choices import (
+    SMALLEST_TIME,
     DDIMSampler,
     DDPMSampler,
     OneStepSampler,
@@ -26,7 +27,6 @@ from purify_audit.purifiers.schedule import NoiseSchedule, noise_schedule, rever
 Draw = Callable[[int], Tensor]
 
 _NUMBERS_AHEAD = 2**19  # normals kept ready: fewer, larger calls
-_SMALLEST_TIME = 1e-5  # where Nie et al. (2022) stop the reverse process
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class DiffusionPurifier:
         unit, t_star = schedule.steps, self.card.t_star
         for k in range(steps):
             t = t_star * (steps - k) / (steps * unit)
-            dt = t_star / (steps * unit) - (_SMALLEST_TIME if k == steps - 1 else 0.0)
+            dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
             beta, left = schedule.beta(t), schedule.continuous_left(t)
             index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
             told = (unit - 1) * t if self.card.clock == "continuous" else index

@@ -33,7 +33,7 @@ def show(console: Console, report: Report) -> None:
     """Print a report: what was audited, what was measured, what it means, what is wrong."""
     console.print(_heading(report))
     parts: list[RenderableType] = []
-    if report.estimates:
+    if _pick(report, "compression_rate", "l2"):
         parts += [_rates(report), _geometry(report)]
         parts += [Text.from_markup(line) for line in _reading(report)]
     parts += [_finding_lines(report)]
@@ -99,7 +99,7 @@ def _rates(report: Report) -> Table:
         table.add_column(column, justify="right")
     for e in _pick(report, "compression_rate", "l2"):
         cells = [
-            find(report, metric, norm, e)
+            report.find(metric, norm, e)
             for metric, norm in (
                 ("compression_rate", "l2"),
                 ("compression_rate", "linf"),
@@ -126,7 +126,7 @@ def _geometry(report: Report) -> Table:
     }
     for label, metric in rows.items():
         cells = [
-            find(report, metric, norm, None if metric == "distance_anchor" else first)
+            report.find(metric, norm, None if metric == "distance_anchor" else first)
             for norm in ("l2", "linf")
         ]
         table.add_row(label, *["—" if c is None else interval(c) for c in cells])
@@ -152,22 +152,31 @@ def _reading(report: Report) -> Iterator[str]:
             f"The direction found by power iteration is {verb} to [bold]{power[0].value:.0%}[/]:"
             " what an attacker may find, not what a random one does."
         )
-    unaligned = find(report, "unaligned_ratio", "l2", first)
+    unaligned = report.find("unaligned_ratio", "l2", first)
     if unaligned is not None and first.value > 0:
         yield (
             f"With a fresh draw on one side the ratio is {unaligned.value / first.value:.1f} times"
-            " as large: that much of what an unaligned attack sees is noise."
+            " as large."
         )
-    moved, delta = (find(report, m, "l2", first) for m in ("distance_purified", "distance_delta"))
+    moved, delta = (report.find(m, "l2", first) for m in ("distance_purified", "distance_delta"))
     if moved is not None and delta is not None:
-        where = "farther from" if moved.value > delta.value else "nearer to"
         yield (
-            f"The purified image lies {where} the clean one than the attacked image did (l2):"
-            f" {moved.value / delta.value:.2f} times its distance."
+            f"The purified image lies {_farther(moved, delta)} the clean one"
+            f" {'as' if _farther(moved, delta).startswith('about') else 'than'} the attacked image"
+            f" did (l2): {moved.value / delta.value:.2f} times its distance."
         )
-    clean, anchor = (find(report, f"{which}_accuracy", None) for which in ("clean", "anchor"))
+    clean, anchor = (report.find(f"{which}_accuracy", None) for which in ("clean", "anchor"))
     if clean is not None and anchor is not None:
         yield f"Classifier: clean images {interval(clean)}, anchors [bold]{interval(anchor)}[/]."
+
+
+def _farther(moved: Estimate, delta: Estimate) -> str:
+    """Decided on the intervals, not on the values."""
+    if moved.lower is not None and delta.upper is not None and moved.lower > delta.upper:
+        return "farther from"
+    if moved.upper is not None and delta.lower is not None and moved.upper < delta.lower:
+        return "nearer to"
+    return "about as far from"
 
 
 def _finding_lines(report: Report) -> Group:
@@ -182,17 +191,6 @@ def _finding_lines(report: Report) -> Group:
 
 def _pick(report: Report, metric: str, norm: str) -> list[Estimate]:
     return [e for e in report.estimates if e.metric == metric and e.norm == norm]
-
-
-def find(
-    report: Report, metric: str, norm: str | None, at: Estimate | None = None
-) -> Estimate | None:
-    """The estimate of a metric at the probe and radius of another, or at none."""
-    probe, eps = (None, None) if at is None else (at.probe, at.eps)
-    for e in report.estimates:
-        if (e.metric, e.norm, e.probe, e.eps) == (metric, norm, probe, eps):
-            return e
-    return None
 
 
 def _radius(eps: float | None) -> str:

@@ -40,6 +40,7 @@ class DataInfo(Record):
         source: as the user named it.
         digest: SHA-256 over the pixels, labels and ids of the images audited, in order; of those
             planned when none was.
+        brought_digest: the same of the perturbed images of a `file` probe, all that were planned.
         ids: their ids, in order.
         available: how many there were to choose from.
         image_shape: (channels, height, width).
@@ -48,17 +49,11 @@ class DataInfo(Record):
 
     source: str
     digest: str
+    brought_digest: str | None = None
     ids: tuple[int, ...]
     available: int
     image_shape: tuple[int, int, int]
     labelled: bool
-
-
-class RowsInfo(Record):
-    """Where the raw rows are: a safetensors file beside the report."""
-
-    file: str
-    sha256: str
 
 
 class Citation(Record):
@@ -76,6 +71,8 @@ class RunInfo(Record):
         started: local time, ISO 8601.
         seconds: wall time of the audit.
         purifications: calls of P, one image each, padding not counted.
+        rows_file: the raw rows, a safetensors file beside the report; none when nothing was
+            measured.
         body_sha256: SHA-256 of the report's JSON without this part.
     """
 
@@ -83,6 +80,7 @@ class RunInfo(Record):
     started: str
     seconds: float
     purifications: int
+    rows_file: str | None
     body_sha256: str
 
 
@@ -104,8 +102,16 @@ class Report(Record):
     numeric_floor: dict[str, float]
     findings: tuple[Finding, ...]
     citations: tuple[Citation, ...]
-    rows: RowsInfo | None
+    rows_sha256: str | None
     run: RunInfo | None = None
+
+    def find(self, metric: str, norm: str | None, at: Estimate | None = None) -> Estimate | None:
+        """The estimate of a metric at the probe and radius of another, or at none."""
+        probe, eps = (None, None) if at is None else (at.probe, at.eps)
+        for e in self.estimates:
+            if (e.metric, e.norm, e.probe, e.eps) == (metric, norm, probe, eps):
+                return e
+        return None
 
     def body(self) -> str:
         """JSON of everything but `run`: two runs of one plan on one machine agree byte for byte."""

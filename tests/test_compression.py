@@ -401,7 +401,7 @@ def test_a_stop_before_anything_is_done_gives_a_report_without_estimates():
     def tick(rows):
         raise Stopped
 
-    outcome = audit(subject_for(scale(0.5)), Watch(tick=tick))
+    outcome = audit(subject_for(scale(0.5), microbatch=2), Watch(tick=tick))
     assert outcome.report.status == "partial"
     assert outcome.report.estimates == ()
 

@@ -70,7 +70,7 @@ def test_defaults_of_a_random_purifier(stored):
         draws=4,
         directions=8,
         seed=0,
-        microbatch=64,
+        microbatch=128,
     )
     assert subject.checkpoint == read_checkpoint(path)
     assert subject.card == subject.checkpoint.card == subject.purifier.card

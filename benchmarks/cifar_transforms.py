@@ -10,8 +10,6 @@ examples/cifar10-resnet20.json attached. Neither is part of this repository.
 import argparse
 import json
 import platform
-import shlex
-import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -72,7 +70,8 @@ def main() -> None:
         rows.append(found)
         print(found, flush=True)
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": "python benchmarks/cifar_transforms.py "
+        f"{Path(options.images).name} {Path(options.classifier).name}",
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
         + torch.__version__,

@@ -6,7 +6,6 @@ With --check nothing is written; the exit code is 1 when a page is not what the 
 import sys
 from pathlib import Path
 
-import click
 import typer.main
 
 from purify_audit.cli import app
@@ -20,7 +19,6 @@ DOCS = Path(__file__).parent
 def cli_page() -> str:
     """The `--help` of every command."""
     group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
     parts = ["# Command line", "", "Generated from the program by `make docs`.", ""]
     commands = {"purify-audit": group}
     commands |= {f"purify-audit {name}": c for name, c in group.commands.items()}

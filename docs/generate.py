@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import typer.main
+from results_page import results_page
 
 from purify_audit.cli import app
 from purify_audit.findings import CODES
@@ -65,6 +66,7 @@ PAGES = {
     "cli.md": cli_page,
     "findings.md": findings_page,
     "samplers.md": samplers_page,
+    "results.md": results_page,
     "report.schema.json": json_schema,
 }
 

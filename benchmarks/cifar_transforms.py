@@ -35,7 +35,7 @@ TRANSFORMS = (
 
 
 def main() -> None:
-    """Audit, write, print the table of docs/results.md."""
+    """Audit and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images")
     parser.add_argument("classifier")
@@ -80,17 +80,7 @@ def main() -> None:
         "rows": rows,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(
-        "| transformation | anchor accuracy | rate l2, sign | rate l∞, sign | rate l2, low freq. |"
-    )
-    print("|---|---|---|---|---|")
-    for r in rows:
-        value = {k: v for k, v in r.items() if isinstance(v, list) and v and k != "findings"}
-        cells = [f"{value['anchor_accuracy'][0]:.1%}"]
-        for name in ("rate_sign_l2", "rate_sign_linf", "rate_lowfreq_l2"):
-            mid, low, high = value[name]
-            cells.append(f"{mid:.3f} ± {(high - low) / 2:.3f}")
-        print(f"| `{r['transformation']}` | {' | '.join(cells)} |")
+    print("now `make docs` puts them on docs/results.md")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from purify_audit.statistics import (
 )
 from purify_audit.subject import Subject
 
-_GROUP_BATCHES = 32  # micro-batches in a group of images at most: what a stop may lose
+_GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
 _REPLAY_TOLERANCE = 1e-4  # of a distance; kernels may differ in the last bits by row
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20

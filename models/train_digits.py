@@ -1,4 +1,4 @@
-"""Train the shipped digits models: `python models/train_digits.py ddpm|autoencoder|classifier`.
+"""Train the shipped digits models: `python models/train_digits.py NAME`.
 
 Seeded and rerunnable; one thread, so that the same torch build gives the same weights. Each model
 is trained on the 1,347 digits of `digits:train` and measured on the 450 of `digits`, which it
@@ -8,6 +8,7 @@ never sees. Writes models/digits-<name>.safetensors and prints what was measured
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,13 +109,20 @@ def train_autoencoder() -> None:
     save_checkpoint(HERE / "digits-autoencoder.safetensors", card, network.state_dict())
 
 
-def train_classifier() -> None:
+CLASSIFIERS = {  # network, and the standard deviation of the noise it is trained with
+    "classifier": (CnnArgs(widths=(32, 64, 64), hidden=64), 0.05),
+    "classifier-small": (CnnArgs(widths=(16, 32), hidden=32), 0.0),
+}
+
+
+def train_classifier(name: str) -> None:
     iterations, batch = 4_000, 128
+    args, sigma = CLASSIFIERS[name]
     card = ClassifierCard(
-        name="digits-classifier",
+        name=f"digits-{name}",
         image=IMAGE,
-        provenance=provenance("classifier"),
-        network=CnnArgs(widths=(32, 64, 64), hidden=64),
+        provenance=provenance(name),
+        network=args,
         classes=10,
         mean=(0.5,),
         std=(0.5,),
@@ -125,7 +133,7 @@ def train_classifier() -> None:
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=iterations)
     for step in range(iterations):
         rows = torch.randint(len(x), (batch,))
-        noisy = x[rows] + 0.05 * torch.randn(batch, *IMAGE.shape)
+        noisy = x[rows] + sigma * torch.randn(batch, *IMAGE.shape)
         loss = F.cross_entropy(network((noisy - 0.5) / 0.5), y[rows])
         optimiser.zero_grad()
         loss.backward()
@@ -133,7 +141,7 @@ def train_classifier() -> None:
         rate.step()
         if step % 1000 == 999:
             print(f"step {step + 1}: loss {loss.item():.5f}", flush=True)
-    save_checkpoint(HERE / "digits-classifier.safetensors", card, network.state_dict())
+    save_checkpoint(HERE / f"digits-{name}.safetensors", card, network.state_dict())
 
 
 @torch.inference_mode()
@@ -143,12 +151,13 @@ def measure(name: str) -> None:
     x, y = pixels("digits")
     checkpoint = read_checkpoint(HERE / f"digits-{name}.safetensors")
     print(f"{checkpoint.parameters} parameters, sha256 {checkpoint.sha256}")
-    judge_file = HERE / "digits-classifier.safetensors"
+    own = name in CLASSIFIERS
+    judge_file = HERE / f"digits-{name if own else 'classifier'}.safetensors"
     if not judge_file.exists():
         return
     classifier = load_classifier(read_checkpoint(judge_file), cpu)
     print(f"classifier on held-out digits: {(classifier(x).argmax(1) == y).float().mean():.4f}")
-    if name == "classifier":
+    if own:
         return
     noise = Noise(SEED, tuple(range(len(x))), (0,) * len(x))
     for t_star in (20, 60, 100, 200, 300) if name == "ddpm" else (0,):
@@ -161,7 +170,8 @@ def measure(name: str) -> None:
 
 
 def main() -> None:
-    train = {"ddpm": train_ddpm, "autoencoder": train_autoencoder, "classifier": train_classifier}
+    train = {"ddpm": train_ddpm, "autoencoder": train_autoencoder}
+    train |= {name: partial(train_classifier, name) for name in CLASSIFIERS}
     if len(sys.argv) != 2 or sys.argv[1] not in train:
         sys.exit(f"usage: python models/train_digits.py {'|'.join(train)}")
     torch.set_num_threads(1)

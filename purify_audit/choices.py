@@ -1,6 +1,6 @@
-"""The choices that a card is made of: networks, noise schedules, samplers, transformations.
+"""The choices that cards and plans are made of: networks, schedules, samplers, transformations.
 
-Each kind of choice is a tagged union, so that a card names one and gives its settings.
+Each kind of choice in a card is a tagged union, so that a card names one and gives its settings.
 """
 
 from typing import Annotated, Literal, Self
@@ -11,6 +11,9 @@ from purify_audit.record import Record
 
 SMALLEST_TIME = 1e-5  # the vp samplers end here, not at 0 (Nie et al. 2022, as their code does)
 
+Norm = Literal["l2", "linf"]
+NORMS: tuple[Norm, ...] = ("l2", "linf")
+Radius = Annotated[float, Field(gt=0)]
 Positive = Annotated[int, Field(ge=1)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
 """Bounded, so that a hostile card cannot ask for a network that never finishes building."""

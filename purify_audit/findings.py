@@ -140,6 +140,91 @@ CODES: dict[str, Code] = {
         "The interval is still wider than the tolerance at the last look.",
         "Give more images.",
     ),
+    "PA301": Code(
+        "gradient-mismatch",
+        "error",
+        "The gradient that the attack followed is not the derivative of what the defence computes:"
+        " it differs from unrolled autograd, or from central differences of the whole loss.",
+        "Look for detached tensors, straight-through estimators and noise that depends on the"
+        " image; attack with --optimiser square or --gradient none meanwhile.",
+    ),
+    "PA302": Code(
+        "gradient-useless",
+        "error",
+        "The gradient is zero, not finite, vanishingly small, or the same for every image, so a"
+        " gradient attack tells nothing.",
+        "Quantisation and saturation do this. Attack with --optimiser square or --gradient none.",
+    ),
+    "PA303": Code(
+        "attack-does-not-replay",
+        "error",
+        "The defence, run again on the attacked images under the attack's draws, does not give the"
+        " numbers that the attack saw.",
+        "Look for randomness outside the noise argument, or state kept between calls.",
+    ),
+    "PA304": Code(
+        "loss-does-not-rise",
+        "error",
+        "The loss at the end of the attack is no higher than at its start.",
+        "A loss that gradient steps cannot raise is masked, or the steps are far too large.",
+    ),
+    "PA305": Code(
+        "unbounded-attack-fails",
+        "error",
+        "Even with a radius that lets any image become plain grey the attack leaves many images"
+        " standing, which only a defence that ignores its input, or a failing attack, explains.",
+        "Read the robust accuracy as a failure of the attack (Carlini et al. 2019, section 4).",
+    ),
+    "PA306": Code(
+        "weaker-attack-wins",
+        "error",
+        "An attack without the true gradient fools more images than the main attack.",
+        "The gradient is masked, or the main attack needs more steps; do not report its figure.",
+    ),
+    "PA307": Code(
+        "not-converged",
+        "warning",
+        "The second half of the steps, or the last restart, still lowered the robust accuracy.",
+        "Give more --steps or --restarts; the robust accuracy is an upper bound.",
+    ),
+    "PA308": Code(
+        "outside-the-ball",
+        "error",
+        "An attacked image lies outside the ball or outside [0, 1].",
+        "This is a fault of the attack; report it.",
+    ),
+    "PA309": Code(
+        "randomness-inflates",
+        "warning",
+        "The usual protocol, which attacks and scores under fresh draws, reports a higher robust"
+        " accuracy than an attack that shares its draws with the defence.",
+        "Report the aligned figure; the difference is hidden by randomness, not defended.",
+    ),
+    "PA310": Code(
+        "approximate-gradient",
+        "warning",
+        "The attack did not follow the exact gradient, so its robust accuracy is an upper bound.",
+        "Where the purifier is differentiable, attack with --gradient exact too.",
+    ),
+    "PA311": Code(
+        "not-certified",
+        "error",
+        "The run ended before the attack was held against others, so its figure is unchecked.",
+        "Give it more time.",
+    ),
+    "PA312": Code(
+        "stands-without-compressing",
+        "info",
+        "Some images stand although the purifier stretches the space around them more than around"
+        " most; if it is not their margin that protects them, the gradient may be masked there.",
+        "Attack these images with more restarts, or with --optimiser square.",
+    ),
+    "PA313": Code(
+        "cells-differ",
+        "error",
+        "Cells of the report, computed again, are not the numbers that it holds.",
+        "Compare the two environments; `purify-audit replay` shows one cell in detail.",
+    ),
 }
 
 

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     CHOICE = 2
     PREFLIGHT = 3
     POWER = 4
+    ATTACK = 5
+    START = 6
 
 
 def philox4x32(counter: tuple[Any, Any, Any, Any], seed: int) -> tuple[Any, Any, Any, Any]:

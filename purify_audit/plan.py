@@ -6,12 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from purify_audit.choices import Sampler
+from purify_audit.attack_plan import AttackPlan
+from purify_audit.choices import Norm, Radius, Sampler
 from purify_audit.errors import PlanError
 from purify_audit.record import Record, first_fault
-
-Norm = Literal["l2", "linf"]
-NORMS: tuple[Norm, ...] = ("l2", "linf")
 
 
 class SignProbe(Record):
@@ -91,6 +89,7 @@ class AuditPlan(Record):
         microbatch: purifications computed together, always exactly this many.
         level: of the intervals.
         tolerance: stop at the first look where the first probe's rates (l2) are known within it.
+        attack: how to attack, if at all.
     """
 
     checkpoint: str
@@ -100,7 +99,7 @@ class AuditPlan(Record):
     last_id: Annotated[int, Field(ge=1)] | None = None
     images: Annotated[int, Field(ge=1)]
     norm: Norm
-    eps: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    eps: Annotated[tuple[Radius, ...], Field(min_length=1)]
     probes: Annotated[tuple[Probe, ...], Field(min_length=1)]
     draws: Annotated[int, Field(ge=1, lt=2**32)]
     directions: Annotated[int, Field(ge=1, lt=2**32)]
@@ -110,6 +109,7 @@ class AuditPlan(Record):
     microbatch: Annotated[int, Field(ge=1, le=65536)]
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     tolerance: Annotated[float, Field(gt=0)] | None = None
+    attack: AttackPlan | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -120,6 +120,8 @@ class AuditPlan(Record):
         kinds = [probe.kind for probe in self.probes]
         if len(set(kinds)) != len(kinds):
             raise ValueError("a kind of probe is given twice")
+        if self.attack is not None and self.classifier is None:
+            raise ValueError("an attack needs a classifier; name one with --classifier")
         return self
 
     @property

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy.fft import idctn
 
+from purify_audit.choices import Norm
 from purify_audit.noise import Noise, Stream
-from purify_audit.plan import LowFrequencyProbe, Norm, Probe, SignProbe, SphereProbe, UniformProbe
+from purify_audit.plan import LowFrequencyProbe, Probe, SignProbe, SphereProbe, UniformProbe
 
 _STEPS = {"sign": 0, "uniform": 1, "sphere": 2, "lowfreq": 3}  # apart in the address of directions
 

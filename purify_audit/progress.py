@@ -1,5 +1,6 @@
 """Progress on standard error, and the wish to stop: what a long run owes the person waiting."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -16,20 +17,22 @@ _HEARTBEAT_SECONDS = 30.0
 
 
 class Reporter:
-    """Counts purifications; a bar on a terminal, a line every 30 s elsewhere, or nothing."""
+    """Counts network evaluations; a bar on a terminal, a line every 30 s elsewhere, or nothing."""
 
-    def __init__(self, console: Console, total: int, evaluations: int, quiet: bool) -> None:
+    def __init__(
+        self, console: Console, total: int, quiet: bool, max_seconds: float = math.inf
+    ) -> None:
         """Start the clock, and say what is to be done.
 
         Args:
             console: where to tell; standard error.
-            total: purifications expected.
-            evaluations: network evaluations in each.
+            total: network evaluations expected.
             quiet: tell nothing.
+            max_seconds: after which the run is to end.
         """
         if not quiet:
-            each = "" if evaluations == 1 else f" of {evaluations} network evaluations"
-            console.print(f"{total:,} purifications{each} to do", highlight=False)
+            console.print(f"{total:,} network evaluations to do", highlight=False)
+        self._max_seconds = max_seconds
         self.done, self.stop_signal = 0, 0
         self._console, self._total, self._quiet = console, total, quiet
         self._start = self._told = time.monotonic()
@@ -37,7 +40,7 @@ class Reporter:
         self._bar: Progress | None = None
         if console.is_terminal and not quiet:
             self._bar = Progress(
-                TextColumn("purifying"),
+                TextColumn("evaluating"),
                 BarColumn(),
                 TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
                 TextColumn("[dim]{task.fields[rate]}[/]"),
@@ -55,13 +58,13 @@ class Reporter:
         """Since the start."""
         return time.monotonic() - self._start
 
-    def tick(self, rows: int) -> None:
+    def tick(self, evaluations: int) -> None:
         """Count a micro-batch.
 
         Raises:
-            Stopped: a signal asked the run to end.
+            Stopped: a signal asked the run to end, or its time is over.
         """
-        self.done += rows
+        self.done += evaluations
         rate = f"{self.done / max(self.seconds, 1e-9):,.0f}/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, rate=rate, interim=self._interim)
@@ -69,11 +72,12 @@ class Reporter:
             self._told = time.monotonic()
             left = self.seconds * (self._total - self.done) / max(self.done, 1)
             self._console.print(
-                f"{self.done:,} of {self._total:,} purifications, {rate}, about {left:,.0f} s left"
+                f"{self.done:,} of {self._total:,} network evaluations, {rate},"
+                f" about {left:,.0f} s left"
                 f"{', ' if self._interim else ''}{self._interim}",
                 highlight=False,
             )
-        if self.stop_signal:
+        if self.stop_signal or self.seconds > self._max_seconds:
             raise Stopped
 
     def interim(self, estimate: Estimate) -> None:

@@ -1,5 +1,6 @@
-"""The two protocols: all that estimators and attacks know of a model."""
+"""The protocols: all that estimators and attacks know of a model."""
 
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -37,6 +38,22 @@ class Purifier(Protocol):
         Returns:
             Purified images of the same shape, dtype and range. Row i depends on x[i] and on
             noise row i alone.
+        """
+        ...
+
+
+Step = Callable[[Tensor], Tensor]
+"""A part of a purification: images of one shape to images of the same shape."""
+
+
+@runtime_checkable
+class Chained(Protocol):
+    """A purifier that tells its steps, so that a gradient needs the memory of one of them."""
+
+    def chain(self, noise: Noise) -> Iterator[Step]:
+        """Steps whose composition, first to last, is exactly the purification under `noise`.
+
+        A step may be called again, and then gives the same bits: its numbers are addressed.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ from purify_audit.checkpoint import file_sha256
 from purify_audit.compression import measure_compression
 from purify_audit.errors import ReportError
 from purify_audit.images import ImageSet
+from purify_audit.noise import Noise, Stream
 from purify_audit.plan import AuditPlan, FileProbe
 from purify_audit.report.schema import Report
 from purify_audit.runtime import Runner, deterministic
 from purify_audit.samples import CompressionSamples, ProbeRows, load_samples
-from purify_audit.subject import BUNDLED, load_subject
+from purify_audit.subject import BUNDLED, Subject, load_subject
 
 _COMPARED = ("delta_l2", "delta_linf", "change_l2", "change_linf", "moved_l2", "moved_linf")
 
@@ -151,25 +152,61 @@ def find_address(
     return Address(image, draw, kinds.index(probe) if probe else 0, radius, direction)
 
 
-def replay_report(report: Report, folder: Path, address: Address, device: torch.device) -> Replayed:
-    """Replay one cell of a saved report, with the models, images and rows that it names.
+def replay_report(
+    report: Report, folder: Path, addresses: list[Address] | int, device: torch.device
+) -> list[Replayed]:
+    """Replay cells of a saved report, with the models, images and rows that it names.
 
     Args:
         report: the report.
         folder: where it lies; its rows lie beside it, and paths may be relative to it.
-        address: which cell.
+        addresses: which cells; or how many, to be chosen by the report's seed.
         device: where to compute.
 
     Raises:
         ReportError: the rows are missing or changed, the checkpoint or the images are not those
             of the report, or there is no such cell.
     """
+    samples = stored_samples(report, folder)
+    subject = stored_subject(report, folder, device)
+    plan, images = report.plan, subject.images.select(list(range(len(report.data.ids))))
+    if isinstance(addresses, int):
+        addresses = _some(samples.probes, plan.seed, addresses)
+    runner = Runner(subject.purifier, device, plan.seed, plan.microbatch)
+    with deterministic():
+        return [replay(runner, images, subject.brought, plan, samples, at) for at in addresses]
+
+
+def stored_samples(report: Report, folder: Path) -> CompressionSamples:
+    """The rows of a saved report.
+
+    Raises:
+        ReportError: they are missing or changed.
+    """
     if report.run is None or report.run.rows_file is None:
         raise ReportError("the report has no rows: nothing was measured")
     rows = folder / report.run.rows_file
     if not rows.is_file() or file_sha256(rows) != report.rows_sha256:
         raise ReportError(f"{rows}: is missing or is not the file this report was made of")
-    plan = report.plan
+    return load_samples(rows)
+
+
+def stored_subject(
+    report: Report, folder: Path, device: torch.device, plan: AuditPlan | None = None
+) -> Subject:
+    """The models and images that a saved report names, if they are still the same.
+
+    Args:
+        report: the report.
+        folder: where it lies.
+        device: where they will run.
+        plan: the report's plan with an attack and a classifier, where one is to be made.
+
+    Raises:
+        ReportError: the checkpoint or the images are not those of the report.
+    """
+    changed = plan is not None
+    plan = plan or report.plan.model_copy(update={"classifier": None, "attack": None})
     subject = load_subject(_found(plan, folder), device)
     if subject.checkpoint.sha256 != report.checkpoint.sha256:
         raise ReportError(f"{plan.checkpoint}: is not the checkpoint of the report (its digest)")
@@ -178,13 +215,21 @@ def replay_report(report: Report, folder: Path, address: Address, device: torch.
         raise ReportError(f"{plan.data}: are not the images of the report (their digest)")
     if subject.brought is not None and subject.brought.digest != report.data.brought_digest:
         raise ReportError("the perturbed images are not those of the report (their digest)")
-    runner = Runner(subject.purifier, device, plan.seed, plan.microbatch)
-    with deterministic():
-        return replay(runner, images, subject.brought, plan, load_samples(rows), address)
+    return replace(subject, images=images, plan=plan) if changed else subject
+
+
+def _some(rows: ProbeRows, seed: int, count: int) -> list[Address]:
+    """Cells chosen by a seed, each of them once."""
+    total = len(rows.image)
+    draws = range(1, 8 * count + 1)  # some may be the same
+    choice = Noise(seed, (0,) * len(draws), tuple(draws), Stream.CHOICE)
+    places = list(dict.fromkeys(choice.integers(0, (1,), total)[:, 0].tolist()))[:count]
+    columns = (rows.image, rows.draw, rows.probe, rows.radius, rows.direction)
+    return [Address(*(int(column[n]) for column in columns)) for n in places]
 
 
 def _found(plan: AuditPlan, folder: Path) -> AuditPlan:
-    """The plan with files that are not here looked for beside the report, and no classifier."""
+    """The plan with files that are not here looked for beside the report."""
 
     def here(text: str) -> str:
         path = text.removesuffix(":train")
@@ -202,7 +247,7 @@ def _found(plan: AuditPlan, folder: Path) -> AuditPlan:
         update={
             "checkpoint": here(plan.checkpoint),
             "data": plan.data if bundled else here(plan.data),
-            "classifier": None,
+            "classifier": None if plan.classifier is None else here(plan.classifier),
             "probes": tuple(probes),
         }
     )

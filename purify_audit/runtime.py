@@ -14,10 +14,11 @@ from purify_audit.purifier import Purifier
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
+def deterministic(gradients: bool = False) -> Iterator[None]:
     """Exact float32 and fixed kernel choices within, the settings found restored after.
 
-    TF32 and autocast off, cuDNN benchmarking off and deterministic; no gradients.
+    TF32 and autocast off, cuDNN benchmarking off and deterministic. Without `gradients`, tensors
+    made within can never take part in one, which saves their bookkeeping.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     found = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
@@ -25,7 +26,7 @@ def deterministic() -> Iterator[None]:
     cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         with (
-            torch.inference_mode(),
+            torch.no_grad() if gradients else torch.inference_mode(),
             torch.autocast("cuda", enabled=False),
             torch.autocast("cpu", enabled=False),
         ):

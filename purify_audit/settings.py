@@ -1,4 +1,7 @@
-"""The command line's one-line notation for a named choice and its settings."""
+"""Settings as people write them: the one-line notation of a choice, and a project's own file."""
+
+import tomllib
+from pathlib import Path
 
 from purify_audit.errors import PlanError
 
@@ -34,3 +37,35 @@ def parse_settings(text: str) -> tuple[str, dict[str, str]]:
             raise PlanError(f"'{text}' gives '{key}' twice")
         settings[key] = value
     return name, settings
+
+
+def read_project(folder: Path, known: frozenset[str]) -> dict[str, object]:
+    """Settings of `purify-audit.toml`, or else of `[tool.purify-audit]` in `pyproject.toml`.
+
+    Args:
+        folder: where to look.
+        known: the settings there are; names are the long options', with `-` or `_`.
+
+    Returns:
+        The settings; none without such a file or table.
+
+    Raises:
+        PlanError: the file cannot be read, is not TOML, or has a setting that is not known.
+    """
+    own, project = folder / "purify-audit.toml", folder / "pyproject.toml"
+    path = own if own.is_file() else project
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PlanError(f"{path.name}: cannot be read: {error}") from None
+    if path == project:
+        table = table.get("tool", {}).get("purify-audit", {})
+    settings = {name.replace("-", "_"): value for name, value in table.items()}
+    strange = sorted(settings.keys() - known)
+    if strange:
+        raise PlanError(
+            f"{path.name}: no setting '{strange[0]}'; there are {', '.join(sorted(known))}"
+        )
+    return settings

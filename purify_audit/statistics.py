@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, stdtrit
 
-from purify_audit.plan import ISOTROPIC_PROBES, NORMS, AuditPlan, Norm
+from purify_audit.choices import NORMS, Norm
+from purify_audit.plan import ISOTROPIC_PROBES, AuditPlan
 from purify_audit.record import Record
 from purify_audit.samples import AnchorRows, CompressionSamples, ProbeRows, VarianceRows
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,17 @@ from purify_audit.plan import AuditPlan, FileProbe
 from purify_audit.purifier import Classifier, Purifier
 from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
 from purify_audit.record import first_fault
+from purify_audit.shipped import shipped_classifier
 
 BUNDLED = {(1, 8, 8): "digits"}
 """Images that come with the package, by shape."""
 
 _DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat models
+_DIGITS_EPS = {"linf": (0.15,), "l2": (1.0,)}  # 8x8 pixels: fewer, and each of them larger
 _DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
 _DEFAULT_IMAGES = 64
 _DEFAULT_MICROBATCH = {"cpu": 128, "cuda": 256}
+_ATTACK_MICROBATCH = {"cpu": 64, "cuda": 256}  # gradients need memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
         InputError: settings that contradict each other, a file that cannot be used, or parts
             that do not fit together; the subclass tells.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
     if "data" not in given:
         given["data"] = _bundled_data(source)
@@ -73,18 +77,61 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     defaults = {
         "norm": norm,
         "images": min(_DEFAULT_IMAGES, len(images)),
-        "eps": _DEFAULT_EPS.get(norm, ()),
+        "eps": (_DIGITS_EPS if _is_digits(given) else _DEFAULT_EPS).get(norm, ()),
         "probes": [{"kind": kind} for kind in (_DEFAULT_PROBES.get(norm, ""), "lowfreq", "power")],
         "draws": 4 if purifier_card(checkpoint).randomised else 1,
         "directions": 8,
         "seed": 0,
         "microbatch": _DEFAULT_MICROBATCH[device.type],
     }
+    if "attack" in given:
+        defaults["classifier"] = shipped_classifier(images.image_shape)
+        defaults["images"] = min(given.pop("preset_images", _DEFAULT_IMAGES), len(images))
+        ball = {name: given.get(name, defaults[name]) for name in ("norm", "eps")}
+        randomised = purifier_card(checkpoint).randomised
+        given["attack"] = _attack_settings(given["attack"] | ball, randomised, device)
     try:
         plan = AuditPlan.model_validate(defaults | given)
     except ValidationError as error:
         raise PlanError(f"the plan cannot be carried out: {first_fault(error)}") from None
     return _assemble(plan, images, checkpoint, device)
+
+
+def attack_plan(
+    plan: AuditPlan, asked: dict[str, Any], shape: tuple[int, int, int], device: torch.device
+) -> AuditPlan:
+    """The plan of a finished audit with an attack added.
+
+    Args:
+        plan: the finished audit's.
+        asked: `attack`, and where they differ from the plan's: classifier, norm, eps, level.
+        shape: of the images.
+        device: where it will run.
+
+    Raises:
+        PlanError: the settings contradict each other, or there is no classifier.
+    """
+    classifier = asked.get("classifier") or plan.classifier or shipped_classifier(shape)
+    ball = {name: asked.get(name, getattr(plan, name)) for name in ("norm", "eps")}
+    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device)
+    changes = {
+        "classifier": classifier,
+        "attack": settings,
+        "level": asked.get("level", plan.level),
+    }
+    try:
+        return AuditPlan.model_validate(plan.model_dump() | changes)
+    except ValidationError as error:
+        raise PlanError(f"the attack cannot be carried out: {first_fault(error)}") from None
+
+
+def _attack_settings(
+    asked: dict[str, Any], randomised: bool, device: torch.device
+) -> dict[str, Any]:
+    """With defaults that depend on what is attacked, and where."""
+    settings: dict[str, Any] = {"microbatch": _ATTACK_MICROBATCH[device.type]}
+    settings |= {name: value for name, value in asked.items() if value is not None}
+    return settings if randomised else settings | {"draws": 1, "held_out": 1}
 
 
 def load_subject(plan: AuditPlan, device: torch.device) -> Subject:
@@ -144,6 +191,10 @@ def _bundled_data(source: str) -> str:
             " name some with --data (docs/data.md lists the formats)"
         )
     return BUNDLED[shape]
+
+
+def _is_digits(given: dict[str, Any]) -> bool:
+    return str(given["data"]).partition(":")[0] in BUNDLED.values()
 
 
 def _spec(images: ImageSet) -> ImageSpec:

@@ -153,6 +153,9 @@ class Shifted:
     noise: Any
     first: int
 
+    def __len__(self) -> int:
+        return len(self.noise)
+
     def normal(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self.noise.normal(self.first + step, shape)
 

@@ -1,12 +1,14 @@
 """Diffusion purification: noise the image to t*, then run the reverse process back to an image.
 
 Every chain is written as its paper writes it, with coefficients in float64; x is in the network's
-data range, `draw(k)` is the k-th array of standard normals of this round (0: forward noising).
+data range, `draw(k, x)` is the k-th array of standard normals of this round (0: forward noising).
+A chain is given step by step, so that a gradient can be taken in the memory of one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,13 @@ from purify_audit.choices import (
     VPSDESampler,
 )
 from purify_audit.noise import Noise
+from purify_audit.purifier import Step
 from purify_audit.purifiers.denoiser import Denoiser, Estimate
 from purify_audit.purifiers.schedule import NoiseSchedule, noise_schedule, reverse_indices
 
-Draw = Callable[[int], Tensor]
+Draw = Callable[[int, Tensor], Tensor]
+Normals = Callable[[Tensor], Tensor]
+"""Standard normals in the shape and type of their argument."""
 
 _NUMBERS_AHEAD = 2**19  # normals kept ready: fewer, larger calls
 
@@ -58,13 +63,18 @@ class DiffusionPurifier:
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws."""
+        for step in self.chain(noise):
+            x = step(x)
+        return x
+
+    def chain(self, noise: Noise) -> Iterator[Step]:
+        """One purification, step by step: at most one network evaluation in each."""
         low, high = self.card.data_range
-        x = x * (high - low) + low
+        yield lambda x: x * (high - low) + low
         length = _chain_length(self.card) + 1
         for round_ in range(self.card.sampler.rounds):
-            x = self._one_round(x, _ahead(noise, round_ * length, _draws(self.card), x))
-        image = (x - low) / (high - low)
-        return image.clamp(0.0, 1.0) if self.card.sampler.clamp else image
+            yield from self._one_round(_ahead(noise, round_ * length, self.card))
+        yield self._to_image
 
     def predict(self, x: Tensor, index: int) -> Estimate:
         """What the network makes of noisy images x (data range) at an index of the schedule."""
@@ -72,79 +82,85 @@ class DiffusionPurifier:
         denoiser = Denoiser(self.network, self.card.prediction)
         return denoiser(x, self._index_time(index, schedule), schedule.left(index))
 
-    def _one_round(self, x: Tensor, draw: Draw) -> Tensor:
+    def _to_image(self, x: Tensor) -> Tensor:
+        low, high = self.card.data_range
+        image = (x - low) / (high - low)
+        return image.clamp(0.0, 1.0) if self.card.sampler.clamp else image
+
+    def _one_round(self, draw: Draw) -> Iterator[Step]:
         schedule, t_star = noise_schedule(self.card.schedule), self.card.t_star
         left = schedule.left(t_star - 1)
-        x = math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0)
-        match self.card.sampler:
-            case DDPMSampler() as sampler:
-                return self._ddpm(x, sampler, schedule, draw)
-            case DDIMSampler() as sampler:
-                return self._ddim(x, sampler, schedule, draw)
-            case VPSDESampler() as sampler:
-                return self._euler(x, sampler.steps or t_star, schedule, draw)
-            case VPODESampler() as sampler:
-                return self._euler(x, sampler.steps or t_star, schedule, None)
-            case OneStepSampler() as sampler:
-                return self._limit(self.predict(x, t_star - 1).x0, sampler.clip)
+        yield lambda x: math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0, x)
+        sampler = self.card.sampler
+        match sampler:
+            case DDPMSampler() | DDIMSampler():
+                step = self._ddpm if isinstance(sampler, DDPMSampler) else self._ddim
+                indices = reverse_indices(t_star, sampler.steps, sampler.stride)
+                for k, jump in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
+                    yield partial(step, jump=jump, z=partial(draw, k + 1))
+            case VPSDESampler() | VPODESampler():
+                for k in range(sampler.steps or t_star):
+                    yield partial(self._euler, k=k, z=partial(draw, k + 1))
+            case OneStepSampler():
+                yield lambda x: self._limit(self.predict(x, t_star - 1).x0, sampler.clip)
 
-    def _ddpm(self, x: Tensor, sampler: DDPMSampler, schedule: NoiseSchedule, draw: Draw) -> Tensor:
+    def _ddpm(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
         """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021."""
-        indices = reverse_indices(self.card.t_star, sampler.steps, sampler.stride)
-        for k, (i, p) in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
-            here, there = schedule.left(i), schedule.left(p)
-            beta = 1.0 - here / there
-            estimate = self.predict(x, i)
-            x0 = self._limit(estimate.x0, sampler.clip)
-            x = (
-                math.sqrt(there) * beta / (1.0 - here) * x0
-                + math.sqrt(1.0 - beta) * (1.0 - there) / (1.0 - here) * x
-            )
-            if p >= 0:  # the last jump adds no noise
-                small = beta * (1.0 - there) / (1.0 - here)
-                x = x + _deviation(sampler, beta, small, estimate) * draw(k + 1)
+        sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
+        assert isinstance(sampler, DDPMSampler)
+        here, there = schedule.left(i), schedule.left(p)
+        beta = 1.0 - here / there
+        estimate = self.predict(x, i)
+        x0 = self._limit(estimate.x0, sampler.clip)
+        x = (
+            math.sqrt(there) * beta / (1.0 - here) * x0
+            + math.sqrt(1.0 - beta) * (1.0 - there) / (1.0 - here) * x
+        )
+        if p >= 0:  # the last jump adds no noise
+            small = beta * (1.0 - there) / (1.0 - here)
+            x = x + _deviation(sampler, beta, small, estimate) * z(x)
         return x
 
-    def _ddim(self, x: Tensor, sampler: DDIMSampler, schedule: NoiseSchedule, draw: Draw) -> Tensor:
+    def _ddim(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
         """Song, Meng and Ermon 2021, eqs. 12 and 16; a clipped x0 gives the noise anew.
 
         (Diffusers keeps the noise of the unclipped image: another purifier.)
         """
-        indices = reverse_indices(self.card.t_star, sampler.steps, sampler.stride)
-        for k, (i, p) in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
-            here, there = schedule.left(i), schedule.left(p)
-            estimate = self.predict(x, i)
-            x0, eps = estimate.x0, estimate.eps
-            if sampler.clip:
-                x0 = self._limit(x0, clip=True)
-                eps = (x - math.sqrt(here) * x0) / math.sqrt(1.0 - here)
-            variance = sampler.eta**2 * (1.0 - there) / (1.0 - here) * (1.0 - here / there)
-            x = math.sqrt(there) * x0 + math.sqrt(max(1.0 - there - variance, 0.0)) * eps
-            if variance > 0.0:
-                x = x + math.sqrt(variance) * draw(k + 1)
+        sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
+        assert isinstance(sampler, DDIMSampler)
+        here, there = schedule.left(i), schedule.left(p)
+        estimate = self.predict(x, i)
+        x0, eps = estimate.x0, estimate.eps
+        if sampler.clip:
+            x0 = self._limit(x0, clip=True)
+            eps = (x - math.sqrt(here) * x0) / math.sqrt(1.0 - here)
+        variance = sampler.eta**2 * (1.0 - there) / (1.0 - here) * (1.0 - here / there)
+        x = math.sqrt(there) * x0 + math.sqrt(max(1.0 - there - variance, 0.0)) * eps
+        if variance > 0.0:
+            x = x + math.sqrt(variance) * z(x)
         return x
 
-    def _euler(self, x: Tensor, steps: int, schedule: NoiseSchedule, draw: Draw | None) -> Tensor:
-        """Reverse VP-SDE (with `draw`) or probability-flow ODE (without), on an integer clock.
+    def _euler(self, x: Tensor, k: int, z: Normals) -> Tensor:
+        """Reverse VP-SDE or probability-flow ODE (which draws nothing), on an integer clock.
 
         As Nie et al. (2022) step it: score at the left end of each interval, the last interval
         shorter by 1e-5, noise on every step of the SDE, and an index network told t · steps.
         """
+        sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
+        assert isinstance(sampler, VPSDESampler | VPODESampler)
         denoiser = Denoiser(self.network, self.card.prediction)
         unit, t_star = schedule.steps, self.card.t_star
-        for k in range(steps):
-            t = t_star * (steps - k) / (steps * unit)
-            dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
-            beta, left = schedule.beta(t), schedule.continuous_left(t)
-            index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
-            told = (unit - 1) * t if self.card.clock == "continuous" else index
-            eps = denoiser(x, told, left).eps
-            score = -1.0 / math.sqrt(1.0 - left) * eps
-            if draw is None:
-                x = x + dt * 0.5 * beta * (x + score)
-            else:
-                x = x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * draw(k + 1)
-        return x
+        steps = sampler.steps or t_star
+        t = t_star * (steps - k) / (steps * unit)
+        dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
+        beta, left = schedule.beta(t), schedule.continuous_left(t)
+        index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
+        told = (unit - 1) * t if self.card.clock == "continuous" else index
+        eps = denoiser(x, told, left).eps
+        score = -1.0 / math.sqrt(1.0 - left) * eps
+        if isinstance(sampler, VPODESampler):
+            return x + dt * 0.5 * beta * (x + score)
+        return x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * z(x)
 
     def _index_time(self, index: int, schedule: NoiseSchedule) -> float:
         """The time that the network is told at an index: the index, or 999 t for 1000 steps."""
@@ -182,17 +198,21 @@ def _draws(card: DiffusionCard) -> int:
             return _chain_length(card)
 
 
-def _ahead(noise: Noise, first: int, length: int, x: Tensor) -> Draw:
-    """`draw` for one round: normals made for as many steps ahead as a small memory holds."""
-    chunk = max(1, min(length, _NUMBERS_AHEAD // max(1, x.numel())))
+def _ahead(noise: Noise, first: int, card: DiffusionCard) -> Draw:
+    """`draw` for one round: normals made for as many steps ahead as a small memory holds.
+
+    Walked forwards or backwards, every number is made once.
+    """
+    shape, length = card.image.shape, _draws(card)
+    chunk = max(1, min(length, _NUMBERS_AHEAD // max(1, len(noise) * math.prod(shape))))
     made: dict[int, Tensor] = {}
 
-    def draw(k: int) -> Tensor:
+    def draw(k: int, like: Tensor) -> Tensor:
         start = k - k % chunk
         if start not in made:
             made.clear()
-            made[start] = noise.normals(first + start, min(chunk, length - start), x.shape[1:])
-        return made[start][k - start].to(x.dtype)
+            made[start] = noise.normals(first + start, min(chunk, length - start), shape)
+        return made[start][k - start].to(like.dtype)
 
     return draw
 

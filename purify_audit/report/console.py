@@ -1,31 +1,19 @@
 """The report as a person reads it in a terminal."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from purify_audit.card import (
-    ClassifierCard,
-    DiffusionCard,
-    FeedforwardCard,
-    PurifierCard,
-    TransformCard,
-)
+from purify_audit.card import ClassifierCard
+from purify_audit.report.attack import attack_parts
+from purify_audit.report.format import TABLE, describe, interval, radius
 from purify_audit.report.schema import Report
 from purify_audit.statistics import Estimate
 
-_TABLE: dict[str, Any] = {
-    "title_justify": "left",
-    "title_style": "bold",
-    "box": box.SIMPLE_HEAD,
-    "padding": (0, 1),
-}
 _STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -36,30 +24,10 @@ def show(console: Console, report: Report) -> None:
     if _pick(report, "compression_rate", "l2"):
         parts += [_rates(report), _geometry(report)]
         parts += [Text.from_markup(line) for line in _reading(report)]
+    if report.attack is not None:
+        parts += attack_parts(report)
     parts += [_finding_lines(report)]
     console.print(Padding(Group(*parts), (0, 0, 0, 2)))
-
-
-def describe(card: PurifierCard) -> str:
-    """A purifier in a few words."""
-    match card:
-        case DiffusionCard(sampler=sampler, t_star=t_star):
-            return f"diffusion, {sampler.kind} sampler, t* = {t_star}"
-        case FeedforwardCard(sigma=sigma):
-            return f"noise of {sigma:g}, then denoise" if sigma else "denoising autoencoder"
-        case TransformCard(transform=transform):
-            return f"input transformation {transform.kind}"
-
-
-def interval(estimate: Estimate) -> str:
-    """A value with its interval: ± half its width for means, both ends for proportions."""
-    if estimate.lower is None or estimate.upper is None:
-        return f"{estimate.value:.3f} [dim](no interval)[/]"
-    if estimate.metric.endswith("_accuracy"):
-        return f"{estimate.value:.1%} [dim]({estimate.lower:.1%} to {estimate.upper:.1%})[/]"
-    half = (estimate.upper - estimate.lower) / 2
-    digits = 3 if abs(estimate.value) < 100 else 1
-    return f"{estimate.value:.{digits}f} [dim]±{half:.{digits}f}[/]"
 
 
 def _heading(report: Report) -> Table:
@@ -89,7 +57,7 @@ def _rates(report: Report) -> Table:
     level = f"{report.plan.level:.0%}"
     table = Table(
         title=f"Compression rate ‖P(x+δ) − P(x)‖ / ‖δ‖ under one draw, {level} intervals",
-        **_TABLE,
+        **TABLE,
     )
     several = len({e.eps for e in report.estimates if e.probe}) > 1
     table.add_column("probe")
@@ -107,20 +75,20 @@ def _rates(report: Report) -> Table:
                 ("randomness_share", None),
             )
         ]
-        radius = [_radius(e.eps)] if several else []
+        at = [radius(e.eps)] if several else []
         shown = ["[dim]—[/]" if cell is None else interval(cell) for cell in cells]
-        table.add_row(str(e.probe), *radius, *shown)
+        table.add_row(str(e.probe), *at, *shown)
     return table
 
 
 def _geometry(report: Report) -> Table:
-    table = Table(title="Where images go, in pixel units", **_TABLE)
+    table = Table(title="Where images go, in pixel units", **TABLE)
     for column in ("distance from the clean image", "l2", "linf"):
         table.add_column(column, justify="left" if column[0] == "d" else "right")
     first = _pick(report, "compression_rate", "l2")[0]
-    radius = "" if first.eps is None else f", {first.probe} at {_radius(first.eps)}"
+    at = "" if first.eps is None else f", {first.probe} at {radius(first.eps)}"
     rows = {
-        f"attacked ‖δ‖{radius}": "distance_delta",
+        f"attacked ‖δ‖{at}": "distance_delta",
         "purified clean ‖P(x) − x‖": "distance_anchor",
         "purified attacked ‖P(x+δ) − x‖": "distance_purified",
     }
@@ -191,11 +159,3 @@ def _finding_lines(report: Report) -> Group:
 
 def _pick(report: Report, metric: str, norm: str) -> list[Estimate]:
     return [e for e in report.estimates if e.metric == metric and e.norm == norm]
-
-
-def _radius(eps: float | None) -> str:
-    """A radius as people write it: in 255ths where it is one."""
-    if eps is None:
-        return "given"
-    parts = eps * 255
-    return f"{parts:.0f}/255" if abs(parts - round(parts)) < 1e-6 else f"{eps:g}"

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from purify_audit.attack_statistics import CapPoint, Fuzziness, ImageVerdict
 from purify_audit.card import ClassifierCard, PurifierCard
+from purify_audit.correlation import Correlation
 from purify_audit.errors import ReportError
 from purify_audit.findings import Finding
 from purify_audit.plan import AuditPlan
@@ -63,6 +65,33 @@ class Citation(Record):
     reference: str
 
 
+class AttackInfo(Record):
+    """What the attacks found beyond robust accuracies (which are among the estimates).
+
+    Attributes:
+        gradients: errors of the gradient check, shares of useless gradients, and cosines between
+            gradients (`docs/method.md`, section 10).
+        fuzziness: how attacked images fare over draws.
+        caps: how often random directions flip a decision, by radius.
+        correlations: of each compression rate with the radius at which an image falls.
+        images: image by image.
+        compresses_yet_falls: ids of images around which the purifier compresses most, and which
+            fall; their anchors may lie near the boundary.
+        stands_without_compressing: ids of images around which it compresses least, and which
+            stand.
+        evaluations: network evaluations spent, a backward pass counted as one.
+    """
+
+    gradients: dict[str, float]
+    fuzziness: tuple[Fuzziness, ...]
+    caps: tuple[CapPoint, ...]
+    correlations: dict[str, Correlation]
+    images: tuple[ImageVerdict, ...]
+    compresses_yet_falls: tuple[int, ...]
+    stands_without_compressing: tuple[int, ...]
+    evaluations: int
+
+
 class RunInfo(Record):
     """What differs between two runs of the same audit, and the digest of what does not.
 
@@ -70,17 +99,19 @@ class RunInfo(Record):
         command: the command line.
         started: local time, ISO 8601.
         seconds: wall time of the audit.
-        purifications: calls of P, one image each, padding not counted.
+        evaluations: of the network, a backward pass counted as one, padding not counted.
         rows_file: the raw rows, a safetensors file beside the report; none when nothing was
             measured.
+        attacks_file: attacked images and verdicts, a safetensors file beside the report.
         body_sha256: SHA-256 of the report's JSON without this part.
     """
 
     command: str
     started: str
     seconds: float
-    purifications: int
+    evaluations: int
     rows_file: str | None
+    attacks_file: str | None = None
     body_sha256: str
 
 
@@ -103,6 +134,8 @@ class Report(Record):
     findings: tuple[Finding, ...]
     citations: tuple[Citation, ...]
     rows_sha256: str | None
+    attack: AttackInfo | None = None
+    attacks_sha256: str | None = None
     run: RunInfo | None = None
 
     def find(self, metric: str, norm: str | None, at: Estimate | None = None) -> Estimate | None:

@@ -1,0 +1,222 @@
+"""What predicts aligned robust accuracy? Many digits purifiers, attacked and measured cheaply.
+
+    python benchmarks/predictor_study.py collect [--classifier FILE] [--out FILE] [--images 128]
+
+For every purifier and image, under one draw: the verdict of PGD-100 with exact gradients, and
+everything cheap that might foretell it. Writes one safetensors file of arrays named
+`<purifier>/<column>`, of which `predictor_fit.py` makes the tables and plots.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from purify_audit.attack.ball import Ball
+from purify_audit.attack.objective import Defence, Objective
+from purify_audit.attack.pgd import pgd
+from purify_audit.card import DiffusionCard, FeedforwardCard, ImageSpec
+from purify_audit.checkpoint import read_checkpoint, transform_checkpoint
+from purify_audit.compression import measure_compression
+from purify_audit.images import ImageSet, choose, load_images
+from purify_audit.loading import load_classifier, load_purifier
+from purify_audit.noise import Noise
+from purify_audit.plan import AuditPlan, parse_sampler
+from purify_audit.purifier import Classifier, Purifier
+from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
+from purify_audit.runtime import Runner, deterministic
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "models"
+IMAGE = ImageSpec(channels=1, height=8, width=8)
+CPU = torch.device("cpu")
+CHAINS = {
+    "ddpm": (20, 40, 60, 80, 100, 130, 160, 200, 250, 300),
+    "ddim": (40, 100, 200, 300),
+    "diffpure-sde": (40, 100, 200),
+    "diffpure-ode": (40, 100, 200),
+    "one-step": (20, 60, 100, 200),
+}
+SIGMAS = (0.0, 0.1, 0.2)
+TRANSFORMS = (
+    "identity",
+    "gaussian-smoothing:sigma=0.5",
+    "gaussian-smoothing:sigma=0.8",
+    "median:size=2",
+    "gaussian-noise:sigma=0.1",
+    "gaussian-noise:sigma=0.2",
+)
+CHEAP_STEPS = (1.0, 1.0, 0.5, 0.5, 0.25)  # step sizes over eps
+
+
+def purifiers() -> Iterator[tuple[str, Purifier]]:
+    """Names and purifiers."""
+    checkpoint = read_checkpoint(MODELS / "digits-ddpm.safetensors")
+    for preset, times in CHAINS.items():
+        settings = {} if preset == "one-step" else {"steps": "10"}
+        for t_star in times:
+            assert isinstance(checkpoint.card, DiffusionCard)
+            changes = {"t_star": t_star, "sampler": parse_sampler(preset, dict(settings))}
+            card = DiffusionCard.model_validate(checkpoint.card.model_dump() | changes)
+            yield f"{preset} {t_star}", load_purifier(checkpoint, CPU, card)
+    encoder = read_checkpoint(MODELS / "digits-autoencoder.safetensors")
+    for sigma in SIGMAS:
+        assert isinstance(encoder.card, FeedforwardCard)
+        noisy = encoder.card.model_copy(update={"sigma": sigma})
+        yield f"autoencoder {sigma:g}", load_purifier(encoder, CPU, noisy)
+    for text in TRANSFORMS:
+        card_ = transform_checkpoint(text, parse_transform(text, IMAGE)).card
+        yield text, TransformPurifier(card_)  # type: ignore[arg-type]
+
+
+def margins_of(classifier: Classifier, y: Tensor, labels: Tensor) -> Tensor:
+    """Margins of images as they are."""
+    from purify_audit.attack.losses import margins
+
+    with torch.no_grad():
+        return margins(classifier(y), labels)
+
+
+def distances(classifier: Classifier, y: Tensor, labels: Tensor, norm: str) -> np.ndarray:
+    """The classifier's own distance to the boundary around y: bisection over PGD-15 balls."""
+    identity = TransformPurifier(parse_transform("identity", IMAGE))
+    defence = Defence(identity, classifier, CPU, 0, len(y))
+    aim = Objective(defence, tuple(range(len(y))), labels, lambda step: (0,))
+    low, high = torch.zeros(len(y)), torch.full((len(y),), 1.0 if norm == "linf" else 6.0)
+    for _ in range(7):
+        middle = (low + high) / 2
+        x, best = y, margins_of(classifier, y, labels)
+        for step in range(15):
+            g = aim.climb(x, step).gradient
+            assert g is not None
+            size = middle[:, None, None, None]
+            if norm == "linf":
+                x = y + (x + size * 0.5 * g.sign() - y).clamp(-size, size)
+            else:
+                x = x + size * 0.5 * g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+                away = x - y
+                length = away.flatten(1).norm(dim=1)[:, None, None, None]
+                x = y + away * (size / length.clamp(min=1e-12)).clamp(max=1.0)
+            best = torch.minimum(best, margins_of(classifier, x, labels))
+        fell = best <= 0
+        high, low = torch.where(fell, middle, high), torch.where(fell, low, middle)
+    return ((low + high) / 2).numpy()
+
+
+def rates(purifier: Purifier, images: ImageSet, eps: float) -> dict[str, np.ndarray]:
+    """Compression rates (l2 and l-inf) of every image under draw 0."""
+    plan = AuditPlan.model_validate(
+        {
+            "checkpoint": "-", "data": "digits", "images": len(images), "norm": "linf",
+            "eps": (eps,), "draws": 1, "directions": 4, "seed": 0, "microbatch": 64,
+            "probes": ({"kind": "sign"}, {"kind": "lowfreq"}, {"kind": "power", "block": 1}),
+        }
+    )
+    rows = measure_compression(Runner(purifier, CPU, 0, 64), images, plan).probes
+    found = {}
+    for place, name in enumerate(("sign", "lowfreq", "power")):
+        for norm in ("l2", "linf"):
+            mask = rows.probe == place
+            ratio = getattr(rows, f"change_{norm}")[mask] / getattr(rows, f"delta_{norm}")[mask]
+            found[f"rate_{name}_{norm}"] = np.array(
+                [ratio[rows.image[mask] == i].mean() for i in images.ids]
+            )
+    return found
+
+
+def ascent(aim: Objective, ball: Ball) -> tuple[np.ndarray, Tensor]:
+    """Margins [n, 1 + steps] at the start and after each step of a short ascent."""
+    x, seen = ball.x, []
+    for step, share in enumerate(CHEAP_STEPS):
+        view = aim.climb(x, step)
+        seen.append(view.margins[:, 0])
+        assert view.gradient is not None
+        x = ball.project(x + share * ball.eps * ball.uphill(view.gradient))
+    seen.append(aim.look(x, len(CHEAP_STEPS)).margins[:, 0])
+    return torch.stack(seen, 1).numpy(), x
+
+
+def measure(
+    purifier: Purifier, classifier: Classifier, images: ImageSet, options: argparse.Namespace
+) -> dict[str, np.ndarray]:
+    """All columns of one purifier."""
+    x = torch.from_numpy(images.pixels.copy())
+    assert images.labels is not None
+    labels, ids = torch.from_numpy(images.labels.copy()), tuple(images.ids.tolist())
+    ball = Ball(x, "linf", options.eps)
+    defence = Defence(purifier, classifier, CPU, 0, 64)
+    reach = 0.25 * options.eps * x[0].numel() ** 0.5
+
+    def aim(gradient: str) -> Objective:
+        return Objective(defence, ids, labels, lambda step: (0,), "margin", gradient, None, reach)  # type: ignore[arg-type]
+
+    attacked = pgd(aim("exact"), ball, x, options.steps, options.eps)
+    noise = Noise(0, ids, (0,) * len(ids))
+    with torch.no_grad():
+        anchor, moved = purifier(x, noise), purifier(attacked.x, noise)
+    columns = {"attacked": attacked.margins[:, 0].numpy()}
+    columns["secant"], _ = ascent(aim("none"), ball)
+    columns["exact"], _ = ascent(aim("exact"), ball)
+    for kind in ("none", "bpda"):
+        found = pgd(aim(kind), ball, x, options.weak_steps, options.eps)
+        columns[f"pgd_{kind}"] = found.margins[:, 0].numpy()
+    for norm in ("linf", "l2"):
+        columns[f"distance_{norm}"] = distances(classifier, anchor, labels, norm)
+        change, delta = (moved - anchor).flatten(1), (attacked.x - x).flatten(1)
+        p = float("inf") if norm == "linf" else 2
+        columns[f"rate_attack_{norm}"] = (change.norm(p, 1) / delta.norm(p, 1)).numpy()
+    columns["halfway"] = np.array([1 - attacked.fooled[options.steps // 2], 1 - attacked.fooled[-1]])
+    columns["evaluations"] = np.array([purifier.evaluations])
+    return columns | rates(purifier, images, options.eps)
+
+
+def main() -> None:
+    """Collect and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--classifier", type=Path, default=MODELS / "digits-classifier.safetensors")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--weak-steps", type=int, default=15)
+    parser.add_argument("--eps", type=float, default=0.2)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "predictor_study.safetensors")
+    options = parser.parse_args()
+    classifier = load_classifier(read_checkpoint(options.classifier), CPU)
+    images = choose(load_images("digits"), options.images, 0)
+    columns, start = dict[str, np.ndarray](), time.monotonic()
+    for name, purifier in purifiers():
+        with deterministic(gradients=True):
+            made = measure(purifier, classifier, images, options)
+        columns |= {f"{name}/{key}": np.asarray(v, np.float32) for key, v in made.items()}
+        print(
+            f"{time.monotonic() - start:5.0f} s  {name:30} anchors {(made['exact'][:, 0] > 0).mean():.3f}"
+            f"  robust {(made['attacked'] > 0).mean():.3f}"
+            f"  bare rate {made['rate_sign_l2'].mean():.3f}"
+            f"  secant {[(made['secant'].min(1, initial=np.inf, where=np.arange(6) <= k) > 0).mean().round(3) for k in range(6)]}"
+            f"  halfway {made['halfway'][0]:.3f}",
+            flush=True,
+        )
+    about = {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "seconds": round(time.monotonic() - start),
+        "eps": options.eps,
+        "steps": options.steps,
+        "images": options.images,
+        "classifier": options.classifier.name,
+    }
+    save_file(columns, options.out, {"about": json.dumps(about)})
+
+
+if __name__ == "__main__":
+    main()

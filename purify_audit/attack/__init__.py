@@ -1,0 +1,1 @@
+"""Aligned EOT attacks on a purifier with a classifier behind it, and what they are worth."""

@@ -1,0 +1,61 @@
+"""The ball of allowed perturbations: points of it, steps in it, and the way back into it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purify_audit.choices import Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Ball:
+    """All images within eps of x, pixels in [0, 1].
+
+    Attributes:
+        x: the clean images [n, c, h, w].
+        norm: l2 or linf.
+        eps: radius, pixel units.
+    """
+
+    x: Tensor
+    norm: Norm
+    eps: float
+
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest images of the ball, and then of [0, 1] (which does not leave the ball)."""
+        delta = z - self.x
+        if self.norm == "linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            delta = delta * (self.eps / _length(delta).clamp(min=self.eps))
+        return (self.x + delta).clamp(0.0, 1.0)
+
+    def uphill(self, gradient: Tensor) -> Tensor:
+        """The direction of length 1 (in the ball's norm) along which a linear loss rises most."""
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        if self.norm == "linf":
+            return gradient.sign()
+        scaled = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-38)
+        return scaled / _length(scaled).clamp(min=1e-12)
+
+    def start(self, uniform: Tensor) -> Tensor:
+        """A random point of the ball from numbers in (0, 1), one for each pixel.
+
+        l-inf: uniform. l2: a random direction at a uniform share of the radius.
+        """
+        spread = 2.0 * uniform - 1.0
+        if self.norm == "l2":
+            share = uniform.flatten(1)[:, 0, None, None, None]
+            spread = share * spread / _length(spread).clamp(min=1e-12)
+        return self.project(self.x + self.eps * spread)
+
+    def size(self, z: Tensor) -> Tensor:
+        """Distance of images from x [n], in the ball's norm, in float64."""
+        delta = (z.double() - self.x.double()).flatten(1)
+        return delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1)
+
+
+def _length(delta: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    return length

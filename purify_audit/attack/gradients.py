@@ -1,0 +1,114 @@
+"""Gradients of a loss through a purification: the exact one, and what the literature used instead.
+
+Exact: the states of the chain are kept, and one step at a time is run again and differentiated,
+last to first (Kassis et al. 2024 and others do the same). Noise is addressed, so the second run is
+the first one, bit for bit; memory is that of one step, whatever the length of the chain.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from purify_audit.noise import Noise
+from purify_audit.purifier import Chained, Purifier, Step
+
+Head = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Purified images [n, c, h, w] to (losses [n], logits [n, classes])."""
+
+GradientKind = Literal["exact", "bpda", "surrogate", "none"]
+"""How the gradient at x is had from g, the loss's gradient at y = P(x).
+
+`exact`: Jᵀ g. `bpda`: g itself, as if P were the identity (Athalye, Carlini and Wagner 2018).
+`surrogate`: Jᵀ g of a shorter chain (Lee and Kim 2023). `none`: J g by one finite difference, which
+needs no gradient of P; for a denoiser J is symmetric (Tweedie), for a chain nearly so.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """A loss and its gradient at some images.
+
+    Attributes:
+        losses: [n].
+        logits: [n, classes].
+        at_input: gradient of the sum of losses at x, [n, c, h, w].
+    """
+
+    losses: Tensor
+    logits: Tensor
+    at_input: Tensor
+
+
+def steps_of(purifier: Purifier, noise: Noise) -> Iterable[Step]:
+    """A purification as steps; one step where the purifier tells none."""
+    if isinstance(purifier, Chained):
+        return purifier.chain(noise)
+    return [lambda x: purifier(x, noise)]
+
+
+def exact(steps: Iterable[Step], head: Head, x: Tensor) -> Gradient:
+    """Jᵀ g by stored states and one vector–Jacobian product a step.
+
+    Args:
+        steps: of the purification.
+        head: the loss behind it.
+        x: images [n, c, h, w].
+    """
+    walked, states = list[Step](), [x]
+    with torch.no_grad():
+        for step in steps:
+            walked.append(step)
+            states.append(step(states[-1]))
+    losses, logits, g = _head_gradient(head, states.pop())
+    while walked:
+        g = _pull_back(walked.pop(), states.pop(), g)
+    return Gradient(losses, logits, g)
+
+
+def bpda(steps: Iterable[Step], head: Head, x: Tensor) -> Gradient:
+    """The gradient at P(x), taken for the gradient at x."""
+    with torch.no_grad():
+        for step in steps:
+            x = step(x)
+    return Gradient(*_head_gradient(head, x))
+
+
+def secant(purify: Step, head: Head, x: Tensor, reach: float) -> Gradient:
+    """J g from one more purification: (P(x + h g/‖g‖) − P(x)) ‖g‖ / h.
+
+    Args:
+        purify: the whole purification, under one draw for each row.
+        head: the loss behind it.
+        x: images [n, c, h, w].
+        reach: h, in l2 and pixel units.
+    """
+    with torch.no_grad():
+        y = purify(x)
+    losses, logits, g = _head_gradient(head, y)
+    size = g.flatten(1).norm(dim=1).clamp(min=1e-30)[:, None, None, None]
+    with torch.no_grad():
+        moved = purify(x + reach * g / size)
+    return Gradient(losses, logits, (moved - y) * (size / reach))
+
+
+def _head_gradient(head: Head, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, logits, and the gradient of the losses' sum at y."""
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        losses, logits = head(y)
+        (g,) = torch.autograd.grad(losses.sum(), y)
+    return losses.detach(), logits.detach(), g
+
+
+def _pull_back(step: Step, x: Tensor, g: Tensor) -> Tensor:
+    """Jᵀ g of one step at x; zero where the step lets no gradient through, as autograd says."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = step(x)
+        if not y.requires_grad:
+            return torch.zeros_like(x)
+        (pulled,) = torch.autograd.grad(y, x, g, allow_unused=True)
+    return torch.zeros_like(x) if pulled is None else pulled

@@ -1,0 +1,45 @@
+"""What an attack raises, from the classifier's logits; all are row by row, and higher is worse."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Literal["ce", "dlr", "margin"]
+
+
+def loss_rows(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """The loss of each row.
+
+    Args:
+        logits: [n, classes].
+        labels: int64 [n], the true classes.
+        loss: `ce`: cross-entropy; `margin`: max_{i≠y} z_i − z_y (Carlini and Wagner 2017);
+            `dlr`: the same over z_π1 − z_π3, which no rescaling of the logits changes (Croce and
+            Hein, "Reliable evaluation of adversarial robustness", ICML 2020, eq. 6; at least
+            three classes).
+
+    Returns:
+        [n].
+
+    Raises:
+        ValueError: `dlr` with fewer than three classes.
+    """
+    match loss:
+        case "ce":
+            return F.cross_entropy(logits, labels, reduction="none")
+        case "margin":
+            return -margins(logits, labels)
+        case "dlr":
+            if logits.shape[1] < 3:
+                raise ValueError("the DLR loss needs at least three classes")
+            top = logits.topk(3, 1).values
+            return -margins(logits, labels) / (top[:, 0] - top[:, 2]).clamp(min=1e-12)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """z_y − max_{i≠y} z_i of each row [n]: positive where the classifier is right."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own[:, 0] - others.max(1).values

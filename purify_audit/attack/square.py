@@ -1,0 +1,205 @@
+"""Square Attack: random search with squares, for which a gradient is not needed.
+
+Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient black-box
+adversarial attack via random search", ECCV 2020. Every number is addressed by seed, image id,
+restart and query, and no sum depends on the order of its terms, so an image's proposals are the
+same in every batch.
+"""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from purify_audit.attack.ball import Ball
+from purify_audit.attack.pgd import Attacked, Best, Climbed
+from purify_audit.noise import Noise, Stream
+
+_P_INIT = 0.8  # share of the pixels in the first window
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, for every p_init
+_SMALLEST = {"linf": 1, "l2": 3}  # window side
+_TILES = 5  # of the first l2 image, in each direction
+
+# The step of a random number is _PURPOSES · query + purpose. Query 0 is the starting image.
+_PURPOSES = 8
+_ROWS, _COLUMNS, _SIGNS, _TURNS = range(4)
+
+
+def square(
+    objective: Climbed,
+    ball: Ball,
+    seed: int,
+    ids: tuple[int, ...],
+    queries: int,
+    restart: int = 0,
+) -> Attacked:
+    """Search from stripes (l-inf) or bumps (l2); keep a proposal where `Best` finds it better.
+
+    The paper's search ends with the first success; this one spends all queries on every image.
+
+    Args:
+        objective: what to raise; only looked at, at query q under the draws of step q.
+        ball: where.
+        seed: of the proposals, in [0, 2**64).
+        ids: of the images [n]; their proposals.
+        queries: looks at every image, the starting one among them; at least 1, below 2**21.
+        restart: another value, other proposals; in [0, 2**32).
+
+    Returns:
+        The last image kept.
+    """
+    noise = Noise(seed, ids, (restart,) * len(ids), Stream.ATTACK, ball.x.device)
+    best = Best(ball.x)
+    for query in range(queries):
+        if query == 0:
+            x = _stripes(ball, noise) if ball.norm == "linf" else _tiles(ball, noise)
+        else:
+            side = _side(ball, query, queries)
+            propose = _recolour if ball.norm == "linf" else _move
+            x = propose(best.x, ball, noise, query, side)
+        best.see(x, objective.look(x, query))
+    return best.result()
+
+
+def _side(ball: Ball, query: int, queries: int) -> int:
+    """Side of the windows of a query, pixels: the integer nearest to sqrt(p · pixels).
+
+    At least 1 (l2: 3), and, unlike in the paper, less than the image's shorter side: a window of
+    the whole image could not be moved.
+    """
+    height, width = ball.x.shape[2:]
+    halvings = sum(10_000 * query >= mark * queries for mark in _HALVINGS)
+    nearest = math.floor(math.sqrt(_P_INIT * 0.5**halvings * height * width) + 0.5)
+    return max(1, min(max(nearest, _SMALLEST[ball.norm]), min(height, width) - 1))
+
+
+def _stripes(ball: Ball, noise: Noise) -> Tensor:
+    """Vertical stripes one pixel wide, ±eps in each channel: the first l-inf image."""
+    _, channels, _, width = ball.x.shape
+    return ball.project(ball.x + ball.eps * noise.signs(_SIGNS, (channels, 1, width)))
+
+
+def _recolour(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
+    """Images with one window of δ = ±eps, one sign in each channel (algorithm 2).
+
+    The paper adds ±2 eps and projects, which comes to the same.
+    """
+    down, across = _windows(x, noise, query, side)
+    signs = noise.signs(_PURPOSES * query + _SIGNS, (x.shape[1], 1, 1))
+    inside = _inside(down, across, side)[:, :1]
+    return torch.where(inside, ball.project(ball.x + ball.eps * signs), x)
+
+
+def _tiles(ball: Ball, noise: Noise) -> Tensor:
+    """A grid of 5×5 square bumps of equal length in the image's middle, of norm eps.
+
+    Turned at random, with a random sign in each channel; of fewer than 5 rows or columns where an
+    image is smaller.
+    """
+    _, channels, *sides = ball.x.shape
+    side = max(1, min(sides) // _TILES)
+    rows, columns = (min(_TILES, length // side) for length in sides)
+    turns = noise.integers(_TURNS, (rows, columns), 2)
+    signs = noise.signs(_SIGNS, (channels, rows, columns))
+    bumps = _bumps(side).to(turns.device)[turns][:, None] * signs[..., None, None]
+    grid = bumps.transpose(3, 4).reshape(len(turns), channels, rows * side, columns * side)
+    spare = (sides[1] - columns * side, sides[0] - rows * side)
+    left, top = (pixels // 2 for pixels in spare)
+    delta = F.pad(grid, (left, spare[0] - left, top, spare[1] - top))
+    return _add(ball, delta / _energy(delta, (1, 2, 3)).sqrt())
+
+
+def _move(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
+    """Images with perturbation moved from a second window to a first (algorithm 3).
+
+    In each channel the first window becomes the direction of its present content plus ± a bump,
+    both of length 1, and gets the length of what was in both windows and a share of the length
+    that is not in use; the second becomes 0 outside the first. So the norm becomes eps, before
+    pixels are clipped to [0, 1].
+    """
+    step, channels = _PURPOSES * query, x.shape[1]
+    down, across = _windows(x, noise, query, side)
+    inside = _inside(down, across, side)
+    first, second = inside[:, :1], inside[:, 1:]
+    turns = noise.integers(step + _TURNS, (1,), 2)[:, :, None]
+    bumps = _bumps(side).to(x.device)
+    row, column = (offset[:, 0].clamp(0, side - 1) for offset in (down, across))
+    bump = bumps[turns, row[:, :, None], column[:, None, :]][:, None] * first
+    bump = bump * noise.signs(step + _SIGNS, (channels, 1, 1))
+
+    delta = (x.double() - ball.x.double()) / ball.eps
+    unused = 1.0 - _energy(delta, (1, 2, 3))  # negative by rounding: then the norm shrinks
+    held = _energy(delta * (first | second), (2, 3)) + unused / channels
+    shape = _unit(delta * first) + bump
+    # Where the two cancel, as in a window of one pixel they may, the bump alone gives a direction.
+    shape = _unit(torch.where(_energy(shape, (2, 3)) > 1e-9, shape, bump))
+    moved = torch.where(first, held.clamp(min=0.0).sqrt() * shape, delta * ~second)
+    return _add(ball, moved)
+
+
+def _windows(x: Tensor, noise: Noise, query: int, side: int) -> tuple[Tensor, Tensor]:
+    """Two windows for each image, uniform over all places in it.
+
+    Returns:
+        Offsets of the image's rows [n, 2, h] and columns [n, 2, w] from those where a window
+        begins: 0 … side − 1 is inside.
+    """
+    offsets = []
+    for purpose, length in zip((_ROWS, _COLUMNS), x.shape[2:], strict=True):
+        corner = noise.integers(_PURPOSES * query + purpose, (2, 1), length - side + 1)
+        offsets.append(torch.arange(length, device=x.device) - corner)
+    return offsets[0], offsets[1]
+
+
+def _inside(down: Tensor, across: Tensor, side: int) -> Tensor:
+    """Which pixels are in the windows, bool [n, 2, h, w], from their offsets."""
+    rows, columns = ((offset >= 0) & (offset < side) for offset in (down, across))
+    return rows[:, :, :, None] & columns[:, :, None, :]
+
+
+@cache
+def _bumps(side: int) -> Tensor:
+    """Two bumps side by side, one up and one down, of length 1 together: η*.
+
+    Returns:
+        float64 [2, side, side]: as they are and transposed. Not to be changed: it is kept.
+    """
+    left = side // 2
+    pair = torch.cat((_bump(side, left), -_bump(side, side - left)), 1)
+    pair = pair / pair.square().sum().sqrt()
+    return torch.stack((pair, pair.T))
+
+
+def _bump(height: int, width: int) -> Tensor:
+    """η of the l2 attack, height ≥ width: falls from the middle in square rings, float64 [height, width].
+
+    At Chebyshev distance d from the middle it is the sum of 1 / j² over j = d + 1 … n + 1, where
+    n = floor(height / 2).
+    """
+    n = height // 2
+    terms = [1.0 / j**2 for j in range(1, n + 2)]
+    rings = torch.tensor([math.fsum(terms[d:]) for d in range(n + 1)], dtype=torch.float64)
+    row, column = ((torch.arange(m) - m // 2).abs() for m in (height, width))
+    return rings[torch.maximum(row[:, None], column[None, :])]
+
+
+def _energy(delta: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Sum of squares over dims, which are kept, to 2**-50 a term.
+
+    In integers: a sum of floats depends on the order of its terms, and that on the batch.
+    """
+    squares = (delta.double().square() * 2.0**50).round().to(torch.int64)
+    return squares.sum(dims, keepdim=True).double() * 2.0**-50
+
+
+def _unit(delta: Tensor) -> Tensor:
+    """Each channel over its length; 0 stays 0."""
+    return delta / _energy(delta, (2, 3)).sqrt().clamp(min=1e-7)
+
+
+def _add(ball: Ball, delta: Tensor) -> Tensor:
+    """The clean images plus eps · delta in float64, rounded once, in [0, 1]."""
+    z = ball.x.double() + ball.eps * delta
+    return z.to(ball.x.dtype).clamp(0.0, 1.0)

@@ -1,0 +1,162 @@
+"""Raw results of attacks: images and predicted labels, before any statistics. No torch."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purify_audit.errors import ReportError
+
+_PER_IMAGE = ("ids", "labels", "clean_aligned", "clean_margins", "clean_held_out", "bare_clean")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One attack at one radius, and what the defence made of its images.
+
+    Attributes:
+        name: aligned, fresh, bare, or one of the attacks that certify: bpda, square, unbounded.
+        eps: radius, pixel units.
+        images: the adversarial images, float32 [n, c, h, w].
+        aligned: predicted labels under the aligned draws, int64 [n, K].
+        held_out: predicted labels under the scoring draws, int64 [n, H] (H = 0: not scored).
+        change_l2: ‖P(x+δ; ξ) − P(x; ξ)‖₂ under the aligned draws, float64 [n, K].
+        delta_l2: ‖δ‖₂, float64 [n].
+        change_linf: as `change_l2`, in l-inf.
+        delta_linf: ‖δ‖∞.
+        falls_at: smallest radius seen at which half of the aligned draws are fooled, on the way
+            from x to the image; infinite where they are not.
+    """
+
+    name: str
+    eps: float
+    images: np.ndarray
+    aligned: np.ndarray
+    held_out: np.ndarray
+    change_l2: np.ndarray
+    delta_l2: np.ndarray
+    change_linf: np.ndarray
+    delta_linf: np.ndarray
+    falls_at: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class CapRows:
+    """What random directions do to decisions.
+
+    Attributes:
+        radii: l2, pixel units [r].
+        bare: share of directions at a radius that change the bare classifier's label of the clean
+            image, float64 [n, r].
+        purified: the same for the label of the anchor, under the first aligned draw.
+    """
+
+    radii: np.ndarray
+    bare: np.ndarray
+    purified: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSamples:
+    """Everything the attacks saw.
+
+    Attributes:
+        ids: image ids [n].
+        labels: true labels [n].
+        clean_aligned: predicted labels of clean images under the aligned draws [n, K].
+        clean_margins: z_y − max_{i≠y} z_i of clean images under the aligned draws [n, K].
+        clean_held_out: predicted labels under the scoring draws [n, H].
+        bare_clean: labels of clean images without the purifier [n].
+        scored: the attacks; those that certify may have fewer images, the first ones.
+        caps: random directions; none when they were not tried.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    clean_aligned: np.ndarray
+    clean_margins: np.ndarray
+    clean_held_out: np.ndarray
+    bare_clean: np.ndarray
+    scored: tuple[Scored, ...]
+    caps: CapRows | None = field(default=None)
+
+    def find(self, name: str, eps: float | None = None) -> Scored | None:
+        """The attack of a name, at a radius or at the first."""
+        found = (s for s in self.scored if s.name == name and eps in (None, s.eps))
+        return next(found, None)
+
+
+def join_attacks(parts: list[AttackSamples]) -> AttackSamples:
+    """All images of several groups, in order; the groups have the same attacks."""
+    scored = []
+    for k, first in enumerate(parts[0].scored):
+        columns = {
+            f.name: np.concatenate([getattr(part.scored[k], f.name) for part in parts])
+            for f in fields(Scored)
+            if f.name not in ("name", "eps")
+        }
+        scored.append(Scored(first.name, first.eps, **columns))
+    whole: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE
+    }
+    return AttackSamples(**whole, scored=tuple(scored))
+
+
+def save_attacks(path: Path, samples: AttackSamples) -> None:
+    """Write one safetensors file that is also a set of images.
+
+    `images`, `labels` and `ids` are the aligned attack's at the first radius, so the file can be
+    given to `--data` or to the probe `file:PATH`; every column of every attack is
+    `<name>.<place>.<column>`, and the file's metadata lists names and radii.
+    """
+    from safetensors.numpy import save
+
+    columns = {name: getattr(samples, name) for name in _PER_IMAGE}
+    for place, attack in enumerate(samples.scored):
+        for f in fields(Scored):
+            if f.name not in ("name", "eps"):
+                columns[f"{attack.name}.{place}.{f.name}"] = getattr(attack, f.name)
+    if samples.caps is not None:
+        columns |= {f"caps.{f.name}": getattr(samples.caps, f.name) for f in fields(CapRows)}
+    main = samples.find("aligned")
+    if main is not None:
+        columns["images"] = main.images
+    about = json.dumps([[attack.name, attack.eps] for attack in samples.scored])
+    arrays = {name: np.ascontiguousarray(column) for name, column in columns.items()}
+    path.write_bytes(save(arrays, {"attacks": about}))
+
+
+def load_attacks(path: Path) -> AttackSamples:
+    """Read what `save_attacks` wrote.
+
+    Raises:
+        ReportError: no such file, damaged, or not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads((file.metadata() or {})["attacks"])
+            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        scored = [
+            Scored(
+                name,
+                eps,
+                **{
+                    f.name: columns[f"{name}.{place}.{f.name}"]
+                    for f in fields(Scored)
+                    if f.name not in ("name", "eps")
+                },
+            )
+            for place, (name, eps) in enumerate(about)
+        ]
+        caps = None
+        if "caps.radii" in columns:
+            caps = CapRows(*(columns[f"caps.{f.name}"] for f in fields(CapRows)))
+        return AttackSamples(
+            **{name: columns[name] for name in _PER_IMAGE}, scored=tuple(scored), caps=caps
+        )
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ReportError(f"{path}: is no file of attacks: {error}") from None

@@ -1,0 +1,85 @@
+"""`purify-audit compress`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from purify_audit.cli import options as o
+from purify_audit.cli.app import app
+from purify_audit.cli.output import Made, must_be_writable, tell, write
+
+
+@app.command()
+def compress(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="A native checkpoint, or an input transformation such as jpeg:quality=75."
+        ),
+    ],
+    data: o.Data = None,
+    ids: o.Ids = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many. Default: 64.")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="A classifier's checkpoint, for accuracies.")
+    ] = None,
+    norm: o.Norm = None,
+    eps: o.Eps = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="sign, uniform, sphere, lowfreq[:band=N], power[:block=N,iterations=N],"
+            " file:PATH; repeatable. Default: sign (linf) or sphere (l2), lowfreq and power."
+        ),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws per image. Default: 4; 1 if deterministic.")
+    ] = None,
+    directions: Annotated[
+        int | None, typer.Option(min=1, help="Directions per random probe. Default: 8.")
+    ] = None,
+    t_star: o.TStar = None,
+    sampler: o.Sampler = None,
+    seed: o.Seed = None,
+    device: o.Device = "auto",
+    microbatch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Purifications at a time. Default: 128 on CPU, 256 on CUDA."),
+    ] = None,
+    level: o.Level = 0.95,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Stop at the first look where the rate is known this well."),
+    ] = None,
+    measure_anyway: o.MeasureAnyway = False,
+    out: o.Out = Path("report.json"),
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Estimate how a purifier compresses the neighbourhood of images, without gradients."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    asked: dict[str, object] = {"norm": norm, "level": level, "tolerance": tolerance}
+    asked |= {"checkpoint": checkpoint, "data": data, "images": images, "classifier": classifier}
+    asked |= {"draws": draws, "directions": directions, "t_star": t_star, "seed": seed}
+    asked |= {"microbatch": microbatch, "eps": o.radii(eps), "probes": o.probes(probe)}
+    asked |= o.id_range(ids) | o.sampler_setting(sampler)
+    must_be_writable(out)
+
+    from purify_audit.audit import Watch, audit
+    from purify_audit.compression import rows_per_image
+    from purify_audit.loading import choose_device
+    from purify_audit.progress import Reporter
+    from purify_audit.subject import prepare
+
+    subject = prepare(asked, choose_device(device))
+    each = subject.purifier.evaluations
+    total = len(subject.images) * rows_per_image(subject.plan) * each
+    reporter = Reporter(Console(stderr=True), total, quiet)
+    with reporter.running():
+        watch = Watch(lambda rows: reporter.tick(rows * each), reporter.interim)
+        outcome = audit(subject, watch, measure_anyway)
+    made = write(out, Made(outcome.report, outcome.samples, None), reporter, started)
+    tell(out, made, reporter, as_json)

@@ -1,0 +1,98 @@
+"""What several commands take, and how its text is read."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from purify_audit.errors import InputError, PlanError
+
+if TYPE_CHECKING:
+    from purify_audit.plan import Probe
+
+Data = Annotated[
+    str | None, typer.Option(help="Images: digits, or a file or folder. Default: bundled.")
+]
+Ids = Annotated[
+    str | None, typer.Option(help="Only images with ids FIRST:LAST (LAST not included).")
+]
+Norm = Annotated[str | None, typer.Option(help="Ball: linf (default) or l2.")]
+Eps = Annotated[
+    str | None,
+    typer.Option(help="Radii, pixel units in [0, 1]. Default: 8/255 (linf) or 0.5 (l2)."),
+]
+TStar = Annotated[int | None, typer.Option("--t-star", min=1, help="Override the card's t*.")]
+Sampler = Annotated[
+    str | None,
+    typer.Option(help="Override the card's sampler: NAME[:key=value,…], e.g. ddim:steps=10."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Default: 0.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+MeasureAnyway = Annotated[
+    bool, typer.Option("--measure-anyway", help="Go on after errors in preflight.")
+]
+Out = Annotated[Path, typer.Option(help="The report; raw rows go beside it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report, no table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def radii(text: str | None) -> tuple[float, ...] | None:
+    """Radii such as `2/255,0.03`.
+
+    Raises:
+        PlanError: not a list of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise PlanError(f"--eps '{text}' is not a list of numbers such as 2/255,0.03") from None
+
+
+def probes(texts: list[str] | None) -> tuple["Probe", ...] | None:
+    """Probes as written one by one.
+
+    Raises:
+        PlanError: no such probe, or a setting it does not have.
+    """
+    from purify_audit.plan import parse_probe
+    from purify_audit.settings import parse_settings
+
+    if not texts:
+        return None
+    found = []
+    for text in texts:
+        if text.startswith("file:"):
+            found.append(parse_probe("file", {"path": text.removeprefix("file:")}))
+        else:
+            found.append(parse_probe(*parse_settings(text)))
+    return tuple(found)
+
+
+def sampler_setting(text: str | None) -> dict[str, object]:
+    """The plan's sampler, if one is given.
+
+    Raises:
+        PlanError: no such sampler, or a setting it does not have.
+    """
+    from purify_audit.plan import parse_sampler
+    from purify_audit.settings import parse_settings
+
+    return {} if text is None else {"sampler": parse_sampler(*parse_settings(text))}
+
+
+def id_range(text: str | None) -> dict[str, int]:
+    """The plan's first and last id, if given.
+
+    Raises:
+        InputError: not FIRST:LAST.
+    """
+    if text is None:
+        return {}
+    first, colon, last = text.partition(":")
+    if not colon or not (first + last).isdecimal():
+        raise InputError(f"--ids '{text}' is not FIRST:LAST, such as 0:1000")
+    return {name: int(value) for name, value in (("first_id", first), ("last_id", last)) if value}

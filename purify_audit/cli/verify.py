@@ -1,0 +1,283 @@
+"""`purify-audit verify`: a report's cells computed again, or the whole attack."""
+
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from purify_audit.attack_plan import PRESETS
+from purify_audit.cli import options as o
+from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
+from purify_audit.cli.output import Made, must_be_writable, tell, write
+from purify_audit.errors import PlanError
+from purify_audit.settings import read_project
+from purify_audit.shipped import shipped_purifier
+
+if TYPE_CHECKING:
+    import torch
+
+    from purify_audit.audit import Outcome
+    from purify_audit.subject import Subject
+
+AUDIT = (
+    "checkpoint",
+    "classifier",
+    "data",
+    "ids",
+    "images",
+    "norm",
+    "eps",
+    "t_star",
+    "sampler",
+    "seed",
+    "level",
+)
+ATTACK = (
+    "optimiser",
+    "steps",
+    "draws",
+    "restarts",
+    "loss",
+    "gradient",
+    "held_out",
+    "microbatch",
+)
+SETTINGS = frozenset((*AUDIT, *ATTACK, "preset", "device"))
+_DEFAULT_REPORT = "report.json"
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A checkpoint, an input transformation, or a report of `compress`. Default: the"
+            " checkpoint of purify-audit.toml or [tool.purify-audit], else the shipped digits"
+            " model."
+        ),
+    ] = None,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack too; without it, recompute a report's cells.")
+    ] = False,
+    classifier: Annotated[
+        str | None,
+        typer.Option(help="The classifier to fool. Default: the shipped one if it fits."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="smoke (PGD-10, 1 draw, 64 images; default), standard (PGD-100, 4 draws, 2"
+            " restarts, 128 images) or paper (PGD-200, 20 draws, 512 images)."
+        ),
+    ] = None,
+    optimiser: Annotated[
+        str | None, typer.Option(help="pgd (default), apgd, or square (needs no gradient).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradients of each restart.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Draws of the attack (EOT).")] = None,
+    restarts: Annotated[
+        int | None, typer.Option(min=1, help="The first from the image, others from random points.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="margin (default), ce or dlr.")] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="exact (default); or, named as what they are, bpda (identity), surrogate (a"
+            " shorter chain), none (finite differences, forward passes only)."
+        ),
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option("--held-out", min=1, help="Draws that score, never seen before.")
+    ] = None,
+    data: o.Data = None,
+    ids: o.Ids = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many; see --preset.")] = None,
+    norm: o.Norm = None,
+    eps: o.Eps = None,
+    t_star: o.TStar = None,
+    sampler: o.Sampler = None,
+    seed: o.Seed = None,
+    device: o.Device = "auto",
+    microbatch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows at a time in the attack. Default: 64 on CPU, 256 on CUDA."),
+    ] = None,
+    cells: Annotated[int, typer.Option(min=1, help="Cells of a report to recompute.")] = 16,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell the cost and the time, and stop.")
+    ] = False,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0, help="End after this long with what there is.")
+    ] = None,
+    measure_anyway: o.MeasureAnyway = False,
+    out: o.Out = Path("verify.json"),
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Cross-check a compression rate: recompute its report, or attack with aligned randomness."""
+    from purify_audit.loading import choose_device
+
+    asked = settings(context.params, target)
+    where = choose_device(str(asked.pop("device")))
+    report = _report_path(target, asked, attack)
+    if not attack:
+        if report is None:
+            raise PlanError("nothing to verify: give a report of `compress`, or --attack")
+        return _recompute(report, cells, where)
+    must_be_writable(out)
+    how = How(out, dry_run, max_seconds or math.inf, measure_anyway, as_json, quiet)
+    subject, basis = (
+        _from_report(report, asked, where) if report else (_planned(asked, where), None)
+    )
+    return _attack(subject, basis, how)
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to run, as asked on the command line."""
+
+    out: Path
+    dry_run: bool
+    max_seconds: float
+    measure_anyway: bool
+    as_json: bool
+    quiet: bool
+
+
+def settings(params: dict[str, Any], checkpoint: str | None) -> dict[str, Any]:
+    """What was asked, and for what was not, what the project's own file says."""
+    given = {name: params[name] for name in SETTINGS if params.get(name) is not None}
+    if checkpoint is not None:
+        given["checkpoint"] = checkpoint
+    elsewhere = read_project(Path.cwd(), SETTINGS)
+    if given.get("device") == "auto":  # the option's default
+        given["device"] = elsewhere.get("device", "auto")
+    return elsewhere | given
+
+
+def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """Fields of an audit plan with an attack, from settings by their option names."""
+    preset = str(asked.get("preset", "smoke"))
+    if preset not in PRESETS:
+        raise PlanError(f"no preset '{preset}'; there are {', '.join(PRESETS)}")
+    attack = PRESETS[preset]["attack"] | {n: asked[n] for n in ATTACK if n in asked}
+    audit = dict(PRESETS[preset]["audit"])
+    fields = audit | {"preset_images": audit.pop("images"), "attack": attack}
+    fields |= {n: asked[n] for n in AUDIT if n in asked and n not in ("eps", "ids", "sampler")}
+    if "eps" in asked:
+        eps = asked["eps"]
+        fields["eps"] = o.radii(eps) if isinstance(eps, str) else eps
+    return fields | o.id_range(asked.get("ids")) | o.sampler_setting(asked.get("sampler"))
+
+
+def _report_path(target: str | None, asked: dict[str, Any], attack: bool) -> Path | None:
+    """The report that is meant, if one is."""
+    if target is None and not attack and Path(_DEFAULT_REPORT).is_file():
+        return Path(_DEFAULT_REPORT)
+    named = str(asked.get("checkpoint", ""))
+    return Path(named) if named.endswith(".json") else None
+
+
+def _recompute(path: Path, cells: int, where: "torch.device") -> None:
+    """Compute a sample of a report's cells again, and tell."""
+    from purify_audit.replay import replay_report
+    from purify_audit.report.schema import read_report
+    from purify_audit.runtime import environment
+
+    saved = read_report(path)
+    replayed = replay_report(saved, path.parent, cells, where)
+    different = [cell for cell in replayed if not cell.same]
+    for cell in different:
+        at = cell.address
+        print(
+            f"image {at.image}, draw {at.draw}, probe {saved.plan.probes[at.probe].kind},"
+            f" direction {at.direction}: differs by {cell.largest_difference:.3g}"
+        )
+    print(
+        f"{len(replayed) - len(different)} of {len(replayed)} cells reproduce, bit for bit"
+        + (" (`--attack` cross-checks what they mean)" if not different else "")
+    )
+    if different:
+        for key, now in environment(where).items():
+            if saved.environment.get(key) != now:
+                print(f"  {key}: {saved.environment.get(key)} then, {now} now")
+        raise typer.Exit(EXIT_INCONCLUSIVE)
+
+
+def _planned(asked: dict[str, Any], where: "torch.device") -> "Subject":
+    from purify_audit.subject import prepare
+
+    asked.setdefault("checkpoint", shipped_purifier())
+    return prepare(plan_settings(asked), where)
+
+
+def _from_report(
+    path: Path, asked: dict[str, Any], where: "torch.device"
+) -> "tuple[Subject, Outcome]":
+    """The subject of a report with an attack in its plan, and what the report found."""
+    from purify_audit.attack_plan import AttackPlan
+    from purify_audit.audit import Outcome
+    from purify_audit.replay import stored_samples, stored_subject
+    from purify_audit.report.schema import read_report
+    from purify_audit.subject import attack_plan
+
+    saved = read_report(path)
+    for name in ("data", "ids", "t_star", "sampler", "seed"):
+        if name in asked:
+            raise PlanError(f"--{name.replace('_', '-')} cannot be changed: the report fixes it")
+    wanted = plan_settings(asked)
+    plan = attack_plan(saved.plan, wanted, saved.data.image_shape, where)
+    assert isinstance(plan.attack, AttackPlan)
+    subject = stored_subject(saved, path.parent, where, plan)
+    most = int(asked.get("images", wanted["preset_images"]))
+    few = subject.images.select(list(range(min(most, len(subject.images)))))
+    return replace(subject, images=few), Outcome(saved, stored_samples(saved, path.parent))
+
+
+def _attack(subject: "Subject", basis: "Outcome | None", how: How) -> None:
+    from purify_audit.audit import Outcome, Watch, audit
+    from purify_audit.compression import rows_per_image
+    from purify_audit.progress import Reporter
+    from purify_audit.verify import planned_evaluations, seconds_per_evaluation, verify
+
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    each = subject.purifier.evaluations
+    total = planned_evaluations(subject)
+    if basis is None:
+        total += len(subject.images) * rows_per_image(subject.plan) * each
+    console = Console(stderr=True)
+    if how.dry_run or not how.quiet:
+        seconds = total * seconds_per_evaluation(subject)
+        told = f"{total:,} network evaluations, about {duration(seconds)}"
+        (print if how.dry_run else partial(console.print, highlight=False))(told)
+    if how.dry_run:
+        return
+    reporter = Reporter(console, total, how.quiet, how.max_seconds)
+    with reporter.running():
+        if basis is None:
+            watch = Watch(lambda rows: reporter.tick(rows * each), reporter.interim)
+            basis = audit(subject, watch, how.measure_anyway)
+        if basis.samples is None or (
+            any(f.severity == "error" for f in basis.report.findings) and not how.measure_anyway
+        ):
+            made = Made(basis.report, basis.samples, None)
+        else:
+            found = verify(subject, Outcome(basis.report, basis.samples), reporter.tick)
+            made = Made(found.report, found.samples, found.attacks)
+    made = write(how.out, made, reporter, started)
+    tell(how.out, made, reporter, how.as_json)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,55 @@
+"""Numbers, radii and purifiers as people write them."""
+
+from typing import Any
+
+from rich import box
+
+from purify_audit.card import DiffusionCard, FeedforwardCard, PurifierCard, TransformCard
+from purify_audit.statistics import Estimate
+
+TABLE: dict[str, Any] = {
+    "title_justify": "left",
+    "title_style": "bold",
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1),
+}
+
+
+def describe(card: PurifierCard) -> str:
+    """A purifier in a few words."""
+    match card:
+        case DiffusionCard(sampler=sampler, t_star=t_star):
+            return f"diffusion, {sampler.kind} sampler, t* = {t_star}"
+        case FeedforwardCard(sigma=sigma):
+            return f"noise of {sigma:g}, then denoise" if sigma else "denoising autoencoder"
+        case TransformCard(transform=transform):
+            return f"input transformation {transform.kind}"
+
+
+def interval(estimate: Estimate) -> str:
+    """A value with its interval: ± half its width for means, both ends for proportions."""
+    if estimate.lower is None or estimate.upper is None:
+        return f"{estimate.value:.3f} [dim](no interval)[/]"
+    if estimate.metric.endswith("_accuracy"):
+        return f"{estimate.value:.1%} [dim]({estimate.lower:.1%} to {estimate.upper:.1%})[/]"
+    half = (estimate.upper - estimate.lower) / 2
+    digits = 3 if abs(estimate.value) < 100 else 1
+    return f"{estimate.value:.{digits}f} [dim]±{half:.{digits}f}[/]"
+
+
+def accuracy(estimate: Estimate | None) -> str:
+    """A share with both ends of its interval, short; a dash where there is none."""
+    if estimate is None:
+        return "[dim]—[/]"
+    if estimate.lower is None or estimate.upper is None:
+        return f"{estimate.value:.1%}"
+    ends = f"{100 * estimate.lower:.0f}–{100 * estimate.upper:.0f}"
+    return f"{estimate.value:.1%} [dim]{ends}[/]"
+
+
+def radius(eps: float | None) -> str:
+    """A radius as people write it: in 255ths where it is one."""
+    if eps is None:
+        return "given"
+    parts = eps * 255
+    return f"{parts:.0f}/255" if abs(parts - round(parts)) < 1e-6 else f"{eps:g}"

@@ -103,7 +103,13 @@ def distances(classifier: Classifier, y: Tensor, labels: Tensor, norm: str) -> n
             if norm == "linf":
                 x = y + (x + size * 0.5 * g.sign() - y).clamp(-size, size)
             else:
-                x = x + size * 0.5 * g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+                x = (
+                    x
+                    + size
+                    * 0.5
+                    * g
+                    / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+                )
                 away = x - y
                 length = away.flatten(1).norm(dim=1)[:, None, None, None]
                 x = y + away * (size / length.clamp(min=1e-12)).clamp(max=1.0)
@@ -117,8 +123,15 @@ def rates(purifier: Purifier, images: ImageSet, eps: float) -> dict[str, np.ndar
     """Compression rates (l2 and l-inf) of every image under draw 0."""
     plan = AuditPlan.model_validate(
         {
-            "checkpoint": "-", "data": "digits", "images": len(images), "norm": "linf",
-            "eps": (eps,), "draws": 1, "directions": 4, "seed": 0, "microbatch": 64,
+            "checkpoint": "-",
+            "data": "digits",
+            "images": len(images),
+            "norm": "linf",
+            "eps": (eps,),
+            "draws": 1,
+            "directions": 4,
+            "seed": 0,
+            "microbatch": 64,
             "probes": ({"kind": "sign"}, {"kind": "lowfreq"}, {"kind": "power", "block": 1}),
         }
     )
@@ -175,7 +188,9 @@ def measure(
         change, delta = (moved - anchor).flatten(1), (attacked.x - x).flatten(1)
         p = float("inf") if norm == "linf" else 2
         columns[f"rate_attack_{norm}"] = (change.norm(p, 1) / delta.norm(p, 1)).numpy()
-    columns["halfway"] = np.array([1 - attacked.fooled[options.steps // 2], 1 - attacked.fooled[-1]])
+    columns["halfway"] = np.array(
+        [1 - attacked.fooled[options.steps // 2], 1 - attacked.fooled[-1]]
+    )
     columns["evaluations"] = np.array([purifier.evaluations])
     return columns | rates(purifier, images, options.eps)
 
@@ -188,7 +203,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--weak-steps", type=int, default=15)
     parser.add_argument("--eps", type=float, default=0.2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "predictor_study.safetensors")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "predictor_study.safetensors"
+    )
     options = parser.parse_args()
     classifier = load_classifier(read_checkpoint(options.classifier), CPU)
     images = choose(load_images("digits"), options.images, 0)

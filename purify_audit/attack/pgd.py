@@ -60,7 +60,8 @@ class Best:
         self.losses.append(float(view.losses.double().mean()))
 
     def keep(self, x: Tensor, margins: Tensor) -> None:
-        """Keep what is better."""
+        """Keep what is better; a margin that is not a number fools nobody."""
+        margins = margins.nan_to_num(nan=torch.inf)
         if self.margins is None:
             self.x, self.margins = x.clone(), margins.clone()
         else:

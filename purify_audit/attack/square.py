@@ -173,7 +173,7 @@ def _bumps(side: int) -> Tensor:
 
 
 def _bump(height: int, width: int) -> Tensor:
-    """η of the l2 attack, height ≥ width: falls from the middle in square rings, float64 [height, width].
+    """η of the l2 attack, float64 [height, width], height ≥ width: square rings that fall outwards.
 
     At Chebyshev distance d from the middle it is the sum of 1 / j² over j = d + 1 … n + 1, where
     n = floor(height / 2).

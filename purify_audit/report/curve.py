@@ -9,6 +9,8 @@ from purify_audit.report.format import TABLE, accuracy, interval
 from purify_audit.report.schema import Report
 from purify_audit.statistics import Estimate
 
+_WIDE = 110  # columns; narrower consoles get intervals on a line of their own
+
 
 class Setting(Record):
     """One point of a sweep: what differs from the others."""
@@ -55,24 +57,24 @@ def curve_point(point: Setting, name: str, report: Report) -> Curve:
         anchor=at.get(("anchor_accuracy", None)),
         robust=at.get(("aligned_robust_accuracy", "aligned")),
         usual=at.get(("mean_robust_accuracy", "fresh")),
-        findings=tuple(f.code for f in report.findings),
+        findings=tuple(f.code for f in report.findings if f.severity != "info"),
     )
 
 
 def show_curve(console: Console, curve: list[Curve]) -> None:
     """Print one line for each point."""
+    gap = " " if console.width >= _WIDE else "\n"
     table = Table(title="Compression rate (l2), anchors and robust accuracy", **TABLE)
-    table.add_column("setting")
-    probes = list(dict.fromkeys(probe for point in curve for probe in point.rates))
-    for name in (*probes, "anchors"):
-        table.add_column(name, justify="right")
+    table.add_column("setting", overflow="fold")
+    probes = [p for p in dict.fromkeys(p for point in curve for p in point.rates) if ":" not in p]
     attacked = any(point.robust for point in curve)
-    for name in ("aligned", "usual") if attacked else ():
-        table.add_column(name, justify="right")
-    table.add_column("findings")
+    for name in (*probes, "anchors", *(("aligned", "usual") if attacked else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("findings", overflow="fold")
     for point in curve:
         rates = [interval(point.rates[p]) if p in point.rates else "—" for p in probes]
         cells = [*rates, accuracy(point.anchor)]
         cells += [accuracy(point.robust), accuracy(point.usual)] if attacked else []
-        table.add_row(point.setting.title, *cells, " ".join(point.findings))
+        shown = [cell.replace(" ", gap, 1) for cell in cells]
+        table.add_row(point.setting.title, *shown, " ".join(point.findings))
     console.print(Padding(table, (0, 0, 0, 2)))

@@ -206,3 +206,176 @@ class Inverts(Cheat):
 
     def __call__(self, x, noise):
         return 1 - super().__call__(x, noise)
+
+
+# Those that follow fool gradient attacks.
+
+
+class Quantised(Cheat):
+    """Rounds to nine levels: the gradient is zero wherever there is one."""
+
+    def __call__(self, x, noise):
+        return torch.round(8 * super().__call__(x, noise)) / 8
+
+
+class Detached(Cheat):
+    """Lets no gradient through."""
+
+    def __call__(self, x, noise):
+        return super().__call__(x.detach(), noise)
+
+
+class HalfDetached(Cheat):
+    """Lets the gradient of every other image through: half of the attack looks fine."""
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        every_other = torch.tensor(noise.images, device=x.device) // 4 % 2 == 0
+        return torch.where(every_other[:, None, None, None], y.detach(), y)
+
+
+class Shattered(Cheat):
+    """Adds a ripple too small to see and too steep to follow; its gradient is the true one."""
+
+    def __call__(self, x, noise):
+        return super().__call__(x, noise) + 0.02 * torch.sin(5e3 * x)
+
+
+class Saturated(Cheat):
+    """Steps between the grey levels of the digits: flat where they are, passable for an attack."""
+
+    randomised = False
+    steepness = 800.0
+
+    def __call__(self, x, noise):
+        # sixteen levels; a step half-way between two of them
+        scaled = 16 * x
+        level = torch.floor(scaled).detach()
+        apart = (scaled - level - 0.5) / 16
+        return ((level + torch.sigmoid(self.steepness * apart)) / 16).clamp(0, 1)
+
+
+class HashedInput(Cheat):
+    """Noise seeded by the image's bytes, written so that gradients pass beside it."""
+
+    def __call__(self, x, noise):
+        rows = []
+        for row in x.detach():
+            seed = zlib.crc32(row.cpu().numpy().tobytes())
+            z = np.random.default_rng(seed).standard_normal(row.shape)
+            rows.append(torch.from_numpy(z).to(x))
+        return (0.25 + 0.5 * x + 0.2 * torch.stack(rows)).clamp(0, 1)
+
+
+class StraightThrough(Cheat):
+    """Rounds, and claims in the backward pass that it did not."""
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        return y + (torch.round(8 * y) / 8 - y).detach()
+
+
+class _Spoilt(torch.autograd.Function):
+    """The identity with a false gradient."""
+
+    @staticmethod
+    def forward(ctx, x, spoil):
+        ctx.spoil = spoil
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return ctx.spoil(g), None
+
+
+def negated(g):
+    return -g
+
+
+def shuffled(g):
+    """The pixels of each image in another order, always the same."""
+    place = torch.from_numpy(np.random.default_rng(1).permutation(g[0].numel()))
+    return g.flatten(1)[:, place].reshape(g.shape)
+
+
+def same_for_all(g):
+    return torch.ones_like(g)
+
+
+class NegatedGradient(Cheat):
+    """True forwards, downhill backwards."""
+
+    def __call__(self, x, noise):
+        return super().__call__(_Spoilt.apply(x, negated), noise)
+
+
+class ShuffledGradient(Cheat):
+    """True forwards, nonsense backwards."""
+
+    def __call__(self, x, noise):
+        return super().__call__(_Spoilt.apply(x, shuffled), noise)
+
+
+class ConstantGradient(Cheat):
+    """True forwards; backwards the same for every image."""
+
+    def __call__(self, x, noise):
+        return super().__call__(_Spoilt.apply(x, same_for_all), noise)
+
+
+class NaNGradient(Cheat):
+    """Adds the square root of 0, times 0: nothing forwards, NaN backwards."""
+
+    def __call__(self, x, noise):
+        nothing = torch.sqrt((0 * x).sum((1, 2, 3), keepdim=True))
+        return super().__call__(x, noise) + 0 * nothing
+
+
+class TrueInDouble(Cheat):
+    """Its false gradient shows in float32 alone, and gradients are checked in float64."""
+
+    def __call__(self, x, noise):
+        spoil = shuffled if x.dtype == torch.float32 else torch.clone
+        return super().__call__(_Spoilt.apply(x, spoil), noise)
+
+
+class TrueInSmallBatches(Cheat):
+    """Its false gradient shows in large micro-batches alone."""
+
+    def __call__(self, x, noise):
+        return super().__call__(_Spoilt.apply(x, shuffled if len(x) > 4 else torch.clone), noise)
+
+
+class TrueOnTheGrid(Cheat):
+    """Its gradient is true at clean digits, whose pixels are sixteenths, and nowhere else."""
+
+    def __call__(self, x, noise):
+        clean = ((16 * x) % 1 == 0).all(3).all(2).all(1)[:, None, None, None]
+        false = super().__call__(_Spoilt.apply(x, shuffled), noise)
+        return torch.where(clean, super().__call__(x, noise), false)
+
+
+class LooksUp(Cheat):
+    """Knows the clean images by their ids, and returns them: what comes in hardly matters."""
+
+    randomised = False
+
+    def __init__(self, images, leak=0.02):
+        rows = torch.from_numpy(images.pixels.copy())
+        self.known = dict(zip(images.ids.tolist(), rows))
+        self.leak = leak
+
+    def look_up(self, x, noise):
+        return torch.stack([self.known.get(i, x[n]) for n, i in enumerate(noise.images)]).to(x)
+
+    def __call__(self, x, noise):
+        return (1 - self.leak) * self.look_up(x, noise).detach() + self.leak * x
+
+
+class LooksUpNear(LooksUp):
+    """The same for images near the clean one, so that a boundless attack succeeds."""
+
+    def __call__(self, x, noise):
+        known = self.look_up(x, noise).detach()
+        far = (x - known).abs().amax((1, 2, 3), keepdim=True)
+        return torch.where(far < 0.3, super().__call__(x, noise), x)

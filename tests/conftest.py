@@ -4,6 +4,7 @@ import json
 import os
 import sys
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ from purify_audit.networks import build_network
 # Networks here are tiny: more threads only wait for each other. Commands run by tests inherit it.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A slow machine is no fault of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 FAMILIES = ("diffusion", "feedforward", "cnn", "cifar-resnet")
 

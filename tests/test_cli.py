@@ -67,7 +67,7 @@ def test_compress_with_only_a_checkpoint_uses_the_bundled_digits(tmp_path):
     report = read_report(tmp_path / "report.json")
     assert report.status == "complete"
     assert report.plan.draws == 1  # deterministic
-    assert report.plan.eps == (8 / 255,)
+    assert report.plan.eps == (0.15,)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_an_interrupt_writes_what_there_is(tmp_path, sent, code):
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert "purifications of 20 network evaluations to do" in process.stderr.readline()
+    assert "network evaluations to do" in process.stderr.readline()
     time.sleep(3)
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)
@@ -326,5 +326,5 @@ def test_a_terminal_gets_a_bar(tmp_path):
             break
         shown += chunk
     assert process.wait(timeout=60) == 0
-    assert b"purifying" in shown
+    assert b"evaluating" in shown
     assert b"rate" in shown

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from purify_audit.attack_plan import AttackPlan
 from purify_audit.errors import PlanError
 from purify_audit.plan import (
     SAMPLER_PRESETS,
@@ -34,7 +35,17 @@ BASE = {
     "seed": 0,
     "microbatch": 64,
 }
-DIGEST = "334627b6831e7fe25956b41fdb3ff79727195ed9bd7a1a22577cf6cf6a62f6e1"
+ATTACK = {
+    "norm": "linf",
+    "eps": [0.1],
+    "steps": 10,
+    "draws": 1,
+    "restarts": 1,
+    "held_out": 8,
+    "square_queries": 50,
+    "microbatch": 64,
+}
+DIGEST = "68ff37f527c2801c486c36af87032df92de4454392831204eb77125902e72974"
 
 
 def plan(**changes):
@@ -133,11 +144,15 @@ CHANGES = {
     "microbatch": 32,
     "level": 0.9,
     "tolerance": 0.01,
+    "attack": ATTACK,
 }
 
 
 def test_every_setting_decides_the_digest():
-    digests = {name: plan(**{name: value}).digest for name, value in CHANGES.items()}
+    digests = {
+        name: plan(**{"classifier": "any" if name == "attack" else None, name: value}).digest
+        for name, value in CHANGES.items()
+    }
     assert CHANGES.keys() == AuditPlan.model_fields.keys()
     assert len({DIGEST, *digests.values()}) == len(CHANGES) + 1
 
@@ -146,6 +161,24 @@ def test_the_order_of_probes_and_radii_decides_the_digest():
     assert plan(eps=[0.1, 0.2]).digest != plan(eps=[0.2, 0.1]).digest
     probes = [{"kind": "sign"}, {"kind": "power"}]
     assert plan(probes=probes).digest != plan(probes=probes[::-1]).digest
+
+
+def test_every_setting_of_an_attack_decides_the_digest():
+    others = ATTACK | {
+        "norm": "l2", "eps": [0.2], "optimiser": "apgd", "steps": 11, "draws": 2, "restarts": 2,
+        "loss": "ce", "gradient": "bpda", "step_size": 0.5, "held_out": 9, "square_queries": 51,
+        "surrogate_steps": 4, "microbatch": 32,
+    }  # fmt: skip
+    assert others.keys() == AttackPlan.model_fields.keys()
+    digests = [plan(classifier="any", attack=ATTACK).digest]
+    digests += [
+        plan(classifier="any", attack=ATTACK | {name: v}).digest for name, v in others.items()
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+def test_an_attack_needs_a_classifier():
+    assert "needs a classifier" in fault(attack=ATTACK)
 
 
 # --- plans that contradict themselves -----------------------------------------------------------

@@ -65,7 +65,7 @@ def test_defaults_of_a_random_purifier(stored):
         data="digits",
         images=64,
         norm="linf",
-        eps=(8 / 255,),
+        eps=(0.15,),
         probes=({"kind": "sign"}, {"kind": "lowfreq"}, {"kind": "power"}),
         draws=4,
         directions=8,
@@ -80,7 +80,7 @@ def test_defaults_of_a_random_purifier(stored):
 
 def test_defaults_of_the_l2_ball(stored):
     subject = prepare(asked(stored("diffusion"), norm="l2"), CPU)
-    assert subject.plan.eps == (0.5,)
+    assert subject.plan.eps == (1.0,)
     assert kinds(subject) == ["sphere", "lowfreq", "power"]
 
 

@@ -20,7 +20,10 @@ Ids = Annotated[
 Norm = Annotated[str | None, typer.Option(help="Ball: linf (default) or l2.")]
 Eps = Annotated[
     str | None,
-    typer.Option(help="Radii, pixel units in [0, 1]. Default: 8/255 (linf) or 0.5 (l2)."),
+    typer.Option(
+        help="Radii, pixel units in [0, 1]. Default: 8/255 (linf) or 0.5 (l2); for the bundled"
+        " digits 0.15 or 1."
+    ),
 ]
 TStar = Annotated[int | None, typer.Option("--t-star", min=1, help="Override the card's t*.")]
 Sampler = Annotated[

@@ -40,6 +40,33 @@ _PROBES = {
     ),
 }
 
+_ATTACK = {
+    "expectation over transformation, BPDA": (
+        'A. Athalye, N. Carlini and D. Wagner, "Obfuscated gradients give a false sense of'
+        ' security", ICML 2018'
+    ),
+    "checks of the attack": 'N. Carlini et al., "On evaluating adversarial robustness", 2019',
+    "Square Attack": (
+        "M. Andriushchenko, F. Croce, N. Flammarion and M. Hein,"
+        ' "Square Attack: a query-efficient black-box adversarial attack via random search",'
+        " ECCV 2020"
+    ),
+    "interval of a paired difference": (
+        'D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of'
+        ' binomial proportions based on paired data", 2012'
+    ),
+}
+_OPTIMISERS = {
+    "pgd": (
+        'A. Madry et al., "Towards deep learning models resistant to adversarial attacks",'
+        " ICLR 2018"
+    ),
+    "apgd": (
+        'F. Croce and M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of'
+        ' diverse parameter-free attacks", ICML 2020'
+    ),
+}
+
 
 def citations(card: PurifierCard, plan: AuditPlan) -> tuple[Citation, ...]:
     """References for one audit, in a fixed order."""
@@ -56,4 +83,8 @@ def citations(card: PurifierCard, plan: AuditPlan) -> tuple[Citation, ...]:
             'C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits",'
             " Biometrika 26, 1934"
         )
+    if plan.attack is not None:
+        used |= _ATTACK
+        if plan.attack.optimiser in _OPTIMISERS:
+            used[f"attack {plan.attack.optimiser}"] = _OPTIMISERS[plan.attack.optimiser]
     return tuple(Citation(used_for=use, reference=text) for use, text in used.items())

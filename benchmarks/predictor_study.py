@@ -1,10 +1,10 @@
 """What predicts aligned robust accuracy? Many digits purifiers, attacked and measured cheaply.
 
-    python benchmarks/predictor_study.py collect [--classifier FILE] [--out FILE] [--images 128]
+    python benchmarks/predictor_study.py [--classifier FILE] [--out FILE] [--images 128]
 
-For every purifier and image, under one draw: the verdict of PGD-100 with exact gradients, and
-everything cheap that might foretell it. Writes one safetensors file of arrays named
-`<purifier>/<column>`, of which `predictor_fit.py` makes the tables and plots.
+For every purifier and image, under one draw: the verdict of PGD-100 with exact gradients, of
+PGD-40 from a warm start, and everything cheap that might foretell them. Writes one safetensors
+file of arrays named `<purifier>/<column>`, of which `predictor_fit.py` makes the tables.
 """
 
 import argparse
@@ -13,18 +13,20 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from purify_audit.attack.ball import Ball
 from purify_audit.attack.objective import Defence, Objective
 from purify_audit.attack.pgd import pgd
+from purify_audit.attack.run import one_step
 from purify_audit.card import DiffusionCard, FeedforwardCard, ImageSpec
 from purify_audit.checkpoint import read_checkpoint, transform_checkpoint
 from purify_audit.compression import measure_compression
@@ -56,6 +58,12 @@ TRANSFORMS = (
     "gaussian-noise:sigma=0.1",
     "gaussian-noise:sigma=0.2",
 )
+LEFT_OUT = (  # on the second classifier
+    "ddpm 40", "ddpm 80", "ddpm 130", "ddpm 160", "ddpm 250", "ddim 100", "ddim 300",
+    "diffpure-sde 40", "diffpure-sde 200", "diffpure-ode 40", "diffpure-ode 200",
+)  # fmt: skip
+SHOWN = ("attacked", "warm", "transfer", "transfer_none", "transfer_own")
+TRANSFER_STEPS, SHORT_STEPS = 14, 5
 CHEAP_STEPS = (1.0, 1.0, 0.5, 0.5, 0.25)  # step sizes over eps
 
 
@@ -159,6 +167,31 @@ def ascent(aim: Objective, ball: Ball) -> tuple[np.ndarray, Tensor]:
     return torch.stack(seen, 1).numpy(), x
 
 
+def transfers(
+    aim: Callable[[Purifier, str], Objective], purifier: Purifier, ball: Ball
+) -> dict[str, np.ndarray]:
+    """Margins after an attack on the one-step version of a purifier, scored by the purifier.
+
+    Where there is no shorter version, after a short attack on the purifier itself.
+    """
+    short, found = one_step(purifier), {}
+    for kind, name in (("exact", "transfer"), ("none", "transfer_none")):
+        steps = SHORT_STEPS if short is None else TRANSFER_STEPS
+        made = pgd(aim(short or purifier, kind), ball, ball.x, steps, ball.eps)
+        found[name] = aim(purifier, kind).look(made.x, 0).margins[:, 0].numpy()
+        found[f"{name}_own"] = made.margins[:, 0].numpy()
+    return found
+
+
+def warm(aim: Callable[[Purifier, str], Objective], purifier: Purifier, ball: Ball) -> np.ndarray:
+    """Margins of PGD-40 with exact gradients from a warm start, or from the image."""
+    short, start = one_step(purifier), ball.x
+    if short is not None:
+        start = pgd(aim(short, "exact"), ball, ball.x, 20, ball.eps).x
+    margins: np.ndarray = pgd(aim(purifier, "exact"), ball, start, 40, ball.eps).margins.numpy()
+    return margins[:, 0]
+
+
 def measure(
     purifier: Purifier, classifier: Classifier, images: ImageSet, options: argparse.Namespace
 ) -> dict[str, np.ndarray]:
@@ -167,12 +200,19 @@ def measure(
     assert images.labels is not None
     labels, ids = torch.from_numpy(images.labels.copy()), tuple(images.ids.tolist())
     ball = Ball(x, "linf", options.eps)
-    defence = Defence(purifier, classifier, CPU, 0, 64)
     reach = 0.25 * options.eps * x[0].numel() ** 0.5
 
-    def aim(gradient: str) -> Objective:
-        return Objective(defence, ids, labels, lambda step: (0,), "margin", gradient, None, reach)  # type: ignore[arg-type]
+    def of(purifier: Purifier, gradient: str) -> Objective:
+        defence = Defence(purifier, classifier, CPU, 0, 64)
+        kind: Any = gradient
+        return Objective(defence, ids, labels, lambda step: (0,), "margin", kind, None, reach)
 
+    def aim(gradient: str) -> Objective:
+        return of(purifier, gradient)
+
+    late = transfers(of, purifier, ball) | {"warm": warm(of, purifier, ball)}
+    if options.extend:
+        return late
     attacked = pgd(aim("exact"), ball, x, options.steps, options.eps)
     noise = Noise(0, ids, (0,) * len(ids))
     with torch.no_grad():
@@ -192,7 +232,7 @@ def measure(
         [1 - attacked.fooled[options.steps // 2], 1 - attacked.fooled[-1]]
     )
     columns["evaluations"] = np.array([purifier.evaluations])
-    return columns | rates(purifier, images, options.eps)
+    return columns | late | rates(purifier, images, options.eps)
 
 
 def main() -> None:
@@ -202,6 +242,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--weak-steps", type=int, default=15)
+    parser.add_argument("--extend", action="store_true", help="only add what is missing in --out")
+    parser.add_argument("--few", action="store_true", help="fewer chains")
     parser.add_argument("--eps", type=float, default=0.2)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "predictor_study.safetensors"
@@ -209,23 +251,22 @@ def main() -> None:
     options = parser.parse_args()
     classifier = load_classifier(read_checkpoint(options.classifier), CPU)
     images = choose(load_images("digits"), options.images, 0)
-    columns, start = dict[str, np.ndarray](), time.monotonic()
+    start = time.monotonic()
+    columns = load_file(options.out) if options.extend else dict[str, np.ndarray]()
     for name, purifier in purifiers():
+        if options.few and name in LEFT_OUT:
+            continue
         with deterministic(gradients=True):
             made = measure(purifier, classifier, images, options)
         columns |= {f"{name}/{key}": np.asarray(v, np.float32) for key, v in made.items()}
-        print(
-            f"{time.monotonic() - start:5.0f} s  {name:30} anchors {(made['exact'][:, 0] > 0).mean():.3f}"
-            f"  robust {(made['attacked'] > 0).mean():.3f}"
-            f"  bare rate {made['rate_sign_l2'].mean():.3f}"
-            f"  secant {[(made['secant'].min(1, initial=np.inf, where=np.arange(6) <= k) > 0).mean().round(3) for k in range(6)]}"
-            f"  halfway {made['halfway'][0]:.3f}",
-            flush=True,
-        )
+        found = {key.removeprefix(f"{name}/"): v for key, v in columns.items() if name in key}
+        shares = {key: round(float((found[key] > 0).mean()), 3) for key in SHOWN}
+        print(f"{time.monotonic() - start:5.0f} s  {name:30} {shares}", flush=True)
     about = {
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
+        f" torch {torch.__version__}",
         "seconds": round(time.monotonic() - start),
         "eps": options.eps,
         "steps": options.steps,

@@ -13,6 +13,10 @@ SELECTION = 2**17
 """First draw by which a fresh attack chooses between its restarts."""
 FRESH = 2**20
 """First draw of the fresh attack's steps."""
+WARM = 2**32 - 2**22
+"""First draw of a fresh attack's warm start."""
+WARM_STEPS = 20
+"""Gradients of a warm start, each through one network evaluation."""
 
 _MOST_DRAWS = 2**16
 
@@ -27,7 +31,10 @@ class AttackPlan(Record):
             al. 2020, which needs no gradient).
         steps: gradients of each restart; queries of `square`.
         draws: of the aligned attack (0, 1, …), and of each step of the fresh one.
-        restarts: the first starts from the image itself, the others from random points.
+        restarts: see `warm_start`; without one the first starts from the image itself, the others
+            from random points.
+        warm_start: a diffusion purifier's first restart starts where an attack on its one-step
+            version ends, the second from the image itself (docs/adr/006).
         loss: what is raised: ce, dlr or margin.
         gradient: exact, or a named approximation: bpda, surrogate, none.
         step_size: of the first step, over the radius; pgd lets it fall to 0 along half a cosine.
@@ -45,6 +52,7 @@ class AttackPlan(Record):
     restarts: Annotated[int, Field(ge=1, le=1000)]
     loss: Literal["ce", "dlr", "margin"] = "margin"
     gradient: Literal["exact", "bpda", "surrogate", "none"] = "exact"
+    warm_start: bool = True
     step_size: Annotated[float, Field(gt=0, le=2)] = 1.0
     held_out: Annotated[int, Field(ge=1, le=_MOST_DRAWS)]
     square_queries: Annotated[int, Field(ge=1, le=100_000)]
@@ -68,6 +76,11 @@ class AttackPlan(Record):
     def fresh(self, restart: int, step: int) -> tuple[int, ...]:
         """The draws of one step of the fresh attack; no step sees another's."""
         first = FRESH + (restart * self.steps + step) * self.draws
+        return tuple(range(first, first + self.draws))
+
+    def warm(self, step: int) -> tuple[int, ...]:
+        """The draws of one step of the fresh attack's warm start."""
+        first = WARM + step * self.draws
         return tuple(range(first, first + self.draws))
 
     def selection(self) -> tuple[int, ...]:

@@ -27,8 +27,8 @@ from purify_audit.attack.protocols import (
     predicted,
     score,
 )
-from purify_audit.attack.run import Targets, attack, objective, targets
-from purify_audit.attack_plan import AttackPlan
+from purify_audit.attack.run import Targets, attack, objective, one_step, targets
+from purify_audit.attack_plan import WARM_STEPS, AttackPlan
 from purify_audit.attack_samples import AttackSamples, CapRows, Scored, join_attacks
 from purify_audit.attack_statistics import (
     attack_estimates,
@@ -123,10 +123,14 @@ def planned_evaluations(subject: Subject) -> int:
     gradient = objective(defence, _on(subject, 1), how, how.norm, 1.0).gradient_evaluations
     rounds = 2 if subject.purifier.randomised else 1
 
+    short = one_step(subject.purifier)
+    easy = 0 if short is None else short.evaluations
+
     def attack_cost(of: AttackPlan, evaluations: int) -> int:
         if of.optimiser == "square":
             return of.restarts * of.draws * of.steps * each
-        return of.restarts * of.draws * (of.steps * evaluations + each)
+        warm = easy * (WARM_STEPS * (2 if of.gradient == "none" else 3) + 1) * of.warm_start
+        return of.draws * (warm + of.restarts * (of.steps * evaluations + each))
 
     def score_cost(held_out: int) -> int:
         return (how.draws * (BISECTIONS + 5) + held_out) * each
@@ -246,9 +250,10 @@ def _others(how: AttackPlan) -> dict[str, AttackPlan]:
     made = {"unbounded": how.model_copy(update={"restarts": 1})}
     if how.optimiser != "square":
         if how.gradient == "exact":
-            made["bpda"] = how.model_copy(update={"gradient": "bpda", "restarts": 1})
-        changes = {"optimiser": "square", "steps": how.square_queries, "restarts": 1}
-        made["square"] = how.model_copy(update=changes)
+            changes = {"gradient": "bpda", "restarts": 1, "warm_start": False}
+            made["bpda"] = how.model_copy(update=changes)
+        search = {"optimiser": "square", "steps": how.square_queries, "restarts": 1}
+        made["square"] = how.model_copy(update=search)
     return made
 
 

@@ -379,3 +379,56 @@ class LooksUpNear(LooksUp):
         known = self.look_up(x, noise).detach()
         far = (x - known).abs().amax((1, 2, 3), keepdim=True)
         return torch.where(far < 0.3, super().__call__(x, noise), x)
+
+
+class OtherInGradMode(Cheat):
+    """Computes something else where a gradient is wanted."""
+
+    def __call__(self, x, noise):
+        return super().__call__(0.5 - 0.5 * x if torch.is_grad_enabled() else x, noise)
+
+
+class DriftsWhenTold(Cheat):
+    """Honest until somebody sets `calls_left`, and for so many calls after."""
+
+    calls_left = None
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            y = y * (0.97 if self.calls_left < 0 else 1.0)
+        return y
+
+
+class Abstains(Cheat):
+    """Returns NaN for what looks attacked to its own classifier."""
+
+    def __init__(self, classifier):
+        self.classifier = classifier
+
+    def __call__(self, x, noise):
+        y = super().__call__(x, noise)
+        sure = self.classifier(y.float()).softmax(1).amax(1) > 0.9
+        return torch.where(sure[:, None, None, None], y, torch.nan)
+
+
+class ShatteredAndTurned(Shattered):
+    """Turns the image over as well (its classifier knows), which BPDA does not see."""
+
+    def __call__(self, x, noise):
+        return super().__call__(x, noise).flip(3)
+
+
+class HalfTrueAndTurned(Cheat):
+    """Turned over; true in float64, and in float32 at half of the pixels: a weak attack succeeds
+    now and then, about as often as fifty queries of Square."""
+
+    def half(self, g):
+        true = torch.from_numpy(np.random.default_rng(2).random(64) < 0.5).reshape(8, 8)
+        return torch.where(true, g, shuffled(g))
+
+    def __call__(self, x, noise):
+        if x.dtype == torch.float32:
+            x = _Spoilt.apply(x, self.half)
+        return super().__call__(x, noise).flip(3)

@@ -298,7 +298,7 @@ def test_starts_fill_the_ball():
 @pytest.mark.xfail(
     strict=True,
     reason="Ball.start, l2: the share of the radius is the first pixel's own number, so direction"
-    " and length go together and the first pixel's mean displacement is 0.08 eps, not 0",
+    " and length go together and the first pixel's mean displacement is 0.1 eps (of 8 pixels)",
 )
 def test_l2_starts_have_no_preferred_direction():
     x = torch.full((4000, 1, 2, 4), 0.5)
@@ -587,7 +587,7 @@ def test_more_draws_fooled_come_before_a_lower_mean_margin():
         (2, [0.5, 0.5, 0.4], 2),  # lower on average
         (3, [9.0, 9.0, -0.1], 3),  # a draw fooled
         (4, [0.1, 0.1, 0.1], 3),  # none fooled, though lower
-        (5, [9.0, 9.0, 0.0], 3),  # as many fooled (a tie is no right verdict), not lower
+        (5, [9.0, 9.0, -0.05], 3),  # as many fooled, not lower
         (4, [8.0, -0.1, 9.0], 4),
         (1, [torch.nan, -5.0, -5.0], 1),  # more fooled, the rest broken
         (2, [torch.nan, torch.nan, -5.0], 1),
@@ -749,7 +749,7 @@ def bent_attack(n=6, k=2, randomness="aligned", norm="linf", eps=0.15, **changes
     """An attack on `Bent`, everything in one micro-batch."""
     how = plan(norm=norm, eps=(eps,), draws=k, microbatch=n * k, **changes)
     noted = Noted(Bent())
-    x = uniform(n, 1, 2, 3, seed=6).float()
+    x = uniform(16, 1, 2, 3, seed=6).float()[:n]
     which = defence(noted, First(), n * k)
     aim = objective(which, on(x, torch.arange(n) % 4), how, norm, eps)
     ball = Ball(x, norm, eps)
@@ -1128,7 +1128,7 @@ def cap(t, d):
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_directions_flip_a_linear_decision_in_a_cap(norm):
     case, eps = Case(300, 2, 0.02), 0.1
-    case.x.copy_(0.5 + (case.x - 0.5) * 0.2)  # near the boundary, far from the pixel limits
+    case.x.copy_(0.5 + (case.x - 0.5) * 0.9)  # far enough from the pixel limits
     images = ImageSet(case.x.numpy().copy(), None, np.arange(100, 400), "grey")
     given = eps / math.sqrt(48) if norm == "linf" else eps
     identity = Linear(torch.eye(48).double())
@@ -1145,11 +1145,13 @@ def test_random_directions_flip_a_linear_decision_in_a_cap(norm):
         z = (case.x.double().flatten(1) @ matrix.T + moved) @ case.w.T + b
         distance = (z[:, 0] - z[:, 1]).abs() / ((case.w[0] - case.w[1]) @ matrix).norm()
         want = [cap(distance.numpy() / r, 48).mean() for r in found.radii]
-        assert want[1] < 0.35 < want[3] + 0.1
-        np.testing.assert_allclose(shares.mean(0), want, atol=0.04)
+        assert 0.01 < want[0] < want[3] - 0.2
+        np.testing.assert_allclose(shares.mean(0), want, atol=0.03)
+        out_of_reach = distance.numpy()[:, None] > found.radii * 1.0001
+        assert out_of_reach.any()
+        assert (shares[out_of_reach] == 0.0).all()
     tiny = caps(case.defence, case.defence, images, 1e-7, norm)
-    assert float(tiny.bare.max()) <= float(tiny.purified.max()) < 0.02 * 300
-    assert tiny.bare.mean() < 0.01
+    assert tiny.bare.max() == tiny.purified.max() == 0.0
 
 
 def test_targets_are_the_images_on_the_device():

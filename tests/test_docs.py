@@ -103,7 +103,7 @@ def test_the_python_of_the_readme_runs():
     assert result.stdout == "compression_rate\n", result.stderr
 
 
-@pytest.mark.parametrize("name", ["ddpm", "autoencoder", "classifier"])
+@pytest.mark.parametrize("name", ["ddpm", "autoencoder", "classifier", "classifier-small"])
 def test_model_pages_name_the_file_that_is_shipped(name):
     from purify_audit.checkpoint import read_checkpoint
 

@@ -1,6 +1,7 @@
 """Attacks on images: restarts, aligned or fresh draws, and which images are kept."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -13,8 +14,8 @@ from purify_audit.attack.ball import Ball
 from purify_audit.attack.objective import Defence, Draws, Objective
 from purify_audit.attack.pgd import Attacked, Best, pgd
 from purify_audit.attack.square import square
-from purify_audit.attack_plan import AttackPlan
-from purify_audit.choices import Norm
+from purify_audit.attack_plan import WARM_STEPS, AttackPlan
+from purify_audit.choices import DDIMSampler, DDPMSampler, Norm, OneStepSampler
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet
 from purify_audit.noise import Noise, Stream
@@ -22,6 +23,8 @@ from purify_audit.purifier import Purifier
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 
 Randomness = Literal["aligned", "fresh"]
+Start = tuple[int, Tensor]
+"""The number of a restart, and where it begins."""
 
 _REACH = 0.25  # of a typical perturbation: how far the finite difference of `none` goes
 
@@ -77,13 +80,14 @@ def attack(
         Stopped: the run was asked to end; nothing of this attack is kept.
     """
     best, fooled, losses = Best(ball.x), list[float](), list[float]()
-    for restart in range(plan.restarts):
-        if randomness == "aligned":
-            made = _once(aim, ball, plan, restart)
-            x, margins = made.x, made.margins
-        else:
-            made = _once(replace(aim, draws=partial(plan.fresh, restart)), ball, plan, restart)
+    fresh = randomness == "fresh"
+    for restart, start in enumerate(_starts(aim, ball, plan, fresh)):
+        if fresh:
+            made = _once(replace(aim, draws=partial(plan.fresh, restart)), ball, plan, start)
             x, margins = made.last, _under(aim, plan.selection(), made.last)
+        else:
+            made = _once(aim, ball, plan, start)
+            x, margins = made.x, made.margins
         before = fooled[-1] if fooled else 0.0
         best.keep(x, margins)
         fooled += [max(before, share) for share in made.fooled[:-1]] + [best.share()]
@@ -91,17 +95,45 @@ def attack(
     return Attacked(best.x, best.chosen(), best.x, tuple(fooled), tuple(losses))
 
 
+def _starts(aim: Objective, ball: Ball, plan: AttackPlan, fresh: bool) -> Iterator[Start]:
+    """Where each restart begins: one warm start if there is one, the image, then random points."""
+    short = one_step(aim.defence.purifier)
+    count = plan.restarts
+    if short is not None and plan.warm_start and plan.optimiser != "square":
+        yield 0, _warm(aim, ball, plan, short, fresh)
+        count -= 1
+    for restart in range(count):
+        number = restart + plan.restarts - count
+        yield number, ball.x if restart == 0 else _random_start(aim, ball, number)
+
+
+def _warm(
+    aim: Objective, ball: Ball, plan: AttackPlan, short: DiffusionPurifier, fresh: bool
+) -> Tensor:
+    """Where an attack ends on the purifier that denoises in one step from the same noisy image."""
+    easy = replace(
+        aim,
+        defence=replace(aim.defence, purifier=short),
+        gradient="none" if aim.gradient == "none" else "exact",
+        surrogate=None,
+    )
+    if fresh:
+        easy = replace(easy, draws=plan.warm)
+    made = pgd(easy, ball, ball.x, WARM_STEPS, plan.step_size * ball.eps)
+    return made.last if fresh else made.x
+
+
 def _under(aim: Objective, draws: Draws, x: Tensor) -> Tensor:
     return replace(aim, draws=lambda step: draws).look(x, 0).margins
 
 
-def _once(aim: Objective, ball: Ball, plan: AttackPlan, restart: int) -> Attacked:
-    start = ball.x if restart == 0 else _random_start(aim, ball, restart)
+def _once(aim: Objective, ball: Ball, plan: AttackPlan, start: Start) -> Attacked:
+    restart, x = start
     match plan.optimiser:
         case "pgd":
-            return pgd(aim, ball, start, plan.steps, plan.step_size * ball.eps)
+            return pgd(aim, ball, x, plan.steps, plan.step_size * ball.eps)
         case "apgd":
-            return apgd(aim, ball, start, plan.steps)
+            return apgd(aim, ball, x, plan.steps)
         case "square":
             return square(aim, ball, aim.defence.seed, aim.ids, plan.steps, restart)
 
@@ -111,6 +143,18 @@ def _random_start(aim: Objective, ball: Ball, restart: int) -> Tensor:
         aim.defence.seed, aim.ids, (restart,) * len(aim.ids), Stream.START, ball.x.device
     )
     return ball.start(addresses.uniform(0, tuple(ball.x.shape[1:])))
+
+
+def one_step(purifier: Purifier) -> DiffusionPurifier | None:
+    """The purifier that noises the same and denoises at once; none where that is no shortcut."""
+    if not isinstance(purifier, DiffusionPurifier):
+        return None
+    sampler = purifier.card.sampler
+    if purifier.evaluations == sampler.rounds:
+        return None
+    clip = isinstance(sampler, DDPMSampler | DDIMSampler) and sampler.clip
+    changes = {"sampler": OneStepSampler(clip=clip, clamp=sampler.clamp, rounds=sampler.rounds)}
+    return replace(purifier, card=purifier.card.model_copy(update=changes))
 
 
 def shorter_chain(purifier: DiffusionPurifier, steps: int) -> DiffusionPurifier:

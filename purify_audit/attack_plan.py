@@ -65,7 +65,7 @@ class AttackPlan(Record):
             raise ValueError("a radius is given twice")
         if self.norm == "linf" and max(self.eps) > 1:
             raise ValueError(f"an l-inf radius of {max(self.eps)} is more than the pixel range")
-        if self.steps * self.draws * self.restarts > 2**31:
+        if (self.steps + 1) * self.draws * self.restarts > 2**31:
             raise ValueError("steps x draws x restarts needs more draws than there are addresses")
         return self
 
@@ -74,8 +74,8 @@ class AttackPlan(Record):
         return tuple(range(self.draws))
 
     def fresh(self, restart: int, step: int) -> tuple[int, ...]:
-        """The draws of one step of the fresh attack; no step sees another's."""
-        first = FRESH + (restart * self.steps + step) * self.draws
+        """The draws of one step of the fresh attack, 0 to `steps`; no step sees another's."""
+        first = FRESH + (restart * (self.steps + 1) + step) * self.draws
         return tuple(range(first, first + self.draws))
 
     def warm(self, step: int) -> tuple[int, ...]:

@@ -158,5 +158,5 @@ def load_attacks(path: Path) -> AttackSamples:
         return AttackSamples(
             **{name: columns[name] for name in _PER_IMAGE}, scored=tuple(scored), caps=caps
         )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ReportError(f"{path}: is no file of attacks: {error}") from None

@@ -290,8 +290,8 @@ def disagreements(verdicts: list[ImageVerdict]) -> tuple[list[int], list[int]]:
     those of the lowest quarter that fall at the first radius, lowest rate first; and those of
     the highest quarter that stand, highest rate first.
     """
-    names = list(verdicts[0].rates) if verdicts else []
-    name = "power" if "power" in names else next(iter(names), "")
+    names = list(dict.fromkeys(name for v in verdicts for name in v.rates if name != "attack"))
+    name = "power" if "power" in names else next(iter(names), "attack")
     rated = [v for v in verdicts if name in v.rates and v.falls_at != 0.0]
     if len(rated) < 4:
         return [], []

@@ -62,7 +62,11 @@ def dual(norm, w):
 def test_the_worst_case_of_a_linear_margin_is_reached(norm, centred):
     x, w, eps = grey(5, 3, 4, 5), random(5, 3, 4, 5, seed=2) - 0.5, 0.1
     ball = Ball(x, norm, eps)
-    start = x if centred else ball.start(random(*x.shape, seed=3).float())
+    start = (
+        x
+        if centred
+        else ball.start(random(*x.shape, seed=3).float(), random(len(x), seed=4).float())
+    )
     found = apgd(Toy(linear(w)), ball, start, 30)
     for n in range(5):
         gain = eps * dual(norm, w[n])

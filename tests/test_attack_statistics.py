@@ -551,11 +551,6 @@ def test_too_few_images_are_no_quarters():
     assert disagreements([*three, verdict(3, 3.0, 0.1)])[0] == [0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="disagreements reads the names of the rates from the first image alone: where its rate"
-    " is missing (not finite, or not moved), another rate judges all images, or none does",
-)
 @pytest.mark.parametrize("rates", [{}, {"attack": 1.0}], ids=str)
 def test_an_image_without_a_rate_does_not_decide_for_the_others(rates):
     verdicts = [verdict(n, float(n), 0.1) for n in range(8)]

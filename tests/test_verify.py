@@ -384,7 +384,7 @@ def test_another_classifier(run_cli, here):
         (DDPM, {"t_star": 2, "restarts": 2}),
         (DDPM, {"t_star": 2, "gradient": "bpda"}),
         (DDPM, {"t_star": 2, "gradient": "none", "eps": (0.1, 0.2)}),
-        (DDPM, {"t_star": 5, "gradient": "surrogate"}),
+        (DDPM, {"t_star": 3, "gradient": "surrogate"}),
         (DDPM, {"t_star": 2, "optimiser": "square", "restarts": 2}),
         (DDPM, {"t_star": 2, "optimiser": "apgd", "norm": "l2"}),
         (AUTOENCODER, {"restarts": 3}),
@@ -397,7 +397,7 @@ def test_another_classifier(run_cli, here):
             ),
         ),
         pytest.param(
-            *(DDPM, {"t_star": 8}),
+            *(DDPM, {"t_star": 6, "images": 4}),
             marks=pytest.mark.xfail(
                 strict=True, reason="the gradient of a shorter chain is not counted"
             ),
@@ -409,6 +409,7 @@ def test_the_planned_cost_is_what_is_spent(checkpoint, asked):
     quick = {"steps": 2, "held_out": 2, "microbatch": 16, "images": 8}
     fields = plan_settings(quick | {"checkpoint": str(checkpoint)} | asked)
     fields["attack"]["square_queries"] = 9
+    fields |= {"draws": 1, "directions": 2, "probes": [{"kind": "sign"}]}
     subject = prepare(fields, CPU)
     ticked = []
     found = verify(subject, audit(subject, Watch()), ticked.append)

@@ -39,15 +39,20 @@ class Ball:
         scaled = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-38)
         return scaled / _length(scaled).clamp(min=1e-12)
 
-    def start(self, uniform: Tensor) -> Tensor:
-        """A random point of the ball from numbers in (0, 1), one for each pixel.
+    def start(self, uniform: Tensor, share: Tensor) -> Tensor:
+        """A random point of the ball.
 
-        l-inf: uniform. l2: a random direction at a uniform share of the radius.
+        Args:
+            uniform: numbers in (0, 1), one for each pixel [n, c, h, w].
+            share: numbers in (0, 1), one for each image [n]; l2 only: the share of the radius.
+
+        Returns:
+            l-inf: a uniform point. l2: a random direction at that share of the radius.
         """
         spread = 2.0 * uniform - 1.0
         if self.norm == "l2":
-            share = uniform.flatten(1)[:, 0, None, None, None]
-            spread = share * spread / _length(spread).clamp(min=1e-12)
+            unit = spread / _length(spread).clamp(min=1e-12)
+            spread = share[:, None, None, None] * unit
         return self.project(self.x + self.eps * spread)
 
     def size(self, z: Tensor) -> Tensor:

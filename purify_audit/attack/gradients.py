@@ -88,10 +88,12 @@ def secant(purify: Step, head: Head, x: Tensor, reach: float) -> Gradient:
     with torch.no_grad():
         y = purify(x)
     losses, logits, g = _head_gradient(head, y)
-    size = g.flatten(1).norm(dim=1).clamp(min=1e-30)[:, None, None, None]
+    top = g.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-38)
+    scaled = g / top  # a length in float32 would underflow
+    size = torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     with torch.no_grad():
-        moved = purify(x + reach * g / size)
-    return Gradient(losses, logits, (moved - y) * (size / reach))
+        moved = purify(x + reach * scaled / size)
+    return Gradient(losses, logits, (moved - y) * (size / reach) * top)
 
 
 def _head_gradient(head: Head, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

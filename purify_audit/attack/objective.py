@@ -92,7 +92,7 @@ class View:
 
     Attributes:
         losses: mean over draws [n].
-        margins: z_y − max_{i≠y} z_i, [n, k]; negative where the draw is fooled.
+        margins: z_y − max_{i≠y} z_i, [n, k]; not positive where the draw is fooled.
         gradient: of `losses`, [n, c, h, w]; none when it was not asked for.
     """
 

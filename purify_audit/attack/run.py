@@ -142,7 +142,7 @@ def _random_start(aim: Objective, ball: Ball, restart: int) -> Tensor:
     addresses = Noise(
         aim.defence.seed, aim.ids, (restart,) * len(aim.ids), Stream.START, ball.x.device
     )
-    return ball.start(addresses.uniform(0, tuple(ball.x.shape[1:])))
+    return ball.start(addresses.uniform(0, tuple(ball.x.shape[1:])), addresses.uniform(2, ()))
 
 
 def one_step(purifier: Purifier) -> DiffusionPurifier | None:

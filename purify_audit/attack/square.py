@@ -7,6 +7,7 @@ same in every batch.
 """
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -60,7 +61,7 @@ def square(
             propose = _recolour if ball.norm == "linf" else _move
             x = propose(best.x, ball, noise, query, side)
         best.see(x, objective.look(x, query))
-    return best.result()
+    return replace(best.result(), last=best.x)
 
 
 def _side(ball: Ball, query: int, queries: int) -> int:

@@ -17,6 +17,10 @@ WARM = 2**32 - 2**22
 """First draw of a fresh attack's warm start."""
 WARM_STEPS = 20
 """Gradients of a warm start, each through one network evaluation."""
+FORETOLD_STEPS = 14
+"""Gradients of a prediction through one network evaluation, when the purifier has more."""
+FORETOLD_STEPS_DIRECT = 5
+"""Gradients of a prediction when the purifier has just one."""
 
 _MOST_DRAWS = 2**16
 
@@ -38,6 +42,7 @@ class AttackPlan(Record):
         loss: what is raised: ce, dlr or margin.
         gradient: exact, or a named approximation: bpda, surrogate, none.
         step_size: of the first step, over the radius; pgd lets it fall to 0 along half a cosine.
+        predict_only: only foretell the aligned attack (`docs/method.md`, section 13).
         held_out: draws that score.
         square_queries: of the Square Attack that the attack is held against.
         surrogate_steps: of the shorter chain, for `surrogate`.
@@ -54,6 +59,7 @@ class AttackPlan(Record):
     gradient: Literal["exact", "bpda", "surrogate", "none"] = "exact"
     warm_start: bool = True
     step_size: Annotated[float, Field(gt=0, le=2)] = 1.0
+    predict_only: bool = False
     held_out: Annotated[int, Field(ge=1, le=_MOST_DRAWS)]
     square_queries: Annotated[int, Field(ge=1, le=100_000)]
     surrogate_steps: Annotated[int, Field(ge=1)] = 5

@@ -17,7 +17,8 @@ class Scored:
     """One attack at one radius, and what the defence made of its images.
 
     Attributes:
-        name: aligned, fresh, bare, or one of the attacks that certify: bpda, square, unbounded.
+        name: aligned, fresh, bare, predicted, or one of the attacks that certify: bpda, square,
+            unbounded.
         eps: radius, pixel units.
         images: the adversarial images, float32 [n, c, h, w].
         aligned: predicted labels under the aligned draws, int64 [n, K].

@@ -80,6 +80,11 @@ def attack_estimates(samples: AttackSamples, plan: AuditPlan) -> Iterator[Estima
             yield _proportion("bare_robust_accuracy", right, attack, plan, 1)
             clean = samples.bare_clean == samples.labels
             yield _proportion("bare_robust_accuracy_control", clean, attack, plan, 1)
+        elif attack.name == "predicted":
+            stands = (attack.aligned == samples.labels[:, None]).mean(1)
+            draws = attack.aligned.shape[1]
+            predicted = _proportion("predicted_robust_accuracy", stands, attack, plan, draws)
+            yield predicted.model_copy(update={"probe": None})
         if attack.name == "fresh":
             aligned = samples.find("aligned", attack.eps)
             assert aligned is not None, "a fresh attack comes with an aligned one"

@@ -260,8 +260,10 @@ def _report(
             "plan": subject.plan,
             "plan_digest": subject.plan.digest,
             "environment": environment(subject.device),
-            "checkpoint": _model(subject.checkpoint, subject.card, subject.purifier.evaluations),
-            "classifier": None if judge is None else _model(judge[0], judge[0].card, None),
+            "checkpoint": model_info(
+                subject.checkpoint, subject.card, subject.purifier.evaluations
+            ),
+            "classifier": None if judge is None else model_info(judge[0], judge[0].card, None),
             "data": DataInfo(
                 source=images.source,
                 digest=images.digest,
@@ -281,9 +283,10 @@ def _report(
     )
 
 
-def _model(
+def model_info(
     checkpoint: Checkpoint, card: PurifierCard | ClassifierCard, evaluations: int | None
 ) -> ModelInfo:
+    """What a report says of a model."""
     return ModelInfo(
         source=checkpoint.source,
         sha256=checkpoint.sha256,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from purify_audit.errors import PlanError
 
+_TYPES: dict[type, str] = {int: "a whole number", float: "a number", str: "text", list: "a list"}
+
 
 def parse_settings(text: str) -> tuple[str, dict[str, str]]:
     """Read `NAME` or `NAME:key=value,key=value`.
@@ -39,33 +41,46 @@ def parse_settings(text: str) -> tuple[str, dict[str, str]]:
     return name, settings
 
 
-def read_project(folder: Path, known: frozenset[str]) -> dict[str, object]:
+def read_project(folder: Path, known: dict[str, tuple[type, ...]]) -> dict[str, object]:
     """Settings of `purify-audit.toml`, or else of `[tool.purify-audit]` in `pyproject.toml`.
 
     Args:
         folder: where to look.
-        known: the settings there are; names are the long options', with `-` or `_`.
+        known: the settings there are and their types; names are the long options', with `-` or `_`.
 
     Returns:
         The settings; none without such a file or table.
 
     Raises:
-        PlanError: the file cannot be read, is not TOML, or has a setting that is not known.
+        PlanError: the file cannot be read, is not TOML, or has a setting that is not known or of
+            another type.
     """
     own, project = folder / "purify-audit.toml", folder / "pyproject.toml"
     path = own if own.is_file() else project
     if not path.is_file():
         return {}
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PlanError(f"{path.name}: cannot be read: {error}") from None
-    if path == project:
-        table = table.get("tool", {}).get("purify-audit", {})
+    table = _table(path, () if path == own else ("tool", "purify-audit"))
     settings = {name.replace("-", "_"): value for name, value in table.items()}
     strange = sorted(settings.keys() - known)
     if strange:
         raise PlanError(
             f"{path.name}: no setting '{strange[0]}'; there are {', '.join(sorted(known))}"
         )
+    for name, value in settings.items():
+        if not isinstance(value, known[name]) or isinstance(value, bool):
+            wanted = " or ".join(_TYPES[kind] for kind in known[name])
+            raise PlanError(f"{path.name}: '{name}' is {value!r}, not {wanted}")
     return settings
+
+
+def _table(path: Path, inside: tuple[str, ...]) -> dict[str, object]:
+    """A table of a TOML file; empty where there is none of that name."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PlanError(f"{path.name}: cannot be read: {error}") from None
+    for name in inside:
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            raise PlanError(f"{path.name}: [{'.'.join(inside)}] is not a table of settings")
+    return table

@@ -76,7 +76,7 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     checkpoint = open_checkpoint(source, _spec(images))
     defaults = {
         "norm": norm,
-        "images": min(_DEFAULT_IMAGES, len(images)),
+        "images": min(given.pop("preset_images", _DEFAULT_IMAGES), len(images)),
         "eps": (_DIGITS_EPS if _is_digits(given) else _DEFAULT_EPS).get(norm, ()),
         "probes": [{"kind": kind} for kind in (_DEFAULT_PROBES.get(norm, ""), "lowfreq", "power")],
         "draws": 4 if purifier_card(checkpoint).randomised else 1,
@@ -86,7 +86,6 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     }
     if "attack" in given:
         defaults["classifier"] = shipped_classifier(images.image_shape)
-        defaults["images"] = min(given.pop("preset_images", _DEFAULT_IMAGES), len(images))
         ball = {name: given.get(name, defaults[name]) for name in ("norm", "eps")}
         randomised = purifier_card(checkpoint).randomised
         given["attack"] = _attack_settings(given["attack"] | ball, randomised, device)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from purify_audit.audit import Outcome, Watch, audit
+from purify_audit.battery import planned_evaluations
 from purify_audit.compression import rows_per_image
 from purify_audit.errors import PlanError
 from purify_audit.report.curve import Setting
 from purify_audit.subject import Subject, prepare
-from purify_audit.verify import Verified, planned_evaluations, verify
+from purify_audit.verify import Verified, verify
 
 Tick = Callable[[int], None]
 

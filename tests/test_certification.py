@@ -16,17 +16,16 @@ from purify_audit.attack.certification import (
     _outside,
     _unconverged,
     check_attack,
-    check_gradient,
     check_stronger,
     check_unbounded,
-    check_usefulness,
-    in_float64,
 )
+from purify_audit.attack.gradient_checks import check_gradient, check_usefulness, in_float64
 from purify_audit.attack.objective import Defence
 from purify_audit.attack.pgd import Attacked
 from purify_audit.attack.run import attack, objective, targets
 from purify_audit.attack_plan import AttackPlan
 from purify_audit.audit import Watch, audit
+from purify_audit.battery import planned_evaluations
 from purify_audit.card import ImageSpec
 from purify_audit.checkpoint import read_checkpoint
 from purify_audit.choices import DDPMSampler
@@ -35,7 +34,7 @@ from purify_audit.images import ImageSet, choose, load_images
 from purify_audit.loading import load_classifier, load_purifier
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
 from purify_audit.runtime import Stopped, deterministic
-from purify_audit.verify import planned_evaluations, verify
+from purify_audit.verify import verify
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -176,7 +175,7 @@ def test_the_shipped_diffusion_purifier_earns_no_error(kind, judge):
     checkpoint = read_checkpoint(str(MODELS / "digits-ddpm.safetensors"))
     card = checkpoint.card.model_copy(update={"t_star": 6, "sampler": DDPMSampler()})
     purifier = load_purifier(checkpoint, CPU, card)
-    found = attacked(purifier, judge, n=6, steps=8, microbatch=6, gradient=kind, square_queries=5)
+    found = attacked(purifier, judge, n=4, steps=8, microbatch=4, gradient=kind, square_queries=5)
     assert codes(found, "error") == set()
     assert ("PA310" in codes(found)) == (kind != "exact")
     gradients = found.report.attack.gradients
@@ -190,7 +189,7 @@ def test_drifting_during_the_attack_is_found(judge):
     which = subject(purifier, judge)
     basis = audit(which, Watch())
     assert basis.report.findings == ()
-    purifier.calls_left = 40
+    purifier.calls_left = 60
     assert "PA303" in codes(verify(which, basis, lambda evaluations: None), "error")
 
 
@@ -270,27 +269,23 @@ def test_a_run_that_ends_early_is_never_certified(share, judge):
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="a gradient error of NaN is refused as evidence: a crash")
 def test_a_gradient_that_is_nan_is_found(judge):
     assert {"PA302"} <= codes(attacked(cheats.NaNGradient(), judge), "error")
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="a loss of NaN is refused as evidence: a crash")
 def test_an_output_that_is_nan_under_attack_is_found(judge):
     purifier = cheats.Abstains(judge[1])
     assert codes(attacked(purifier, judge, steps=3), "error")
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="nothing asks whether P reads the image's id")
 def test_images_looked_up_by_id_are_found(judge):
     found = attacked(cheats.LooksUpNear(digits()), judge)
     assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="50 queries of Square are too few to beat it")
 def test_a_shattered_gradient_that_bpda_cannot_follow_is_found(turned):
     found = attacked(cheats.ShatteredAndTurned(), turned)
     assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
@@ -303,14 +298,12 @@ def test_more_queries_of_square_find_a_shattered_gradient(turned):
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="the float32 gradients of the attack are never checked")
 def test_a_gradient_that_is_half_true_in_float32_is_found(turned):
     found = attacked(cheats.HalfTrueAndTurned(), turned, n=48)
     assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="gradients are checked at clean images alone")
 def test_a_gradient_that_is_true_at_clean_images_alone_is_found(judge):
     found, honest = (attacked(c, judge) for c in (cheats.TrueOnTheGrid(), cheats.Cheat()))
     gap = value(found, "aligned_robust_accuracy") - value(honest, "aligned_robust_accuracy")
@@ -318,14 +311,12 @@ def test_a_gradient_that_is_true_at_clean_images_alone_is_found(judge):
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="ties of equal pixels are kinks, and taken for a mismatch")
 def test_an_honest_median_filter_earns_no_mismatch(judge):
     purifier = TransformPurifier(parse_transform("median:size=3", DIGITS))
     assert "PA301" not in codes(attacked(purifier, judge))
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="a fresh Square attack keeps the luckiest draws' image")
 def test_a_weak_fresh_attack_is_not_taken_for_randomness(judge):
     assert "PA309" not in codes(attacked(cheats.Cheat(), judge))
     found = attacked(cheats.Cheat(), judge, optimiser="square", steps=200)
@@ -448,11 +439,11 @@ def test_errors_of_a_gradient_by_hand(cheat, unrolled, difference, judge):
     ("cheat", "zero", "not_finite", "vanishing", "told"),
     [
         (cheats.Cheat, 0.0, 0.0, 0.0, None),
-        (cheats.Quantised, 1.0, 0.0, 0.0, "for 100%"),
+        (cheats.Quantised, 1.0, 0.0, 0.0, "the same for every image"),
         (cheats.HalfDetached, None, 0.0, 0.0, "zero, not finite or vanishingly small for"),
         (cheats.NaNGradient, 0.0, 1.0, 0.0, "zero, not finite or vanishingly small for 100%"),
         (cheats.Saturated, 0.0, 0.0, 1.0, "zero, not finite or vanishingly small for 100%"),
-        (cheats.ConstantGradient, 0.0, 0.0, 0.0, "the same for every image for 100%"),
+        (cheats.ConstantGradient, 0.0, 0.0, 0.0, "the same for every image"),
     ],
 )
 def test_useless_gradients_are_counted(cheat, zero, not_finite, vanishing, told, judge):
@@ -697,7 +688,6 @@ def test_a_transformation_in_float64_is_itself():
 # The tests of this file and of test_findings.py reach every code.
 
 
-@pytest.mark.xfail(strict=True, reason="`verify report.json` tells of cells that differ in words")
 def test_cells_that_differ_are_a_finding():
     source = (ROOT / "purify_audit").rglob("*.py")
     raised = [p for p in source if p.name != "findings.py" and '"PA313"' in p.read_text("utf-8")]

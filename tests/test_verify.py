@@ -29,7 +29,8 @@ from purify_audit.replay import stored_subject
 from purify_audit.report.schema import Report, read_report
 from purify_audit.settings import read_project
 from purify_audit.subject import prepare
-from purify_audit.verify import planned_evaluations, seconds_per_evaluation, verify
+from purify_audit.battery import planned_evaluations, seconds_per_evaluation
+from purify_audit.verify import verify
 
 ROOT = Path(__file__).parents[1]
 DDPM, AUTOENCODER, CLASSIFIER, SMALL = (
@@ -38,6 +39,7 @@ DDPM, AUTOENCODER, CLASSIFIER, SMALL = (
 )
 pytestmark = pytest.mark.skipif(not DDPM.is_file(), reason="the shipped models are not here")
 
+NOISE = "gaussian-noise:sigma=0.1"
 QUICK = ("--images", 8, "--steps", 2, "--microbatch", 8, "--quiet")
 TINY = (*QUICK, "--held-out", 2, "--sampler", "one-step", "--t-star", 3)
 CHECKS = {"bpda", "square", "unbounded"}
@@ -165,11 +167,12 @@ def test_estimates_are_those_of_the_rows_in_the_file(finished):
     folder, report, _ = finished
     rows = load_attacks(folder / "verify.attack.safetensors")
     again = tuple(attack_estimates(rows, report.plan))
-    assert again == tuple(e for e in report.estimates if e in again)
-    assert [e for e in report.estimates if e.probe in ("aligned", "fresh", "bare")] == list(again)
-    names = [(s.name, s.eps) for s in rows.scored]
-    assert names[:3] == [(name, 0.15) for name in ("aligned", "fresh", "bare")]
-    assert dict(names[3:]) == {"bpda": 0.15, "square": 0.15, "unbounded": 0.5}
+    assert report.estimates[-len(again) :] == again
+    assert len(again) == len(MATRIX) * 2 + len(BARE) + 2  # and inflation, and prediction
+    radii = {s.name: s.eps for s in rows.scored}
+    assert len(radii) == len(rows.scored)
+    main = dict.fromkeys(("aligned", "fresh", "bare", "predicted", "bpda", "square"), 0.15)
+    assert radii == main | {"unbounded": 0.5}
 
 
 def test_labels_in_the_file_are_what_the_defence_says(finished):
@@ -290,7 +293,7 @@ def test_other_attacks_run_and_are_named(arguments, used, run_cli, here):
     names = {s.name for s in load_attacks(here / "verify.attack.safetensors").scored}
     wanted = CHECKS - ({"bpda"} if used else set())
     wanted -= {"square"} if "square" in arguments else set()
-    assert names == {"aligned", "fresh", "bare"} | wanted
+    assert names == {"aligned", "fresh", "bare", "predicted"} | wanted
     how = report.plan.attack
     for name, asked in zip(arguments[::2], arguments[1::2]):
         field = name.removeprefix("--")
@@ -321,7 +324,7 @@ def test_a_deterministic_purifier_has_no_fresh_attack(purifier, run_cli, here):
 
 
 def test_added_noise_is_attacked_both_ways(run_cli, here):
-    run_cli("verify", "gaussian-noise:sigma=0.1", "--attack", *QUICK, "--held-out", 2)
+    run_cli("verify", NOISE, "--attack", *QUICK, "--held-out", 2)
     assert "randomness_inflation" in metrics(read_report(here / "verify.json"), "fresh")
 
 
@@ -360,7 +363,7 @@ def test_more_images_than_are_checked_and_several_groups(run_cli, here):
     report = read_report(here / "verify.json")
     assert rows.ids.tolist() == list(report.data.ids)
     sizes = {s.name: len(s.images) for s in rows.scored}
-    assert sizes == {"aligned": 70, "bare": 70, "bpda": 64, "square": 64, "unbounded": 64}
+    assert sizes == dict.fromkeys(("aligned", "bare", "predicted"), 70) | dict.fromkeys(CHECKS, 64)
     run_cli("verify", "identity", "--attack", *QUICK, "--images", 70, "--out", "other.json")
     other = load_attacks(here / "other.attack.safetensors")
     same = np.isclose(rows.find("aligned").images, other.find("aligned").images, atol=1e-5)
@@ -380,18 +383,19 @@ def test_another_classifier(run_cli, here):
 @pytest.mark.parametrize(
     ("checkpoint", "asked"),
     [
-        (DDPM, {"t_star": 2}),
-        (DDPM, {"t_star": 2, "restarts": 2}),
-        (DDPM, {"t_star": 2, "gradient": "bpda"}),
-        (DDPM, {"t_star": 2, "gradient": "none", "eps": (0.1, 0.2)}),
-        (DDPM, {"t_star": 3, "gradient": "surrogate"}),
-        (DDPM, {"t_star": 2, "optimiser": "square", "restarts": 2}),
-        (DDPM, {"t_star": 2, "optimiser": "apgd", "norm": "l2"}),
+        (DDPM, {"t_star": 2, "images": 4, "restarts": 2}),
+        (DDPM, {"t_star": 2, "images": 4, "gradient": "none", "eps": (0.1, 0.2)}),
+        (DDPM, {"t_star": 3, "images": 4, "gradient": "surrogate"}),
+        (NOISE, {}),
+        (NOISE, {"restarts": 2, "steps": 5}),
+        (NOISE, {"gradient": "bpda", "eps": (0.1, 0.2)}),
+        (NOISE, {"optimiser": "square", "restarts": 2}),
+        (NOISE, {"optimiser": "apgd", "norm": "l2", "loss": "ce"}),
+        (NOISE, {"images": 70, "microbatch": 64}),
         (AUTOENCODER, {"restarts": 3}),
-        (AUTOENCODER, {"images": 70}),
         ("bit-depth", {}),
         pytest.param(
-            *(DDPM, {"t_star": 2, "draws": 3}),
+            *(NOISE, {"draws": 3}),
             marks=pytest.mark.xfail(
                 strict=True, reason="the usefulness check spends its passes for every draw"
             ),

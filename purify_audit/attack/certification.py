@@ -1,177 +1,26 @@
 """Is the attack any good? Checks that must pass before its figure means anything.
 
 After Carlini et al., "On evaluating adversarial robustness" (2019), and Tramèr et al., "On
-adaptive attacks to adversarial example defenses" (NeurIPS 2020).
+adaptive attacks to adversarial example defenses" (NeurIPS 2020). Those of its gradient are in
+`gradient_checks`.
 """
 
-import copy
-import dataclasses
-from dataclasses import replace
-from typing import TypeVar
+import math
+import sys
 
 import numpy as np
-import torch
 from scipy.special import bdtrc
-from torch import Tensor, nn
+from torch import Tensor
 
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.gradients import GradientKind, exact, steps_of
-from purify_audit.attack.losses import loss_rows
 from purify_audit.attack.objective import Objective
 from purify_audit.attack.pgd import Attacked
-from purify_audit.attack.run import shorter_chain
 from purify_audit.findings import Finding, finding
-from purify_audit.noise import Noise, Stream
-from purify_audit.purifiers.diffusion import DiffusionPurifier
 
-CHECKED = 4
-"""Images whose gradients are checked in float64."""
-
-_SHORT_CHAIN = 3
-_NUDGE = 1e-5  # of central differences, l2 and pixel units, in float64
-_GRADIENT_TOLERANCE = 1e-3  # of central differences; kinks of ReLU and clips lie between
-_UNROLLED_TOLERANCE = 1e-8  # the same operations in another order of freeing memory
-_VANISHING = 1e-7  # of the loss's gradient at P(x)
-_USELESS_SHARE = 0.25
 _REPLAY_TOLERANCE = 1e-4  # of a margin
 _UNBOUNDED_ACCURACY = 0.1
 _UNCONVERGED = 0.03
 _SIGNIFICANCE = 0.05
-
-_Model = TypeVar("_Model")
-
-
-def in_float64(model: _Model) -> _Model:
-    """A copy of a purifier or classifier whose networks and tensors are float64."""
-    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else None
-    names = [f.name for f in fields] if fields else list(getattr(model, "__dict__", {}))
-    wide: dict[str, object] = {}
-    for name in names:
-        value = getattr(model, name)
-        if isinstance(value, nn.Module):
-            wide[name] = copy.deepcopy(value).double()
-        elif isinstance(value, Tensor) and value.is_floating_point():
-            wide[name] = value.double()
-    if fields:
-        return replace(model, **wide)  # type: ignore[type-var]
-    other = copy.copy(model)
-    for name, value in wide.items():
-        setattr(other, name, value)
-    return other
-
-
-def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
-    """Exact gradients against unrolled autograd and against central differences, in float64.
-
-    Args:
-        aim: the attack's objective; its first images are checked, under its first draw.
-        x: the clean images.
-
-    Returns:
-        Findings, and the errors: `unrolled_error`, relative, of a short chain; and
-        `difference_error`, over the length of the gradient, of the whole one, both medians.
-    """
-    n = min(CHECKED, len(x))
-    x, labels = x[:n].double(), aim.labels[:n]
-    noise = Noise(aim.defence.seed, aim.ids[:n], (aim.draws(0)[0],) * n, Stream.PURIFY, x.device)
-    purifier = in_float64(aim.defence.purifier)
-    classifier = in_float64(aim.defence.classifier)
-
-    def head(y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = classifier(y)
-        return loss_rows(logits, labels, aim.loss), logits
-
-    def loss(z: Tensor) -> Tensor:
-        with torch.no_grad():
-            return head(purifier(z, noise))[0]
-
-    short = purifier
-    if isinstance(purifier, DiffusionPurifier):
-        short = shorter_chain(purifier, _SHORT_CHAIN)
-    with torch.enable_grad():
-        leaf = x.clone().requires_grad_()
-        total = head(short(leaf, noise))[0].sum()
-        (unrolled,) = (
-            torch.autograd.grad(total, leaf, allow_unused=True) if total.requires_grad else (None,)
-        )
-    unrolled = torch.zeros_like(x) if unrolled is None else unrolled
-    stored = exact(steps_of(short, noise), head, x).at_input
-    gradient = exact(steps_of(purifier, noise), head, x).at_input
-    errors = {
-        "unrolled_error": _median(_size(stored - unrolled) / _size(unrolled).clamp(min=1e-30)),
-        "difference_error": _median(_difference_errors(loss, gradient, x, noise)),
-    }
-    limits = {"unrolled_error": _UNROLLED_TOLERANCE, "difference_error": _GRADIENT_TOLERANCE}
-    if all(errors[name] <= limit for name, limit in limits.items()):
-        return [], errors
-    told = "unrolled autograd by {unrolled_error:.2g}, from central differences by"
-    return [
-        finding(
-            "PA301",
-            f"The gradient differs from {told} {{difference_error:.2g}} (relative).".format(
-                **errors
-            ),
-            dict(errors),
-        )
-    ], errors
-
-
-def _difference_errors(loss: object, gradient: Tensor, x: Tensor, noise: Noise) -> Tensor:
-    """|central difference − g · u| over the larger of |g| and the difference, for two u [2n]."""
-    assert callable(loss)
-    size = _size(gradient)
-    along = gradient / size.clamp(min=1e-30)[:, None, None, None]
-    apart = replace(noise, stream=Stream.START).normal(1, tuple(x.shape[1:])).to(x.dtype)
-    apart = apart / _size(apart)[:, None, None, None]
-    found = []
-    for u in (torch.where(size[:, None, None, None] > 0, along, apart), apart):
-        slope = (loss(x + _NUDGE * u) - loss(x - _NUDGE * u)) / (2 * _NUDGE)
-        promised = (gradient * u).flatten(1).sum(1)
-        scale = torch.maximum(size, slope.abs()).clamp(min=1e-30)
-        found.append(((slope - promised) / scale).abs().nan_to_num(1.0))
-    return torch.stack(found).amax(0)
-
-
-def check_usefulness(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
-    """Whether gradients at clean images are there at all, and how they agree with one another.
-
-    Returns:
-        Findings, and shares and cosines: `gradient_zero`, `gradient_not_finite`,
-        `gradient_vanishing` (shares of images), `cosine_draws` (between two draws' gradients),
-        `cosine_bpda`, `cosine_none` and `cosine_surrogate` (of an approximation and the exact
-        gradient, same draw), means over images.
-    """
-    true = replace(aim, gradient="exact")
-    gradient = true.row_gradients(x, 0)[:, 0]
-    at_output = replace(aim, gradient="bpda").row_gradients(x, 0)[:, 0]
-    size, top = _size(gradient), _size(at_output)
-    found = {
-        "gradient_zero": float((size == 0).double().mean()),
-        "gradient_not_finite": float((~size.isfinite()).double().mean()),
-        "gradient_vanishing": float(((size > 0) & (size < _VANISHING * top)).double().mean()),
-        "cosine_bpda": _cosine(gradient, at_output),
-        "cosine_none": _cosine(gradient, replace(aim, gradient="none").row_gradients(x, 0)[:, 0]),
-    }
-    if aim.defence.purifier.randomised:
-        other = replace(true, draws=lambda step: (aim.draws(0)[0] + 1,)).row_gradients(x, 0)
-        found["cosine_draws"] = _cosine(gradient, other[:, 0])
-    purifier = aim.defence.purifier
-    if (
-        isinstance(purifier, DiffusionPurifier)
-        and (short := shorter_chain(purifier, 5)) != purifier
-    ):
-        near = replace(aim, gradient="surrogate", surrogate=short).row_gradients(x, 0)
-        found["cosine_surrogate"] = _cosine(gradient, near[:, 0])
-    constant = len(set(aim.labels.tolist())) > 1 and bool((gradient == gradient[:1]).all())
-    bad = sum(found[f"gradient_{what}"] for what in ("zero", "not_finite", "vanishing"))
-    if bad < _USELESS_SHARE and not constant:
-        return [], found
-    what = "the same for every image" if constant else "zero, not finite or vanishingly small"
-    share = 1.0 if constant else bad
-    evidence = {name: value for name, value in found.items() if name.startswith("gradient")}
-    return [finding("PA302", f"The gradient is {what} for {share:.0%} of images.", {**evidence})], (
-        found
-    )
 
 
 def check_attack(aim: Objective, ball: Ball, attacked: Attacked) -> list[Finding]:
@@ -194,7 +43,7 @@ def check_attack(aim: Objective, ball: Ball, attacked: Attacked) -> list[Finding
             finding(
                 "PA304",
                 f"The mean loss was {first:.4g} at the start and never above {last:.4g} later.",
-                {"first": first, "highest_later": last},
+                {"first": _plain(first), "highest_later": _plain(last)},
             )
         )
     return found + _unconverged(attacked) + _outside(ball, attacked.x)
@@ -243,7 +92,7 @@ def check_unbounded(radius: float, aligned: np.ndarray, labels: np.ndarray) -> l
 
 
 def check_stronger(
-    name: GradientKind | str, other: np.ndarray, main: np.ndarray, labels: np.ndarray
+    name: str, other: np.ndarray, main: np.ndarray, labels: np.ndarray
 ) -> list[Finding]:
     """Whether another attack fools images that the main one does not, more than the reverse.
 
@@ -270,19 +119,6 @@ def check_stronger(
     ]
 
 
-def _size(t: Tensor) -> Tensor:
-    """Length of each row [n], in float64."""
-    length: Tensor = torch.linalg.vector_norm(t.double().flatten(1), dim=1)
-    return length
-
-
-def _median(values: Tensor) -> float:
-    return float(values.median())
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    """Mean cosine over rows where both are finite and not zero; 0 where there is none."""
-    dots = (a.double() * b.double()).flatten(1).sum(1)
-    cosines = dots / (_size(a) * _size(b))
-    cosines = cosines[cosines.isfinite()]
-    return float(cosines.mean()) if len(cosines) else 0.0
+def _plain(value: float) -> float:
+    """A number that JSON can hold."""
+    return value if math.isfinite(value) else math.copysign(sys.float_info.max, value)

@@ -28,7 +28,10 @@ def loss_rows(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     """
     match loss:
         case "ce":
-            return F.cross_entropy(logits, labels, reduction="none")
+            # −log softmax as log(1 + Σ_{i≠y} exp(z_i − z_y)): of a confident classifier the usual
+            # form loses half of its gradient to rounding in float32, or all of it.
+            others = logits.scatter(1, labels[:, None], -torch.inf)
+            return F.softplus(others.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0])
         case "margin":
             return -margins(logits, labels)
         case "dlr":

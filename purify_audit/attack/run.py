@@ -11,10 +11,11 @@ from torch import Tensor
 
 from purify_audit.attack.apgd import apgd
 from purify_audit.attack.ball import Ball
+from purify_audit.attack.gradients import GradientKind
 from purify_audit.attack.objective import Defence, Draws, Objective
 from purify_audit.attack.pgd import Attacked, Best, pgd
 from purify_audit.attack.square import square
-from purify_audit.attack_plan import WARM_STEPS, AttackPlan
+from purify_audit.attack_plan import FORETOLD_STEPS, FORETOLD_STEPS_DIRECT, WARM_STEPS, AttackPlan
 from purify_audit.choices import DDIMSampler, DDPMSampler, Norm, OneStepSampler
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet
@@ -111,16 +112,30 @@ def _warm(
     aim: Objective, ball: Ball, plan: AttackPlan, short: DiffusionPurifier, fresh: bool
 ) -> Tensor:
     """Where an attack ends on the purifier that denoises in one step from the same noisy image."""
-    easy = replace(
-        aim,
-        defence=replace(aim.defence, purifier=short),
-        gradient="none" if aim.gradient == "none" else "exact",
-        surrogate=None,
-    )
+    easy = _easy(aim, short)
     if fresh:
         easy = replace(easy, draws=plan.warm)
     made = pgd(easy, ball, ball.x, WARM_STEPS, plan.step_size * ball.eps)
     return made.last if fresh else made.x
+
+
+def _easy(aim: Objective, short: Purifier) -> Objective:
+    """The same objective with a cheaper purifier, and with gradients of it if there are any."""
+    kind: GradientKind = "none" if aim.gradient == "none" else "exact"
+    defence = replace(aim.defence, purifier=short)
+    return replace(aim, defence=defence, gradient=kind, surrogate=None)
+
+
+def foretell(aim: Objective, ball: Ball) -> Tensor:
+    """Images that foretell an aligned attack's verdicts, at a fiftieth of its cost.
+
+    A short attack on the purifier that noises the same and denoises in one step; where there is
+    no such shortcut (one evaluation in all), a very short one on the purifier itself. Scored by
+    the whole purifier, they give the predicted robust accuracy (`docs/method.md`, section 13).
+    """
+    short = one_step(aim.defence.purifier)
+    steps = FORETOLD_STEPS if short is not None else FORETOLD_STEPS_DIRECT
+    return pgd(_easy(aim, short or aim.defence.purifier), ball, ball.x, steps, ball.eps).x
 
 
 def _under(aim: Objective, draws: Draws, x: Tensor) -> Tensor:

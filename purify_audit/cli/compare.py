@@ -8,6 +8,7 @@ from rich.console import Console
 
 from purify_audit.cli import options as o
 from purify_audit.cli.app import app
+from purify_audit.errors import PlanError
 
 
 @app.command()
@@ -22,6 +23,8 @@ def compare(
     from purify_audit.report.comparison import compare as compare_reports
     from purify_audit.report.schema import read_report
 
+    if not 0.5 < level < 1:
+        raise PlanError(f"--level {level:g} is not between 0.5 and 1")
     found = compare_reports([(path.name, read_report(path)) for path in reports], seed, level)
     if as_json:
         print(found.model_dump_json(indent=1))

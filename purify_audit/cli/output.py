@@ -96,7 +96,7 @@ def tell(out: Path, made: Made, reporter: "Reporter", as_json: bool) -> None:
     """Print the report and end with the exit code it deserves.
 
     Raises:
-        Exit: interrupted, or a finding is an error.
+        Exit: interrupted, ended early, or a finding is an error.
     """
     if as_json:
         print(out.read_text(encoding="utf-8"))
@@ -107,5 +107,6 @@ def tell(out: Path, made: Made, reporter: "Reporter", as_json: bool) -> None:
         print(f"\n{out}  ({reporter.seconds:.0f} s, {reporter.done:,} network evaluations)")
     if reporter.stop_signal and made.report.status == "partial":
         raise typer.Exit(128 + reporter.stop_signal)
-    if any(f.severity == "error" for f in made.report.findings):
+    partial = made.report.status == "partial"
+    if partial or any(f.severity == "error" for f in made.report.findings):
         raise typer.Exit(EXIT_INCONCLUSIVE)

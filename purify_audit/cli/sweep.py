@@ -58,13 +58,12 @@ def sweep(
     asked = plan_settings({name: v for name, v in values.items() if v is not None})
     if not attack:
         del asked["attack"]
-        asked["images"] = asked.pop("preset_images")
 
     from purify_audit import sweep as run
+    from purify_audit.battery import seconds_per_evaluation
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
     from purify_audit.report.curve import curve_point, show_curve
-    from purify_audit.verify import seconds_per_evaluation
 
     points = run.settings(_whole(t_star), tuple(sampler or ()), o.radii(eps) or ())
     loaded = run.subjects(asked, points, choose_device(device))
@@ -74,24 +73,28 @@ def sweep(
         told += f", about {duration(total * seconds_per_evaluation(loaded[0][1]))}"
     if dry_run:
         return print(told)
+    if out.exists() and not out.is_dir():
+        raise PlanError(f"{out}: is a file; the reports need a folder")
     out.mkdir(parents=True, exist_ok=True)
     must_be_writable(out / "sweep.json")
     if not quiet:
         console.print(told, highlight=False)
-    reporter, curve = Reporter(console, total, quiet, max_seconds or math.inf), []
+    limit = math.inf if max_seconds is None else max_seconds
+    reporter, curve, partial = Reporter(console, total, quiet, limit), [], False
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     with reporter.running():
         for point, found in run.sweep(loaded, reporter.tick):
             path = out / f"{point.title}.json"
             made = Made(found.report, found.samples, found.attacks)
             report = write(path, made, reporter, started).report
+            partial = partial or report.status == "partial"
             curve.append(curve_point(point, path.name, report))
     (out / "sweep.json").write_text(
         json.dumps([p.model_dump() for p in curve], indent=1) + "\n", encoding="utf-8"
     )
     show_curve(Console(), curve)
     print(f"\n{out}/sweep.json  ({reporter.seconds:.0f} s, {reporter.done:,} network evaluations)")
-    if len(curve) < len(points) or reporter.stop_signal:
+    if len(curve) < len(points) or partial:
         raise typer.Exit(128 + reporter.stop_signal if reporter.stop_signal else EXIT_INCONCLUSIVE)
 
 

@@ -26,9 +26,10 @@ def attack_parts(report: Report) -> Iterator[RenderableType]:
     assert info is not None, "the caller has looked"
     assert how is not None, "a report of an attack has its plan"
     yield Text()
-    for eps in how.eps:
+    for eps in () if how.predict_only else how.eps:
         yield _matrix(report, how, eps)
         yield from (Text.from_markup(line) for line in _headline(report, how, eps))
+    yield from (Text.from_markup(line) for line in _predictions(report))
     yield Text()
     if info.fuzziness:
         yield _fuzziness(info)
@@ -87,6 +88,15 @@ def _headline(report: Report, how: AttackPlan, eps: float) -> Iterator[str]:
         f" {100 * gap.value:.1f} points[/]"
         f" [dim]({100 * (gap.lower or 0):.1f} to {100 * (gap.upper or 0):.1f}{sure})[/]."
     )
+
+
+def _predictions(report: Report) -> Iterator[str]:
+    for e in report.estimates:
+        if e.metric == "predicted_robust_accuracy":
+            yield (
+                f"Predicted without the attack, {e.norm} {radius(e.eps)}: {accuracy(e)} aligned"
+                " robust accuracy."
+            )
 
 
 def _fuzziness(info: AttackInfo) -> Table:

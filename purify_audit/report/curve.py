@@ -24,7 +24,7 @@ class Setting(Record):
         """In a few words, as a file name may hold them."""
         parts = [] if self.sampler is None else [self.sampler.replace(":", "-").replace(",", "-")]
         parts += [] if self.t_star is None else [f"t{self.t_star}"]
-        parts += [] if self.eps is None else [f"eps{self.eps:.4g}"]
+        parts += [] if self.eps is None else [f"eps{self.eps:.8g}"]
         return "-".join(parts)
 
 

@@ -1,0 +1,247 @@
+"""Is the gradient right, and is it any use? Before anything is spent on following it."""
+
+import copy
+import dataclasses
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from purify_audit.attack.gradients import Head, exact, steps_of
+from purify_audit.attack.losses import Loss, loss_rows
+from purify_audit.attack.objective import Objective
+from purify_audit.attack.run import shorter_chain
+from purify_audit.findings import Finding, finding
+from purify_audit.noise import Noise, Stream
+from purify_audit.purifier import Classifier, Purifier, Step
+from purify_audit.purifiers.diffusion import DiffusionPurifier
+
+CHECKED = 8
+"""Images whose gradients are checked in float64."""
+
+_SHORT_CHAIN = 3
+_NUDGE = 1e-5  # of central differences, l2 and pixel units, in float64
+_LIMITS = {  # the same operations; kinks of ReLU and clips lie between; rounding of a long chain
+    "unrolled_error": 1e-8,
+    "difference_error": 1e-3,
+    "float32_error": 1e-2,
+}
+_INSIDE, _BESIDE = 0.05, 0.04  # how far from the ends of the range, and from the image
+_NEARBY = 0.04  # of the reach of a finite difference: a hundredth of a perturbation
+_SHATTERED = 0.3
+_SURROGATE_STEPS = 5
+_VANISHING = 1e-7  # of the loss's gradient at P(x)
+_USELESS_SHARE = 0.25
+_HUGE = 1e9  # stands for what is no number
+
+_Model = TypeVar("_Model")
+
+
+def in_float64(model: _Model) -> _Model:
+    """A copy of a purifier or classifier whose networks and tensors are float64."""
+    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else None
+    names = [f.name for f in fields] if fields else list(getattr(model, "__dict__", {}))
+    wide: dict[str, object] = {}
+    for name in names:
+        value = getattr(model, name)
+        if isinstance(value, nn.Module):
+            wide[name] = copy.deepcopy(value).double()
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            wide[name] = value.double()
+    if fields:
+        return replace(model, **wide)  # type: ignore[type-var]
+    other = copy.copy(model)
+    for name, value in wide.items():
+        setattr(other, name, value)
+    return other
+
+
+def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
+    """Exact gradients against unrolled autograd, central differences and their own float32.
+
+    At points beside the images, where no two pixels are equal and none is at the end of its range:
+    there the kinks of clips and sorts are not hit, and no purifier recognises an image.
+
+    Args:
+        aim: the attack's objective; its first images are checked, under its first draw.
+        x: the clean images.
+
+    Returns:
+        Findings, and relative errors over images: `unrolled_error` of a short chain (the worst),
+        `difference_error` of the whole one over the gradient's length (the median), and
+        `float32_error` of the gradient that the attack follows against float64 (the median).
+    """
+    n = min(CHECKED, len(x))
+    labels, address = aim.labels[:n], (aim.ids[:n], (aim.draws(0)[0],) * n)
+    noise = Noise(aim.defence.seed, *address, Stream.PURIFY, x.device)
+    u = replace(noise, stream=Stream.START).uniform(3, tuple(x.shape[1:]))
+    near = (_INSIDE + (1.0 - 2.0 * _INSIDE) * x[:n] + _BESIDE * (2.0 * u - 1.0)).float()
+    wide = near.double()
+    purifier = in_float64(aim.defence.purifier)
+    head = _head(in_float64(aim.defence.classifier), labels, aim.loss)
+
+    def loss(z: Tensor) -> Tensor:
+        with torch.no_grad():
+            return head(purifier(z, noise))[0]
+
+    short = purifier
+    if isinstance(purifier, DiffusionPurifier):
+        short = shorter_chain(purifier, _SHORT_CHAIN)
+    unrolled = _unrolled(lambda z: head(short(z, noise))[0].sum(), wide)
+    stored = exact(steps_of(short, noise), head, wide).at_input
+    gradient = exact(steps_of(purifier, noise), head, wide).at_input
+    narrow_head = _head(aim.defence.classifier, labels, aim.loss)
+    narrow = exact(steps_of(aim.defence.purifier, noise), narrow_head, near).at_input
+    errors = {
+        "unrolled_error": _worst(_size(stored - unrolled), _size(unrolled)),
+        "difference_error": _median(_difference_errors(loss, gradient, wide, noise)),
+        "float32_error": _median(_size(narrow - gradient) / _size(gradient).clamp(min=1e-30)),
+    }
+    if all(errors[name] <= limit for name, limit in _LIMITS.items()):
+        return [], errors
+    told = (
+        f"The gradient differs from unrolled autograd by {errors['unrolled_error']:.2g}, from"
+        f" central differences by {errors['difference_error']:.2g}, in float32 from float64 by"
+        f" {errors['float32_error']:.2g} (relative)."
+    )
+    return [finding("PA301", told, dict(errors))], errors
+
+
+def _head(classifier: Classifier, labels: Tensor, loss: Loss) -> Head:
+    def head(y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = classifier(y)
+        return loss_rows(logits, labels, loss), logits
+
+    return head
+
+
+def _unrolled(total: Step, x: Tensor) -> Tensor:
+    """The gradient of a sum by autograd alone; zero where nothing depends on x."""
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        value = total(leaf)
+        if not value.requires_grad:
+            return torch.zeros_like(x)
+        (found,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    return torch.zeros_like(x) if found is None else found
+
+
+def _difference_errors(loss: Step, gradient: Tensor, x: Tensor, noise: Noise) -> Tensor:
+    """|central difference − g · u| over the larger of |g| and the difference, for two u [n]."""
+    size = _size(gradient)
+    along = gradient / size.clamp(min=1e-30)[:, None, None, None]
+    apart = replace(noise, stream=Stream.START).normal(1, tuple(x.shape[1:])).to(x.dtype)
+    apart = apart / _size(apart)[:, None, None, None]
+    found = []
+    for u in (torch.where(size[:, None, None, None] > 0, along, apart), apart):
+        slope = (loss(x + _NUDGE * u) - loss(x - _NUDGE * u)) / (2 * _NUDGE)
+        promised = (gradient * u).flatten(1).sum(1)
+        scale = torch.maximum(size, slope.abs()).clamp(min=1e-30)
+        found.append(((slope - promised) / scale).abs())
+    return torch.stack(found).amax(0)
+
+
+def check_usefulness(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
+    """Whether gradients at clean images are there at all, and how they agree with one another.
+
+    Returns:
+        Findings, and shares and cosines: `gradient_zero`, `gradient_not_finite`,
+        `gradient_vanishing` (shares of images), `cosine_nearby` (between the gradients at x and
+        a hundredth of the radius away), `cosine_draws` (between two draws'), `cosine_bpda`,
+        `cosine_none` and `cosine_surrogate` (of an approximation and the exact gradient, same
+        draw), means over images.
+    """
+    draw = aim.draws(0)[0]
+    true = replace(aim, gradient="exact", surrogate=None, draws=lambda step: (draw,))
+
+    def of(other: Objective, at: Tensor = x) -> Tensor:
+        return other.row_gradients(at, 0)[:, 0]
+
+    gradient, at_output = of(true), of(replace(true, gradient="bpda"))
+    size, top = _size(gradient), _size(at_output)
+    found = {
+        "gradient_zero": _share(size == 0),
+        "gradient_not_finite": _share(~size.isfinite()),
+        "gradient_vanishing": _share((size > 0) & (size < _VANISHING * top)),
+        "cosine_nearby": _cosine(gradient, of(true, _nearby(aim, x))),
+        "cosine_bpda": _cosine(gradient, at_output),
+        "cosine_none": _cosine(gradient, of(replace(true, gradient="none"))),
+    }
+    if aim.defence.purifier.randomised:
+        other = replace(true, draws=lambda step: (draw + 1,))
+        found["cosine_draws"] = _cosine(gradient, of(other))
+    short = surrogate_of(aim.defence.purifier)
+    if short is not None:
+        near = replace(true, gradient="surrogate", surrogate=short)
+        found["cosine_surrogate"] = _cosine(gradient, of(near))
+    constant = len(set(aim.labels.tolist())) > 1 and bool((gradient == gradient[:1]).all())
+    return _useless(found, constant), found
+
+
+def usefulness_evaluations(purifier: Purifier) -> int:
+    """Network evaluations of `check_usefulness` for each image."""
+    each, short = purifier.evaluations, surrogate_of(purifier)
+    surrogate = 0 if short is None else each + 3 * short.evaluations
+    return (3 + 1 + 3 + 2 + 3 * purifier.randomised) * each + surrogate
+
+
+def surrogate_of(purifier: Purifier) -> DiffusionPurifier | None:
+    """The chain of five steps that the literature differentiates, where that is a shorter one."""
+    if not isinstance(purifier, DiffusionPurifier):
+        return None
+    short = shorter_chain(purifier, _SURROGATE_STEPS)
+    return short if short != purifier else None
+
+
+def _nearby(aim: Objective, x: Tensor) -> Tensor:
+    """Images a hundredth of a typical perturbation away, in random directions."""
+    noise = Noise(aim.defence.seed, aim.ids, (0,) * len(aim.ids), Stream.START, x.device)
+    away = noise.normal(4, tuple(x.shape[1:]))
+    return x + _NEARBY * aim.reach * away / _size(away).float()[:, None, None, None]
+
+
+def _useless(found: dict[str, float], constant: bool) -> list[Finding]:
+    bad = sum(found[f"gradient_{what}"] for what in ("zero", "not_finite", "vanishing"))
+    evidence: dict[str, Any] = {n: v for n, v in found.items() if n.startswith("gradient")}
+    if constant:
+        told = "The gradient is the same for every image."
+    elif bad >= _USELESS_SHARE:
+        told = f"The gradient is zero, not finite or vanishingly small for {bad:.0%} of images."
+    elif found["cosine_nearby"] < _SHATTERED:
+        cosine = found["cosine_nearby"]
+        told = (
+            f"A hundredth of the radius away the gradient points elsewhere (cosine {cosine:.2f})."
+        )
+        evidence["cosine_nearby"] = cosine
+    else:
+        return []
+    return [finding("PA302", told, evidence)]
+
+
+def _size(t: Tensor) -> Tensor:
+    """Length of each row [n], in float64."""
+    length: Tensor = torch.linalg.vector_norm(t.double().flatten(1), dim=1)
+    return length
+
+
+def _median(values: Tensor) -> float:
+    return float(values.nan_to_num(nan=_HUGE, posinf=_HUGE).median())
+
+
+def _worst(error: Tensor, size: Tensor) -> float:
+    """The largest error over the size, absolute where that is zero."""
+    relative = error / torch.where(size > 0, size, torch.ones_like(size))
+    return float(relative.nan_to_num(nan=_HUGE, posinf=_HUGE).max())
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    """Mean cosine over rows where both are finite and not zero; 0 where there is none."""
+    dots = (a.double() * b.double()).flatten(1).sum(1)
+    cosines = dots / (_size(a) * _size(b))
+    cosines = cosines[cosines.isfinite()]
+    return float(cosines.mean()) if len(cosines) else 0.0

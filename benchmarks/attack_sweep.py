@@ -1,6 +1,6 @@
 """The attack's whole protocol matrix for the digits DDPM over t*, with DDPM and DDIM sampling.
 
-    python benchmarks/attack_sweep.py [--images 128] [--out benchmarks/attack_sweep.json]
+    python benchmarks/attack_sweep.py [--images 96] [--out benchmarks/attack_sweep.json]
 
 Writes the numbers, of which `make docs` makes docs/results.md.
 """
@@ -47,8 +47,8 @@ def row(report: Report) -> dict[str, object]:
 def main() -> None:
     """Attack and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--eps", type=float, default=0.15)
     parser.add_argument("--held-out", type=int, default=16)
     parser.add_argument("--device", default="cpu")

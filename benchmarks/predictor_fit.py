@@ -76,7 +76,7 @@ PREDICTORS: dict[str, tuple[Callable[[Columns], np.ndarray], Callable[[float], f
         lambda e: 8 * e,
     ),
 }
-"""Margins whose sign foretells an image's verdict, and network evaluations by those of the chain."""
+"""Margins whose sign foretells a verdict, and network evaluations by those of the chain."""
 
 
 def calibrated(name: str, study: Study, truth: str, left_out: str | None) -> float:
@@ -144,6 +144,7 @@ def table(study: Study) -> list[dict[str, object]]:
             {
                 "purifier": name,
                 "group": group(name),
+                "evaluations": int(c["evaluations"][0]),
                 "anchor": standing(anchors(c)),
                 "attacked": standing(c["attacked"]),
                 "warm": standing(c["warm"]),

@@ -4,10 +4,11 @@ With --check nothing is written; the exit code is 1 when a page is not what the 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import typer.main
-from results_page import results_page
+from results_page import figure, results_page
 
 from purify_audit.cli import app
 from purify_audit.findings import CODES
@@ -68,6 +69,8 @@ PAGES = {
     "samplers.md": samplers_page,
     "results.md": results_page,
     "report.schema.json": json_schema,
+    "compression_robustness.svg": partial(figure, "compression_robustness.svg"),
+    "predicted_measured.svg": partial(figure, "predicted_measured.svg"),
 }
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from attack_pages import attack_sections, figures, markdown
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COVERAGE = {"clustered": "94.1%", "naive": "27.6%", "looks": "96.7%", "date": "2026-11-22"}
 """What `make test-slow` printed."""
@@ -75,7 +77,12 @@ their best batch size ({o["best_batch"]}), alternating in one process.
 `make test-slow` ({COVERAGE["date"]}): 2,000 audits of 16 fresh images, 4 draws, 8 directions, of a purifier whose
 true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**; intervals that treat rows as independent in
 {COVERAGE["naive"]}. With `--tolerance` and looks (1,000 audits) {COVERAGE["looks"]}.
-"""
+""" + attack_sections(*(_load(name) for name in ("attack_sweep", "attack_cost", "predictor")))
+
+
+def figure(name: str) -> str:
+    """One of the page's figures."""
+    return figures(_load("predictor"))[name]
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -96,7 +103,7 @@ def _rate_table(rows: list[dict[str, Any]]) -> str:
     for r in rows:
         cells = [_plus_minus(r[column]) for column in columns.values()]
         table.append([r["sampler"], str(r["t_star"]), *cells, _accuracy(r["anchor_accuracy"])])
-    return _markdown(table)
+    return markdown(table)
 
 
 def _place_table(rows: list[dict[str, Any]]) -> str:
@@ -108,7 +115,7 @@ def _place_table(rows: list[dict[str, Any]]) -> str:
         for norm in ("l2", "linf"):
             table[-1] += [_plus_minus(r[f"{which}_{norm}"]) for which in ("anchor", "purified")]
             table[-1].append(_verdict(r, norm))
-    return _markdown(table)
+    return markdown(table)
 
 
 def _transform_table(rows: list[dict[str, Any]]) -> str:
@@ -118,12 +125,7 @@ def _transform_table(rows: list[dict[str, Any]]) -> str:
         rates = [r[name] for name in ("rate_sign_l2", "rate_sign_linf", "rate_lowfreq_l2")]
         cells = [_accuracy(r["anchor_accuracy"]), *(_plus_minus(rate, 3) for rate in rates)]
         table.append([f"`{r['transformation']}`", *cells])
-    return _markdown(table)
-
-
-def _markdown(table: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]]) + "\n"
+    return markdown(table)
 
 
 def _verdict(row: dict[str, Any], norm: str) -> str:

@@ -18,9 +18,7 @@ def scatter(title: str, axes: tuple[str, str], points: list[Point], diagonal: bo
         points: what to draw.
         diagonal: both axes from 0 to 1, and the line of agreement.
     """
-    x_range, y_range = (
-        (0.0, 1.0) if diagonal else _nice([p[k] for p in points]) for k in (1, 2)
-    )
+    x_range, y_range = ((0.0, 1.0) if diagonal else _nice([p[k] for p in points]) for k in (1, 2))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_range[0]) / (x_range[1] - x_range[0])
@@ -41,11 +39,15 @@ def scatter(title: str, axes: tuple[str, str], points: list[Point], diagonal: bo
         x, y = (r[0] + k * (r[1] - r[0]) / 5 for r in (x_range, y_range))
         (px, _), (_, py) = place(x, y_range[0]), place(x_range[0], y)
         low, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-        parts.append(f'<path d="M{px:.1f} {_TOP}V{low}M{_LEFT} {py:.1f}H{right}" stroke="#e4e4e4"/>')
+        parts.append(
+            f'<path d="M{px:.1f} {_TOP}V{low}M{_LEFT} {py:.1f}H{right}" stroke="#e4e4e4"/>'
+        )
         parts.append(f'<text x="{px:.1f}" y="{low + 16}" text-anchor="middle">{x:.2g}</text>')
         parts.append(f'<text x="{_LEFT - 6}" y="{py + 4:.1f}" text-anchor="end">{y:.2g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{_HEIGHT - 10}" text-anchor="middle">{escape(axes[0])}</text>')
+    parts.append(
+        f'<text x="{middle}" y="{_HEIGHT - 10}" text-anchor="middle">{escape(axes[0])}</text>'
+    )
     parts.append(
         f'<text transform="translate(16 {_HEIGHT / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(axes[1])}</text>"

@@ -432,3 +432,18 @@ class HalfTrueAndTurned(Cheat):
         if x.dtype == torch.float32:
             x = _Spoilt.apply(x, self.half)
         return super().__call__(x, noise).flip(3)
+
+
+class RippledAndTurned(Cheat):
+    """A longer ripple than `Shattered`: the gradient next door agrees, that of a step away not."""
+
+    def __call__(self, x, noise):
+        return (super().__call__(x, noise) + 0.02 * torch.sin(400 * x)).flip(3)
+
+
+class LooksUpRenamed(LooksUpNear):
+    """Knows how the audit renames images."""
+
+    def look_up(self, x, noise):
+        rows = [self.known.get(i % 2**31, x[n]) for n, i in enumerate(noise.images)]
+        return torch.stack(rows).to(x)

@@ -29,7 +29,6 @@ from purify_audit.battery import planned_evaluations
 from purify_audit.card import ImageSpec
 from purify_audit.checkpoint import read_checkpoint
 from purify_audit.choices import DDPMSampler
-from purify_audit.findings import CODES
 from purify_audit.images import ImageSet, choose, load_images
 from purify_audit.loading import load_classifier, load_purifier
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
@@ -170,14 +169,13 @@ def test_an_honest_purifier_earns_no_error_in_any_ball(norm, optimiser, judge):
 
 
 @shipped
-@pytest.mark.parametrize("kind", ["exact", "surrogate"])
-def test_the_shipped_diffusion_purifier_earns_no_error(kind, judge):
+def test_the_shipped_diffusion_purifier_earns_no_error(judge):
     checkpoint = read_checkpoint(str(MODELS / "digits-ddpm.safetensors"))
     card = checkpoint.card.model_copy(update={"t_star": 6, "sampler": DDPMSampler()})
     purifier = load_purifier(checkpoint, CPU, card)
-    found = attacked(purifier, judge, n=4, steps=8, microbatch=4, gradient=kind, square_queries=5)
+    found = attacked(purifier, judge, n=4, steps=8, microbatch=4, square_queries=5)
     assert codes(found, "error") == set()
-    assert ("PA310" in codes(found)) == (kind != "exact")
+    assert "PA310" not in codes(found)
     gradients = found.report.attack.gradients
     assert 0.0 < gradients["cosine_surrogate"] < 1.0
     assert gradients["cosine_none"] > gradients["cosine_bpda"] > 0.0
@@ -265,7 +263,7 @@ def test_a_run_that_ends_early_is_never_certified(share, judge):
         assert value(found, "aligned_robust_accuracy") == value(whole, "aligned_robust_accuracy")
 
 
-# Holes. Each of these ends far above what an honest attack finds, without an error finding.
+# Cheats made against the checks themselves; those marked as failing are holes.
 
 
 @shipped
@@ -293,7 +291,7 @@ def test_a_shattered_gradient_that_bpda_cannot_follow_is_found(turned):
 
 @shipped
 def test_more_queries_of_square_find_a_shattered_gradient(turned):
-    found = attacked(cheats.ShatteredAndTurned(), turned, square_queries=300)
+    found = attacked(cheats.ShatteredAndTurned(), turned, square_queries=200)
     assert "PA306" in codes(found, "error")
 
 
@@ -319,8 +317,28 @@ def test_an_honest_median_filter_earns_no_mismatch(judge):
 @shipped
 def test_a_weak_fresh_attack_is_not_taken_for_randomness(judge):
     assert "PA309" not in codes(attacked(cheats.Cheat(), judge))
-    found = attacked(cheats.Cheat(), judge, optimiser="square", steps=200)
+    found = attacked(cheats.Cheat(), judge, optimiser="square", steps=40)
     assert "PA309" not in codes(found)
+
+
+@shipped
+@pytest.mark.xfail(strict=True, reason="50 queries of Square leave more standing than PGD does")
+def test_a_rippled_gradient_that_bpda_cannot_follow_is_found(turned):
+    found = attacked(cheats.RippledAndTurned(), turned, n=48)
+    assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
+
+
+@shipped
+def test_more_queries_of_square_find_a_rippled_gradient(turned):
+    found = attacked(cheats.RippledAndTurned(), turned, n=48, square_queries=300, microbatch=48)
+    assert "PA306" in codes(found, "error")
+
+
+@shipped
+@pytest.mark.xfail(strict=True, reason="images are renamed by adding 2**31, which can be undone")
+def test_images_looked_up_under_their_other_name_are_found(judge):
+    found = attacked(cheats.LooksUpRenamed(digits()), judge)
+    assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
 
 
 # A linear defence, of which everything is known.
@@ -683,13 +701,3 @@ def test_the_shipped_models_in_float64(name, judge):
 def test_a_transformation_in_float64_is_itself():
     purifier = TransformPurifier(parse_transform("median", DIGITS))
     assert in_float64(purifier) == purifier
-
-
-# The tests of this file and of test_findings.py reach every code.
-
-
-def test_cells_that_differ_are_a_finding():
-    source = (ROOT / "purify_audit").rglob("*.py")
-    raised = [p for p in source if p.name != "findings.py" and '"PA313"' in p.read_text("utf-8")]
-    assert raised
-    assert "PA313" in CODES

@@ -192,7 +192,7 @@ def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(eps: object) -> list[object]:
-    return eps if isinstance(eps, list) else [eps]
+    return list(eps) if isinstance(eps, list | tuple) else [eps]
 
 
 def _report_path(target: str | None, asked: dict[str, Any], attack: bool) -> Path | None:

@@ -57,10 +57,10 @@ def anchors(c: Columns) -> np.ndarray:
 
 
 PREDICTORS: dict[str, tuple[Callable[[Columns], np.ndarray], Callable[[float], float]]] = {
-    "one-step transfer": (lambda c: c["transfer"], lambda e: (14 * 3 + e) if e > 1 else 16),
+    "one-step transfer": (lambda c: c["transfer"], lambda e: (10 * 3 + e) if e > 1 else 37),
     "one-step transfer, forward only": (
         lambda c: c["transfer_none"],
-        lambda e: (14 * 2 + e) if e > 1 else 11,
+        lambda e: (10 * 2 + e) if e > 1 else 25,
     ),
     "J g ascent, 1 step": (lambda c: c["secant"][:, :2].min(1), lambda e: 3 * e),
     "J g ascent, 2 steps": (lambda c: c["secant"][:, :3].min(1), lambda e: 5 * e),

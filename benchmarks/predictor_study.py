@@ -27,6 +27,7 @@ from purify_audit.attack.ball import Ball
 from purify_audit.attack.objective import Defence, Objective
 from purify_audit.attack.pgd import pgd
 from purify_audit.attack.run import one_step
+from purify_audit.attack_plan import FORETOLD_STEPS, FORETOLD_STEPS_DIRECT
 from purify_audit.card import DiffusionCard, FeedforwardCard, ImageSpec
 from purify_audit.checkpoint import read_checkpoint, transform_checkpoint
 from purify_audit.compression import measure_compression
@@ -63,7 +64,6 @@ LEFT_OUT = (  # on the second classifier
     "diffpure-sde 40", "diffpure-sde 200", "diffpure-ode 40", "diffpure-ode 200",
 )  # fmt: skip
 SHOWN = ("attacked", "warm", "transfer", "transfer_none", "transfer_own")
-TRANSFER_STEPS, SHORT_STEPS = 14, 5
 CHEAP_STEPS = (1.0, 1.0, 0.5, 0.5, 0.25)  # step sizes over eps
 
 
@@ -176,8 +176,9 @@ def transfers(
     """
     short, found = one_step(purifier), {}
     for kind, name in (("exact", "transfer"), ("none", "transfer_none")):
-        steps = SHORT_STEPS if short is None else TRANSFER_STEPS
-        made = pgd(aim(short or purifier, kind), ball, ball.x, steps, ball.eps)
+        steps = FORETOLD_STEPS_DIRECT if short is None else FORETOLD_STEPS
+        size = 2.0 * ball.eps if short is None else ball.eps
+        made = pgd(aim(short or purifier, kind), ball, ball.x, steps, size)
         found[name] = aim(purifier, kind).look(made.x, 0).margins[:, 0].numpy()
         found[f"{name}_own"] = made.margins[:, 0].numpy()
     return found
@@ -210,9 +211,10 @@ def measure(
     def aim(gradient: str) -> Objective:
         return of(purifier, gradient)
 
-    late = transfers(of, purifier, ball) | {"warm": warm(of, purifier, ball)}
+    late = transfers(of, purifier, ball)
     if options.extend:
         return late
+    late["warm"] = warm(of, purifier, ball)
     attacked = pgd(aim("exact"), ball, x, options.steps, options.eps)
     noise = Noise(0, ids, (0,) * len(ids))
     with torch.no_grad():
@@ -242,7 +244,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--weak-steps", type=int, default=15)
-    parser.add_argument("--extend", action="store_true", help="only add what is missing in --out")
+    parser.add_argument(
+        "--extend", action="store_true", help="only make the transfers in --out again"
+    )
     parser.add_argument("--few", action="store_true", help="fewer chains")
     parser.add_argument("--eps", type=float, default=0.2)
     parser.add_argument(

@@ -17,10 +17,10 @@ WARM = 2**32 - 2**22
 """First draw of a fresh attack's warm start."""
 WARM_STEPS = 20
 """Gradients of a warm start, each through one network evaluation."""
-FORETOLD_STEPS = 14
+FORETOLD_STEPS = 10
 """Gradients of a prediction through one network evaluation, when the purifier has more."""
-FORETOLD_STEPS_DIRECT = 5
-"""Gradients of a prediction when the purifier has just one."""
+FORETOLD_STEPS_DIRECT = 12
+"""Gradients of a prediction when the purifier has just one, which start twice as large."""
 
 _MOST_DRAWS = 2**16
 
@@ -101,7 +101,7 @@ class AttackPlan(Record):
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "smoke": {
         "audit": {"images": 64, "draws": 2, "directions": 4},
-        "attack": {"steps": 10, "draws": 1, "restarts": 1, "held_out": 8, "square_queries": 50},
+        "attack": {"steps": 10, "draws": 1, "restarts": 1, "held_out": 8, "square_queries": 200},
     },
     "standard": {
         "audit": {"images": 128, "draws": 4, "directions": 8},

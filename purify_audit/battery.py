@@ -26,7 +26,15 @@ from purify_audit.attack.protocols import (
     predicted,
     score,
 )
-from purify_audit.attack.run import Targets, attack, foretell, objective, one_step, targets
+from purify_audit.attack.run import (
+    Targets,
+    attack,
+    first_of,
+    foretell,
+    objective,
+    one_step,
+    targets,
+)
 from purify_audit.attack_plan import (
     FORETOLD_STEPS,
     FORETOLD_STEPS_DIRECT,
@@ -35,6 +43,7 @@ from purify_audit.attack_plan import (
 )
 from purify_audit.attack_samples import AttackSamples, CapRows, Scored, join_attacks
 from purify_audit.findings import Finding, finding
+from purify_audit.noise import Noise, Stream
 from purify_audit.plan import AuditPlan
 from purify_audit.purifier import Purifier
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
@@ -42,7 +51,8 @@ from purify_audit.runtime import deterministic
 from purify_audit.subject import Subject
 
 _CERTIFIED = 64  # images on which the attack is held against others
-_RENAMED = 2**31
+_SEARCHED = 32  # of them, by the Square Attack
+_RENAMED = 2**31  # the draw by which images get other ids
 _LOOKED_AT = 32  # images whose gradients are looked at
 
 Tick = Callable[[int], None]
@@ -162,22 +172,27 @@ def _certify(subject: Subject, defence: Defence, found: Found) -> None:
     aim = objective(defence, everything, how, how.norm, how.eps[0])
     found.findings += check_attack(aim, whole, _joined(found.made))
     samples = found.samples()
-    main = None if samples is None else samples.find("aligned")
-    assert main is not None, "images were attacked"
-    m, labels = len(on.ids), on.labels.cpu().numpy()
+    assert samples is not None, "images were attacked"
+    main, foretold = (samples.find(name) for name in ("aligned", "predicted"))
+    assert main is not None, "the main attack is scored"
+    assert foretold is not None, "and so is its prediction"
+    found.findings += check_stronger("predicted", foretold.aligned, main.aligned, samples.labels)
+    labels = on.labels.cpu().numpy()
     # Other addresses for the same images: a purifier that looks them up by id is found out.
-    renamed = replace(on, ids=tuple((n + _RENAMED) % 2**32 for n in on.ids))
+    other_ids = Noise(defence.seed, on.ids, (_RENAMED,) * len(on.ids), Stream.CHOICE)
+    renamed = replace(on, ids=tuple(other_ids.integers(0, (), 2**32).tolist()))
     for name, other in _others(how).items():
         eps = _unbounded(how, on.x) if name == "unbounded" else how.eps[0]
-        ball = Ball(on.x, how.norm, eps)
-        whose = on if name == "unbounded" else renamed
+        whose = first_of(on if name == "unbounded" else renamed, _count(name))
+        ball = Ball(whose.x, how.norm, eps)
+        m = len(whose.ids)
         x = attack(objective(defence, whose, other, how.norm, eps), ball, other).x
         made = score(defence, whose, ball, (name, x), (how.aligned(), ()))
         found.others.append(made)
         if name == "unbounded":
-            found.findings += check_unbounded(eps, made.aligned, labels)
+            found.findings += check_unbounded(eps, made.aligned, labels[:m])
         else:
-            found.findings += check_stronger(name, made.aligned, main.aligned[:m], labels)
+            found.findings += check_stronger(name, made.aligned, main.aligned[:m], labels[:m])
 
 
 def _others(how: AttackPlan) -> dict[str, AttackPlan]:
@@ -190,6 +205,11 @@ def _others(how: AttackPlan) -> dict[str, AttackPlan]:
         search = {"optimiser": "square", "steps": how.square_queries, "restarts": 1}
         made["square"] = how.model_copy(update=search)
     return made
+
+
+def _count(name: str) -> int:
+    """Images of an attack that the main one is held against."""
+    return _SEARCHED if name == "square" else _CERTIFIED
 
 
 def _unbounded(how: AttackPlan, x: Tensor) -> float:
@@ -230,7 +250,8 @@ def planned_evaluations(subject: Subject) -> int:
         total += n * (rounds - 1) * how.restarts * how.draws * each
     costs = {"bpda": each}
     for name, other in _others(how).items():
-        total += m * (attack_cost(other, costs.get(name, gradient)) + score_cost(0))
+        each_cost = attack_cost(other, costs.get(name, gradient)) + score_cost(0)
+        total += min(m, _count(name)) * each_cost
     total += n * how.draws * each + n * (1 + len(CAP_SCALES) * CAP_DIRECTIONS) * each
     return total + min(n, _LOOKED_AT) * usefulness_evaluations(subject.purifier)
 

@@ -112,6 +112,8 @@ def attack_plan(
     """
     classifier = asked.get("classifier") or plan.classifier or shipped_classifier(shape)
     ball = {name: asked.get(name, getattr(plan, name)) for name in ("norm", "eps")}
+    if ball["norm"] != plan.norm and "eps" not in asked:
+        raise PlanError(f"--norm {ball['norm']} is not the report's: give --eps with it")
     settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device)
     changes = {
         "classifier": classifier,

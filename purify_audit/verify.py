@@ -17,7 +17,7 @@ from purify_audit.battery import Found, Tick, attack_all
 from purify_audit.findings import Finding, finding
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import AttackInfo, Report
-from purify_audit.runtime import Stopped, deterministic
+from purify_audit.runtime import Stopped, deterministic, environment
 from purify_audit.samples import CompressionSamples
 from purify_audit.statistics import Estimate
 from purify_audit.subject import Subject
@@ -76,6 +76,7 @@ def _report(subject: Subject, basis: Outcome, found: Found, spent: int) -> Repor
             compresses_yet_falls=tuple(fallen),
             stands_without_compressing=tuple(standing),
             evaluations=spent,
+            environment=environment(subject.device),
         )
     judge = subject.judge
     complete = found.complete and basis.report.status == "complete"

@@ -52,6 +52,11 @@ def targets(images: ImageSet, device: torch.device) -> Targets:
     return Targets(x, torch.from_numpy(images.labels.copy()).to(device), tuple(images.ids.tolist()))
 
 
+def first_of(on: Targets, count: int) -> Targets:
+    """The first images."""
+    return Targets(on.x[:count], on.labels[:count], on.ids[:count])
+
+
 def objective(defence: Defence, on: Targets, plan: AttackPlan, norm: Norm, eps: float) -> Objective:
     """What the attack of a plan raises, under the aligned draws."""
     size = math.sqrt(on.x[0].numel()) if norm == "linf" else 1.0
@@ -134,8 +139,10 @@ def foretell(aim: Objective, ball: Ball) -> Tensor:
     the whole purifier, they give the predicted robust accuracy (`docs/method.md`, section 13).
     """
     short = one_step(aim.defence.purifier)
-    steps = FORETOLD_STEPS if short is not None else FORETOLD_STEPS_DIRECT
-    return pgd(_easy(aim, short or aim.defence.purifier), ball, ball.x, steps, ball.eps).x
+    if short is not None:
+        return pgd(_easy(aim, short), ball, ball.x, FORETOLD_STEPS, ball.eps).x
+    whole = _easy(aim, aim.defence.purifier)
+    return pgd(whole, ball, ball.x, FORETOLD_STEPS_DIRECT, 2.0 * ball.eps).x
 
 
 def _under(aim: Objective, draws: Draws, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import json
 import math
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
 from purify_audit.cli.output import Made, must_be_writable, write
 from purify_audit.cli.verify import duration, plan_settings
 from purify_audit.errors import PlanError
+
+if TYPE_CHECKING:
+    from purify_audit.report.schema import Report
 
 
 @app.command()
@@ -80,22 +83,26 @@ def sweep(
     if not quiet:
         console.print(told, highlight=False)
     limit = math.inf if max_seconds is None else max_seconds
-    reporter, curve, partial = Reporter(console, total, quiet, limit), [], False
+    reporter, curve, unsure = Reporter(console, total, quiet, limit), [], False
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     with reporter.running():
         for point, found in run.sweep(loaded, reporter.tick):
             path = out / f"{point.title}.json"
             made = Made(found.report, found.samples, found.attacks)
             report = write(path, made, reporter, started).report
-            partial = partial or report.status == "partial"
+            unsure = unsure or report.status == "partial" or _has_errors(report)
             curve.append(curve_point(point, path.name, report))
     (out / "sweep.json").write_text(
         json.dumps([p.model_dump() for p in curve], indent=1) + "\n", encoding="utf-8"
     )
     show_curve(Console(), curve)
     print(f"\n{out}/sweep.json  ({reporter.seconds:.0f} s, {reporter.done:,} network evaluations)")
-    if len(curve) < len(points) or partial:
+    if len(curve) < len(points) or unsure:
         raise typer.Exit(128 + reporter.stop_signal if reporter.stop_signal else EXIT_INCONCLUSIVE)
+
+
+def _has_errors(report: "Report") -> bool:
+    return any(f.severity == "error" for f in report.findings)
 
 
 def _whole(text: str | None) -> tuple[int, ...]:

@@ -97,6 +97,9 @@ def verify(
     t_star: o.TStar = None,
     sampler: o.Sampler = None,
     seed: o.Seed = None,
+    level: Annotated[
+        float | None, typer.Option(help="Confidence level of the intervals. Default: 0.95.")
+    ] = None,
     device: o.Device = "auto",
     microbatch: Annotated[
         int | None,

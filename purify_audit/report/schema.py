@@ -80,6 +80,7 @@ class AttackInfo(Record):
         stands_without_compressing: ids of images around which it compresses least, and which
             stand.
         evaluations: network evaluations spent, a backward pass counted as one.
+        environment: where the attack ran.
     """
 
     gradients: dict[str, float]
@@ -90,6 +91,7 @@ class AttackInfo(Record):
     compresses_yet_falls: tuple[int, ...]
     stands_without_compressing: tuple[int, ...]
     evaluations: int
+    environment: dict[str, str | int]
 
 
 class RunInfo(Record):

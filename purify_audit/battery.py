@@ -179,8 +179,7 @@ def _certify(subject: Subject, defence: Defence, found: Found) -> None:
     found.findings += check_stronger("predicted", foretold.aligned, main.aligned, samples.labels)
     labels = on.labels.cpu().numpy()
     # Other addresses for the same images: a purifier that looks them up by id is found out.
-    other_ids = Noise(defence.seed, on.ids, (_RENAMED,) * len(on.ids), Stream.CHOICE)
-    renamed = replace(on, ids=tuple(other_ids.integers(0, (), 2**32).tolist()))
+    renamed = replace(on, ids=other_ids(on.ids, defence.seed))
     for name, other in _others(how).items():
         eps = _unbounded(how, on.x) if name == "unbounded" else how.eps[0]
         whose = first_of(on if name == "unbounded" else renamed, _count(name))
@@ -193,6 +192,12 @@ def _certify(subject: Subject, defence: Defence, found: Found) -> None:
             found.findings += check_unbounded(eps, made.aligned, labels[:m])
         else:
             found.findings += check_stronger(name, made.aligned, main.aligned[:m], labels[:m])
+
+
+def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """Other addresses for the same images, which nobody foresees who does not know the seed."""
+    noise = Noise(seed, ids, (_RENAMED,) * len(ids), Stream.CHOICE)
+    return tuple(noise.integers(0, (), 2**32).tolist())
 
 
 def _others(how: AttackPlan) -> dict[str, AttackPlan]:

@@ -19,7 +19,7 @@ from purify_audit import cli
 from purify_audit.attack_samples import load_attacks
 from purify_audit.attack_statistics import PROTOCOLS, attack_estimates
 from purify_audit.audit import Outcome, Watch, audit
-from purify_audit.battery import planned_evaluations, seconds_per_evaluation
+from purify_audit.battery import other_ids, planned_evaluations, seconds_per_evaluation
 from purify_audit.checkpoint import file_sha256, load_tensors, read_checkpoint, save_checkpoint
 from purify_audit.cli.verify import duration, plan_settings, settings
 from purify_audit.errors import PlanError
@@ -181,8 +181,9 @@ def test_labels_in_the_file_are_what_the_defence_says(finished):
     rows = load_attacks(folder / "verify.attack.safetensors")
     subject = stored_subject(report, folder, CPU, report.plan)
     for attack in rows.scored:
-        other = 2**31 if attack.name in ("bpda", "square") else 0  # under other addresses
-        ids = tuple(int(i) + other for i in rows.ids[: len(attack.images)])
+        ids = tuple(int(i) for i in rows.ids[: len(attack.images)])
+        if attack.name in ("bpda", "square"):
+            ids = other_ids(ids, report.plan.seed)
         x = torch.from_numpy(attack.images)
         purifiers = {"bare": lambda z, noise: z}
         purify, judge = purifiers.get(attack.name, subject.purifier), subject.judge[1]

@@ -23,7 +23,7 @@ from purify_audit.attack.gradient_checks import check_gradient, check_usefulness
 from purify_audit.attack.objective import Defence
 from purify_audit.attack.pgd import Attacked
 from purify_audit.attack.run import attack, objective, targets
-from purify_audit.attack_plan import AttackPlan
+from purify_audit.attack_plan import PRESETS, AttackPlan
 from purify_audit.audit import Watch, audit
 from purify_audit.battery import planned_evaluations
 from purify_audit.card import ImageSpec
@@ -323,7 +323,8 @@ def test_a_weak_fresh_attack_is_not_taken_for_randomness(judge):
 
 @shipped
 def test_a_rippled_gradient_that_bpda_cannot_follow_is_found(turned):
-    found = attacked(cheats.RippledAndTurned(), turned, n=48)
+    queries = PRESETS["smoke"]["attack"]["square_queries"]
+    found = attacked(cheats.RippledAndTurned(), turned, n=48, square_queries=queries)
     assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
 
 

@@ -370,7 +370,9 @@ def test_more_images_than_are_checked_and_several_groups(run_cli, here):
     report = read_report(here / "verify.json")
     assert rows.ids.tolist() == list(report.data.ids)
     sizes = {s.name: len(s.images) for s in rows.scored}
-    assert sizes == dict.fromkeys(("aligned", "bare", "predicted"), 70) | dict.fromkeys(CHECKS, 64)
+    assert sizes == dict.fromkeys(("aligned", "bare", "predicted"), 70) | (
+        dict.fromkeys(CHECKS, 64) | {"square": 32}
+    )
     run_cli("verify", "identity", "--attack", *QUICK, "--images", 70, "--out", "other.json")
     other = load_attacks(here / "other.attack.safetensors")
     same = np.isclose(rows.find("aligned").images, other.find("aligned").images, atol=1e-5)

@@ -1,9 +1,11 @@
 """What the documents say is what the program does."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer.main
@@ -132,3 +134,17 @@ def test_the_shipped_ddpm_keeps_its_anchors():
         clean = judge(torch.from_numpy(images.pixels.copy())).argmax(1).numpy()
     assert (labels == images.labels).mean() >= 0.97
     assert (clean == images.labels).mean() >= 0.97
+
+
+@pytest.mark.parametrize(
+    ("figure", "rows"),
+    [("compression_robustness", ("rows",)), ("predicted_measured", ("rows", "held_out_rows"))],
+)
+def test_figures_show_every_purifier_inside_the_frame(figure, rows):
+    study = json.loads(text("benchmarks/predictor.json"))
+    page = ElementTree.fromstring(text(f"docs/{figure}.svg"))
+    points = [c for c in page.iter("{http://www.w3.org/2000/svg}circle") if len(c)]
+    assert len(points) == sum(len(study[name]) for name in rows)
+    _, _, width, height = map(float, page.get("viewBox").split())
+    assert all(60 <= float(c.get("cx")) <= width - 165 for c in points)
+    assert all(25 <= float(c.get("cy")) <= height - 45 for c in points)

@@ -69,6 +69,7 @@ class Found:
         caps: random directions.
         findings: what is wrong with the attack.
         gradients: what the checks of the gradient measured.
+        foretells: whether there is a gradient that can foretell the attack.
         complete: whether everything was done.
     """
 
@@ -78,6 +79,7 @@ class Found:
     caps: CapRows | None = None
     findings: list[Finding] = field(default_factory=list)
     gradients: dict[str, float] = field(default_factory=dict)
+    foretells: bool = True
     complete: bool = False
 
     @property
@@ -101,12 +103,11 @@ def attack_all(subject: Subject, tick: Tick, found: Found) -> None:
     defence = _defence(subject, subject.purifier, tick)
     identity = TransformPurifier(parse_transform("identity", subject.purifier.image))
     bare = _defence(subject, identity, lambda evaluations: None)
-    if not how.predict_only:
-        found.findings += _check_gradients(subject, defence, found)
+    found.findings += _check_gradients(subject, defence, found)
     size = max(1, how.microbatch // how.draws)
     for first in range(0, len(subject.images), size):
         rows = list(range(first, min(first + size, len(subject.images))))
-        part, made = _attack_group(subject, defence, bare, rows)
+        part, made = _attack_group(subject, (defence, bare), rows, found.foretells)
         found.parts.append(part)
         found.made += [] if made is None else [made]
     if how.predict_only:
@@ -117,11 +118,13 @@ def attack_all(subject: Subject, tick: Tick, found: Found) -> None:
 
 def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[Finding]:
     how = _how(subject.plan)
-    on = _on(subject, _LOOKED_AT)
+    on = _on(subject, _looked_at(how))
     aim = objective(defence, on, how, how.norm, how.eps[0])
     mismatches, errors = check_gradient(aim, on.x)
     useless, cosines = check_usefulness(aim, on.x)
-    found.gradients = errors | cosines
+    found.gradients, found.foretells = errors | cosines, not useless
+    if how.predict_only:
+        return mismatches + useless
     if how.optimiser == "square" or how.gradient != "exact":
         used = "no gradient" if how.optimiser == "square" else f"gradient '{how.gradient}'"
         return [finding("PA310", f"The attack used {used}.", {"gradient": how.gradient})]
@@ -129,19 +132,20 @@ def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[F
 
 
 def _attack_group(
-    subject: Subject, defence: Defence, bare: Defence, rows: list[int]
+    subject: Subject, defences: tuple[Defence, Defence], rows: list[int], foretells: bool
 ) -> tuple[AttackSamples, Attacked | None]:
     """Every attack on some images, scored; and the main one at the first radius as it was made."""
     how = _how(subject.plan)
+    defence, bare = defences
     on, scored, first = targets(subject.images.select(rows), subject.device), list[Scored](), None
     draws = how.aligned(), how.scoring()
     plain = how.model_copy(update={"gradient": "exact", "draws": 1})
     for eps in how.eps:
         ball = Ball(on.x, how.norm, eps)
         aim = objective(defence, on, how, how.norm, eps)
-        scored.append(
-            score(defence, on, ball, ("predicted", foretell(aim, ball)), (how.aligned(), ()))
-        )
+        if foretells:
+            x = foretell(aim, ball)
+            scored.append(score(defence, on, ball, ("predicted", x), (how.aligned(), ())))
         if how.predict_only:
             continue
         made = attack(aim, ball, how)
@@ -175,8 +179,9 @@ def _certify(subject: Subject, defence: Defence, found: Found) -> None:
     assert samples is not None, "images were attacked"
     main, foretold = (samples.find(name) for name in ("aligned", "predicted"))
     assert main is not None, "the main attack is scored"
-    assert foretold is not None, "and so is its prediction"
-    found.findings += check_stronger("predicted", foretold.aligned, main.aligned, samples.labels)
+    if foretold is not None:
+        everyone = samples.labels
+        found.findings += check_stronger("predicted", foretold.aligned, main.aligned, everyone)
     labels = on.labels.cpu().numpy()
     # Other addresses for the same images: a purifier that looks them up by id is found out.
     renamed = replace(on, ids=other_ids(on.ids, defence.seed))
@@ -210,6 +215,11 @@ def _others(how: AttackPlan) -> dict[str, AttackPlan]:
         search = {"optimiser": "square", "steps": how.square_queries, "restarts": 1}
         made["square"] = how.model_copy(update=search)
     return made
+
+
+def _looked_at(how: AttackPlan) -> int:
+    """Images whose gradients are looked at: few where a prediction is to be cheap."""
+    return _LOOKED_AT // 4 if how.predict_only else _LOOKED_AT
 
 
 def _count(name: str) -> int:
@@ -248,6 +258,7 @@ def planned_evaluations(subject: Subject) -> int:
     passes = 2 if how.gradient == "none" else 3
     prediction = n * how.draws * foretold * (steps * passes + 1) + n * score_cost(0)
     total = n * (how.draws + how.held_out) * each + len(how.eps) * prediction
+    total += min(n, _looked_at(how)) * usefulness_evaluations(subject.purifier)
     if how.predict_only:
         return total
     for _ in how.eps:
@@ -258,7 +269,7 @@ def planned_evaluations(subject: Subject) -> int:
         each_cost = attack_cost(other, costs.get(name, gradient)) + score_cost(0)
         total += min(m, _count(name)) * each_cost
     total += n * how.draws * each + n * (1 + len(CAP_SCALES) * CAP_DIRECTIONS) * each
-    return total + min(n, _LOOKED_AT) * usefulness_evaluations(subject.purifier)
+    return total
 
 
 def seconds_per_evaluation(subject: Subject) -> float:

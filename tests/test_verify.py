@@ -466,7 +466,11 @@ def test_the_planned_cost_is_what_is_spent(checkpoint, asked):
     found = verify(subject, audit(subject, Watch()), ticked.append)
     spent = found.report.attack.evaluations
     assert spent == sum(ticked)
-    assert planned_evaluations(subject) == pytest.approx(spent, rel=0.01)
+    planned = planned_evaluations(subject)
+    if "PA302" in codes(found.report, "error"):  # no gradient, so nothing was foretold
+        assert spent < planned
+    else:
+        assert planned == pytest.approx(spent, rel=0.01)
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(finished, run_cli, here):

@@ -273,7 +273,9 @@ def test_thousands_of_images_fit():
 
 
 def test_comparing_needs_no_torch():
-    modules = "purify_audit.correlation, purify_audit.comparison, purify_audit.report.compared"
+    modules = (
+        "purify_audit.correlation, purify_audit.report.comparison, purify_audit.report.compared"
+    )
     code = f"import sys, {modules}; print('torch' in sys.modules, 'scipy.stats' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

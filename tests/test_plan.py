@@ -167,7 +167,7 @@ def test_every_setting_of_an_attack_decides_the_digest():
     others = ATTACK | {
         "norm": "l2", "eps": [0.2], "optimiser": "apgd", "steps": 11, "draws": 2, "restarts": 2,
         "loss": "ce", "gradient": "bpda", "step_size": 0.5, "held_out": 9, "square_queries": 51,
-        "surrogate_steps": 4, "microbatch": 32,
+        "surrogate_steps": 4, "microbatch": 32, "warm_start": False, "predict_only": True,
     }  # fmt: skip
     assert others.keys() == AttackPlan.model_fields.keys()
     digests = [plan(classifier="any", attack=ATTACK).digest]

@@ -29,7 +29,7 @@ def loss_rows(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     match loss:
         case "ce":
             # −log softmax as log(1 + Σ_{i≠y} exp(z_i − z_y)): of a confident classifier the usual
-            # form loses half of its gradient to rounding in float32, or all of it.
+            # form loses its gradient to rounding in float32.
             others = logits.scatter(1, labels[:, None], -torch.inf)
             return F.softplus(others.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0])
         case "margin":

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RUNS := $(VENV)/.runs
 
 # The CPU build of PyTorch unless there is an NVIDIA GPU, whose machines often have PyTorch already.
 ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
@@ -16,7 +17,7 @@ endif
 
 .PHONY: demo test test-slow check format docs bench clean
 
-demo: $(READY)
+demo: $(RUNS)
 	mkdir -p out
 	$(BIN)/purify-audit compress models/digits-ddpm.safetensors \
 	    --classifier models/digits-classifier.safetensors --eps 0.15 --out out/demo.json
@@ -44,9 +45,13 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 
-$(READY): pyproject.toml constraints.txt
+$(RUNS): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	$(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $(RUNS)
+
+$(READY): $(RUNS)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $(READY)
 

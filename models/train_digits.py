@@ -12,17 +12,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from training import Recipe, train_autoencoder_on, train_denoiser
 
+from purify_audit.architectures import AutoencoderArgs, CnnArgs, UNetArgs
 from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard, ImageSpec, Provenance
 from purify_audit.checkpoint import read_checkpoint, save_checkpoint
-from purify_audit.choices import AutoencoderArgs, CnnArgs, DDPMSampler, LinearSchedule, UNetArgs
+from purify_audit.choices import DDPMSampler, LinearSchedule
 from purify_audit.images import load_images
 from purify_audit.loading import load_classifier, load_purifier
 from purify_audit.networks import build_network
 from purify_audit.noise import Noise
-from purify_audit.purifiers.schedule import noise_schedule
 
 SEED = 0
 HERE = Path(__file__).parent
@@ -45,7 +46,6 @@ def pixels(source: str) -> tuple[Tensor, Tensor]:
 
 
 def train_ddpm() -> None:
-    iterations, batch, decay = 20_000, 128, 0.999
     card = DiffusionCard(
         name="digits-ddpm",
         image=IMAGE,
@@ -58,34 +58,18 @@ def train_ddpm() -> None:
         t_star=60,
         sampler=DDPMSampler(),
     )
-    x = 2.0 * pixels("digits:train")[0] - 1.0
-    abar = torch.tensor(noise_schedule(card.schedule).abar, dtype=torch.float32)
-    network, average = build_network(card), build_network(card)
-    average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
-    for step in range(iterations):
-        clean = x[torch.randint(len(x), (batch,))]
-        t, eps = torch.randint(card.schedule.steps, (batch,)), torch.randn_like(clean)
-        left = abar[t][:, None, None, None]
-        noisy = left.sqrt() * clean + (1 - left).sqrt() * eps
-        loss = F.mse_loss(network(noisy, t.float()), eps)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
-        keep = min(decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for kept, new in zip(average.parameters(), network.parameters(), strict=True):
-                kept.lerp_(new, 1 - keep)
-        if step % 1000 == 999:
-            print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
-    save_checkpoint(HERE / "digits-ddpm.safetensors", card, average.state_dict())
+    x = pixels("digits:train")[0]
+    steps = card.schedule.steps
+    weights = train_denoiser(
+        card,
+        Recipe(iterations=20_000, rate=2e-3, clip=1.0),
+        lambda step: x[torch.randint(len(x), (128,))],
+        lambda count: torch.randint(steps, (count,)),
+    )
+    save_checkpoint(HERE / "digits-ddpm.safetensors", card, weights)
 
 
 def train_autoencoder() -> None:
-    iterations, batch = 6_000, 128
     card = FeedforwardCard(
         name="digits-autoencoder",
         image=IMAGE,
@@ -93,20 +77,13 @@ def train_autoencoder() -> None:
         network=AutoencoderArgs(widths=(32, 64)),
     )
     x = pixels("digits:train")[0]
-    network = build_network(card)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
-    for step in range(iterations):
-        clean = x[torch.randint(len(x), (batch,))]
-        sigma = 0.3 * torch.rand(batch, 1, 1, 1)
-        loss = F.mse_loss(network(clean + sigma * torch.randn_like(clean)), clean)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
-        if step % 1000 == 999:
-            print(f"step {step + 1}: loss {loss.item():.5f}", flush=True)
-    save_checkpoint(HERE / "digits-autoencoder.safetensors", card, network.state_dict())
+    weights = train_autoencoder_on(
+        card,
+        Recipe(iterations=6_000, rate=2e-3),
+        lambda step: x[torch.randint(len(x), (128,))],
+        highest_sigma=0.3,
+    )
+    save_checkpoint(HERE / "digits-autoencoder.safetensors", card, weights)
 
 
 CLASSIFIERS = {  # network, and the standard deviation of the noise it is trained with

@@ -1,7 +1,8 @@
 """What a checkpoint says of itself: everything needed to build and run it, as data.
 
-A card is stored as JSON in a safetensors header under the key `purify_audit`. There are four
-families: diffusion purifiers, feed-forward purifiers, input transformations, and classifiers.
+A card is stored as JSON in a safetensors header under the key `purify_audit`. There are six
+families: diffusion purifiers, feed-forward purifiers, input transformations, somebody's own code,
+exported graphs, and classifiers.
 """
 
 from typing import Annotated, Literal, Self
@@ -16,11 +17,16 @@ from pydantic import (
     model_validator,
 )
 
+from purify_audit.architectures import (
+    AutoencoderArgs,
+    ClassifierNetwork,
+    CodeArgs,
+    DiffusionNetwork,
+    GraphArgs,
+    RestorationNetwork,
+)
 from purify_audit.choices import (
     SMALLEST_TIME,
-    AutoencoderArgs,
-    CifarResNetArgs,
-    CnnArgs,
     DDIMSampler,
     DDPMSampler,
     GaussianNoise,
@@ -28,7 +34,6 @@ from purify_audit.choices import (
     Sampler,
     Schedule,
     Transform,
-    UNetArgs,
     VPODESampler,
     VPSDESampler,
 )
@@ -70,12 +75,14 @@ DataRange = Annotated[tuple[float, float], AfterValidator(_increasing)]
 """What pixels 0 and 1 are mapped to before the network sees them."""
 
 
-def _halves(image: ImageSpec, levels: int) -> None:
+def _halves(image: ImageSpec, levels: int, patch: int = 1) -> None:
     """Raise ValueError unless height and width can be halved between all levels of a network."""
-    if image.height % 2 ** (levels - 1) or image.width % 2 ** (levels - 1):
+    unit = patch * 2 ** (levels - 1)
+    if image.height % unit or image.width % unit:
+        patches = f" once cut into patches of {patch}" if patch > 1 else ""
         raise ValueError(
-            f"{image.height} x {image.width} pixels cannot be halved {levels - 1} times, as a"
-            f" network of {levels} levels does"
+            f"{image.height} x {image.width} pixels cannot be halved {levels - 1} times{patches},"
+            f" as a network of {levels} levels does"
         )
 
 
@@ -90,9 +97,10 @@ class DiffusionCard(_Card):
     """A diffusion model used as a purifier: noise to t*, then denoise."""
 
     family: Literal["diffusion"] = "diffusion"
-    network: UNetArgs
+    network: DiffusionNetwork
     prediction: Literal["eps", "x0", "v", "score"]
-    clock: Literal["index", "continuous"]  # the time fed to the network: i, or 999 t
+    # The time told to the network: i, 999 t, or sigma = sqrt(1/abar − 1), and then x / sqrt(abar).
+    clock: Literal["index", "continuous", "sigma"]
     schedule: Schedule
     data_range: DataRange
     learned_variance: bool = False  # the network has a second half of channels: variance logits
@@ -106,7 +114,8 @@ class DiffusionCard(_Card):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _halves(self.image, len(self.network.multipliers))
+        multipliers = getattr(self.network, "multipliers", (1,))
+        _halves(self.image, len(multipliers), getattr(self.network, "patch", 1))
         if self.t_star > self.schedule.steps:
             raise ValueError(f"t_star {self.t_star} is beyond the {self.schedule.steps} steps")
         length = max(self.t_star, getattr(self.sampler, "steps", None) or 0) + 1
@@ -118,7 +127,9 @@ class DiffusionCard(_Card):
             raise ValueError(f"{steps} is more steps or stride than t_star {self.t_star}")
         if getattr(self.sampler, "variance", "") == "learned-range" and not self.learned_variance:
             raise ValueError("variance learned-range needs a network with learned_variance")
-        if self.sampler.kind in ("vp-sde", "vp-ode") and self.schedule.kind == "cosine":
+        if self.clock == "sigma" and (self.prediction == "v" or self.learned_variance):
+            raise ValueError("a network told sigma predicts eps, x0 or score, and no variance")
+        if self.sampler.kind in ("vp-sde", "vp-ode") and self.schedule.kind in ("cosine", "table"):
             raise ValueError(f"the {self.sampler.kind} sampler needs a linear or vp schedule")
         return self
 
@@ -135,8 +146,10 @@ class FeedforwardCard(_Card):
     """One pass of a network: a denoising autoencoder, or noise-then-denoise when sigma > 0."""
 
     family: Literal["feedforward"] = "feedforward"
-    network: AutoencoderArgs
+    network: RestorationNetwork
     sigma: Annotated[float, Field(ge=0, le=10)] = 0.0  # Gaussian noise added first, pixel units
+    level: Annotated[float, Field(ge=0, le=10)] | None = None  # of noise, as the network is told
+    per_channel: bool = False  # a network of one channel, for each colour by itself
     data_range: DataRange = (0.0, 1.0)
     clamp: bool = True
 
@@ -147,7 +160,12 @@ class FeedforwardCard(_Card):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _halves(self.image, len(self.network.widths))
+        if isinstance(self.network, AutoencoderArgs):
+            _halves(self.image, len(self.network.widths))
+        told = self.network.arch in ("ffdnet", "drunet")
+        if told != (self.level is not None):
+            need = "needs" if told else "has no use for"
+            raise ValueError(f"network {self.network.arch} {need} the level of noise it is told")
         return self
 
 
@@ -163,11 +181,54 @@ class TransformCard(_Card):
         return isinstance(self.transform, GaussianNoise)
 
 
+class CodeCard(_Card):
+    """Somebody's own code: a callable that maps images in [0, 1] to images in [0, 1].
+
+    Its randomness is captured (`purify_audit.purifiers.capture`).
+    """
+
+    family: Literal["code"] = "code"
+    network: CodeArgs
+    randomised: bool
+    evaluations: Annotated[int, Field(ge=1)] = 1  # network evaluations in one purification
+    clamp: bool = False
+
+
+class GraphCard(_Card):
+    """An exported graph that maps images in its data range to images in it.
+
+    Attributes:
+        noise: where its randomness comes from: nowhere; `inputs`, tensors of standard normals
+            named in `noise_inputs`; `seed`, one integer input for each batch; `captured`, random
+            operators inside the graph.
+        noise_inputs: names and shapes (without the batch) of the noise inputs, in order.
+    """
+
+    family: Literal["graph"] = "graph"
+    network: GraphArgs
+    noise: Literal["none", "inputs", "seed", "captured"] = "none"
+    noise_inputs: dict[str, tuple[Positive, ...]] = Field(default_factory=dict)
+    data_range: DataRange = (0.0, 1.0)
+    evaluations: Annotated[int, Field(ge=1)] = 1
+    clamp: bool = True
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the output depends on the draw."""
+        return self.noise != "none"
+
+    @model_validator(mode="after")
+    def _named_inputs(self) -> Self:
+        if (self.noise == "inputs") != bool(self.noise_inputs):
+            raise ValueError("noise_inputs are named exactly where noise is 'inputs'")
+        return self
+
+
 class ClassifierCard(_Card):
     """A classifier: logits of (x − mean) / std for pixels x in [0, 1]."""
 
     family: Literal["classifier"] = "classifier"
-    network: Annotated[CnnArgs | CifarResNetArgs, Field(discriminator="arch")]
+    network: ClassifierNetwork
     classes: Annotated[int, Field(ge=2, le=100_000)]
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]
@@ -179,7 +240,7 @@ class ClassifierCard(_Card):
         return self
 
 
-PurifierCard = DiffusionCard | FeedforwardCard | TransformCard
+PurifierCard = DiffusionCard | FeedforwardCard | TransformCard | CodeCard | GraphCard
 Card = Annotated[PurifierCard | ClassifierCard, Field(discriminator="family")]
 _CARD: TypeAdapter[PurifierCard | ClassifierCard] = TypeAdapter(Card)
 

@@ -9,6 +9,7 @@ import os
 import stat
 import struct
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card
 from purify_audit.errors import CardError, CheckpointError
+from purify_audit.reading import Recognised
 from purify_audit.record import printable
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ class Checkpoint:
         card: how to build and run it.
         tensors: name -> dtype and shape, from the header.
         sha256: of the whole file; of the card's JSON where there is no file.
-        path: the file, or none.
+        path: the file or folder, or none.
+        state: the tensors of a file of another format, made once; none for safetensors.
+        recognised: what a file of another format was taken for.
     """
 
     source: str
@@ -56,6 +60,8 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
     sha256: str
     path: Path | None
+    state: Callable[[], dict[str, "Tensor"]] | None = None
+    recognised: Recognised | None = None
 
     @property
     def parameters(self) -> int:
@@ -109,7 +115,7 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, "Tensor"]:
     if checkpoint.path is None:
         return {}
     try:
-        tensors = load_file(checkpoint.path)
+        tensors = load_file(checkpoint.path) if checkpoint.state is None else checkpoint.state()
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{checkpoint.path}: cannot be read: {printable(str(error))}"

@@ -1,4 +1,4 @@
-"""The choices that cards and plans are made of: networks, schedules, samplers, transformations.
+"""The choices that cards and plans are made of: schedules, samplers, transformations.
 
 Each kind of choice in a card is a tagged union, so that a card names one and gives its settings.
 """
@@ -15,62 +15,6 @@ Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = ("l2", "linf")
 Radius = Annotated[float, Field(gt=0)]
 Positive = Annotated[int, Field(ge=1)]
-Channels = Annotated[int, Field(ge=1, le=4096)]
-"""Bounded, so that a hostile card cannot ask for a network that never finishes building."""
-
-# --- networks -----------------------------------------------------------------------------------
-
-
-class UNetArgs(Record):
-    """`purify_audit.networks.unet.UNet`."""
-
-    arch: Literal["unet"] = "unet"
-    width: Channels
-    multipliers: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=8)]
-    blocks: Annotated[int, Field(ge=1, le=16)]
-    attention: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = ()
-    groups: Channels = 8
-
-    @model_validator(mode="after")
-    def _groups_divide(self) -> Self:
-        if not self.multipliers:
-            raise ValueError("multipliers must name at least one level")
-        if self.width % self.groups:
-            raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
-        if any(level >= len(self.multipliers) for level in self.attention):
-            raise ValueError(f"attention {self.attention} names a level that is not there")
-        if self.width % 2:
-            raise ValueError(f"width {self.width} must be even (sines and cosines of the time)")
-        return self
-
-
-class AutoencoderArgs(Record):
-    """`purify_audit.networks.autoencoder.Autoencoder`."""
-
-    arch: Literal["autoencoder"] = "autoencoder"
-    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
-
-
-class CnnArgs(Record):
-    """`purify_audit.networks.classifiers.Cnn`."""
-
-    arch: Literal["cnn"] = "cnn"
-    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
-    hidden: Channels
-
-
-class CifarResNetArgs(Record):
-    """`purify_audit.networks.classifiers.CifarResNet` (He et al. 2016, section 4.2)."""
-
-    arch: Literal["cifar-resnet"] = "cifar-resnet"
-    depth: Annotated[int, Field(ge=8, le=1202)]
-
-    @model_validator(mode="after")
-    def _six_n_plus_two(self) -> Self:
-        if (self.depth - 2) % 6:
-            raise ValueError(f"depth {self.depth} is not 6n + 2")
-        return self
-
 
 # --- noise schedules ----------------------------------------------------------------------------
 
@@ -102,7 +46,23 @@ class VPSchedule(Record):
     beta_max: PositiveFloat = 20.0
 
 
-Schedule = Annotated[LinearSchedule | CosineSchedule | VPSchedule, Field(discriminator="kind")]
+class TableSchedule(Record):
+    """beta_i as stored beside the weights."""
+
+    kind: Literal["table"] = "table"
+    betas: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=10_000)
+    ]
+
+    @property
+    def steps(self) -> int:
+        """How many indices."""
+        return len(self.betas)
+
+
+Schedule = Annotated[
+    LinearSchedule | CosineSchedule | VPSchedule | TableSchedule, Field(discriminator="kind")
+]
 
 
 # --- samplers -----------------------------------------------------------------------------------
@@ -114,8 +74,10 @@ class _Sampler(Record):
 
 
 class _Strided(_Sampler):
-    steps: Positive | None = None  # this many jumps, as even as integers allow; none: every index
+    steps: Positive | None = None  # this many jumps; none: every index
     stride: Positive | None = None  # or one jump every so many indices
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # of `steps` jumps
+    offset: Annotated[int, Field(ge=0, le=1000)] = 0  # added to the indices of leading spacing
 
     @model_validator(mode="after")
     def _one_grid(self) -> Self:
@@ -138,6 +100,7 @@ class DDIMSampler(_Strided):
     kind: Literal["ddim"] = "ddim"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip: bool = True
+    clipped_eps: bool = True  # take the noise anew from a clipped clean image; diffusers does not
 
 
 class VPSDESampler(_Sampler):

@@ -14,17 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
-from purify_audit.image_formats import (
-    RawImages,
-    is_cifar,
-    read_arrays,
-    read_cifar,
-    read_cifar_bin,
-    read_folder,
-    reading,
-)
+from purify_audit.image_formats import read_arrays, read_source, reading, split_source
 
-_ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 _DIGITS = Path(__file__).with_name("data") / "digits.npz"
 _DIGITS_WHITE = 16  # the value of the brightest pixel
 _HELD_OUT = 4  # every fourth digit is kept from training
@@ -112,8 +103,11 @@ def load_images(source: str) -> ImageSet:
             1347) or `digits:all`; a `.npy`, `.npz` or `.safetensors` file (`read_arrays`; uint8
             is divided by 255, floats must lie in [0, 1]; [n, h, w], [n, h, w, c] or
             [n, c, h, w]); a CIFAR-10 folder in the Python or the binary version (the test batch,
-            or with `:train` after it the five training batches) or one of its `.bin` files; or
-            a folder of PNG or JPEG images (`read_folder`).
+            or with `:train` after it the five training batches), a CIFAR-100 folder (likewise;
+            with `:coarse` its 20 coarse labels), or a `.bin` file of either; an idx file such as
+            MNIST's (`read_idx`) or a folder of them; a Parquet file of the Hugging Face Hub or a
+            folder of them (`read_parquet`); or a folder of PNG or JPEG images (`read_folder`).
+            `docs/data.md` lists what may follow a path (`split_source`).
 
     Raises:
         ImageError: there is no such source, or it is not as described.
@@ -121,8 +115,7 @@ def load_images(source: str) -> ImageSet:
     with reading(source):
         if source == "digits" or source.startswith("digits:"):
             return _digits(source)
-        train = source.endswith(":train") and not Path(source).exists()
-        raw = _read(Path(source.removesuffix(":train") if train else source), train)
+        raw = read_source(*split_source(source))
     pixels = _channels_first(raw.pixels, source)
     if pixels.dtype == np.uint8:
         pixels = np.true_divide(pixels, np.float32(255), dtype=np.float32)
@@ -186,24 +179,6 @@ def _digits(source: str) -> ImageSet:
         raise ImageError(f"{source}: there is no such part; give {', '.join(parts)}")
     pixels = np.true_divide(raw.pixels[:, None], np.float32(_DIGITS_WHITE), dtype=np.float32)
     return ImageSet(pixels, raw.labels, ids, source).select(np.flatnonzero(parts[source]))
-
-
-def _read(path: Path, train: bool) -> RawImages:
-    if path.is_dir() and is_cifar(path):
-        return read_cifar(path, train)
-    if not path.exists():
-        raise ImageError(f"{path}: no such file or folder; bundled images are called 'digits'")
-    if train:
-        raise ImageError(f"{path}: only digits and CIFAR-10 folders have a part ':train'")
-    if path.is_dir():
-        return read_folder(path)
-    if path.suffix.lower() == ".bin":
-        return read_cifar_bin(path)
-    if path.suffix.lower() in _ARRAY_SUFFIXES:
-        return read_arrays(path)
-    raise ImageError(
-        f"{path}: is none of {', '.join(_ARRAY_SUFFIXES)} and .bin; give one of these, or a folder"
-    )
 
 
 def _channels_first(pixels: NDArray[Any], source: str) -> NDArray[Any]:

@@ -76,3 +76,8 @@ class Classifier(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1]."""
         ...
+
+
+def is_differentiable(model: Purifier | Classifier) -> bool:
+    """Whether a gradient can be taken through a model; an exported ONNX graph has none."""
+    return bool(getattr(model, "differentiable", True))

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from purify_audit.architectures import UNetArgs
 from purify_audit.card import DiffusionCard, ImageSpec, Provenance
-from purify_audit.choices import CosineSchedule, LinearSchedule, UNetArgs, VPSchedule
+from purify_audit.choices import CosineSchedule, LinearSchedule, VPSchedule
 from purify_audit.noise import Noise
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 

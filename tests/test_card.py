@@ -168,7 +168,7 @@ def test_an_unknown_field_is_refused(family, place, card_data):
         ("network.attention", [0] * 9, "at most 8 items"),
         ("network.groups", 0, "greater than or equal to 1"),
         ("prediction", "noise", "'eps', 'x0', 'v' or 'score'"),
-        ("clock", None, "'index' or 'continuous'"),
+        ("clock", None, "'index', 'continuous' or 'sigma'"),
         ("schedule", "linear", "an object"),
         ("schedule.kind", "sigmoid", "'linear', 'cosine', 'vp'"),
         ("data_range", [0], "Field required"),

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 from support import PROVENANCE, grey_images, run
 
+from purify_audit.architectures import CnnArgs, UNetArgs
 from purify_audit.attack_plan import AttackPlan
 from purify_audit.card import ClassifierCard, DiffusionCard, ImageSpec
-from purify_audit.choices import CnnArgs, DDPMSampler, LinearSchedule, UNetArgs
+from purify_audit.choices import DDPMSampler, LinearSchedule
 from purify_audit.correlation import correlations
 from purify_audit.errors import PlanError, ReportError
 from purify_audit.findings import finding

@@ -265,8 +265,9 @@ def test_directions_do_not_depend_on_which_other_images_are_audited():
 def compact_unet_purifier():
     from support import DIGITS, PROVENANCE
 
+    from purify_audit.architectures import UNetArgs
     from purify_audit.card import DiffusionCard
-    from purify_audit.choices import DDPMSampler, LinearSchedule, UNetArgs
+    from purify_audit.choices import DDPMSampler, LinearSchedule
     from purify_audit.networks import build_network
     from purify_audit.purifiers.diffusion import DiffusionPurifier
 

@@ -25,6 +25,7 @@ from oracles import (
 )
 from torch import nn
 
+from purify_audit.architectures import UNetArgs
 from purify_audit.card import ImageSpec
 from purify_audit.choices import (
     CosineSchedule,
@@ -32,7 +33,6 @@ from purify_audit.choices import (
     DDPMSampler,
     LinearSchedule,
     OneStepSampler,
-    UNetArgs,
     VPODESampler,
     VPSchedule,
     VPSDESampler,

@@ -8,8 +8,8 @@ import torch
 from oracles import PROVENANCE, Script, draws
 from torch import nn
 
+from purify_audit.architectures import AutoencoderArgs
 from purify_audit.card import FeedforwardCard, ImageSpec
-from purify_audit.choices import AutoencoderArgs
 from purify_audit.networks import build_network
 from purify_audit.noise import Noise
 from purify_audit.purifier import Purifier

@@ -7,9 +7,10 @@ import torch
 from support import DIGITS, PROVENANCE, codes, run, subject_for
 from test_certification import CHEATS as ATTACK_CHEATS
 
+from purify_audit.architectures import UNetArgs
 from purify_audit.audit import Watch, audit
 from purify_audit.card import DiffusionCard
-from purify_audit.choices import DDPMSampler, LinearSchedule, UNetArgs
+from purify_audit.choices import DDPMSampler, LinearSchedule
 from purify_audit.findings import CODES
 from purify_audit.images import choose, load_images
 from purify_audit.purifiers.diffusion import DiffusionPurifier

@@ -251,6 +251,7 @@ HUGE_IMAGE = {"channels": 64, "height": 8192, "width": 8192}
 HUGE = {
     "diffusion": {
         "network": {
+            "arch": "unet",
             "width": 4096,
             "multipliers": [64] * 8,
             "blocks": 16,
@@ -261,7 +262,7 @@ HUGE = {
         "t_star": 100_000,
         "sampler": {"kind": "ddpm", "rounds": 100},
     },
-    "feedforward": {"network": {"widths": [4096] * 8}},
+    "feedforward": {"network": {"arch": "autoencoder", "widths": [4096] * 8}},
     "cnn": {"network": {"arch": "cnn", "widths": [4096] * 8, "hidden": 4096}},
     "wide cnn": {"network": {"arch": "cnn", "widths": [4096], "hidden": 4096}},
     "cifar-resnet": {"network": {"arch": "cifar-resnet", "depth": 1202}},

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from purify_audit.architectures import AutoencoderArgs, CifarResNetArgs, CnnArgs, UNetArgs
 from purify_audit.card import ClassifierCard, FeedforwardCard, ImageSpec
-from purify_audit.choices import AutoencoderArgs, CifarResNetArgs, CnnArgs, DDPMSampler, UNetArgs
+from purify_audit.choices import DDPMSampler
 from purify_audit.networks import build_network
 from purify_audit.networks.autoencoder import Autoencoder
 from purify_audit.networks.classifiers import CifarResNet, Cnn

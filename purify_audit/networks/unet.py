@@ -19,6 +19,7 @@ class UNet(nn.Module):
         blocks: residual blocks in each level.
         attention: levels (0 = full resolution) whose blocks are followed by self-attention.
         groups: groups of each GroupNorm.
+        patch: squares of patch x patch pixels become channels of one pixel, and back at the end.
     """
 
     def __init__(  # noqa: PLR0913 - the arguments of an architecture, mirrored by `UNetArgs`
@@ -30,13 +31,14 @@ class UNet(nn.Module):
         blocks: int,
         attention: tuple[int, ...],
         groups: int,
+        patch: int = 1,
     ) -> None:
         """Build the layers; weights are PyTorch's defaults except the last, which starts at 0."""
         super().__init__()
-        self.width = width
+        self.width, self.patch = width, patch
         time = 4 * width
         self.time = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time))
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down = nn.ModuleList()
         skips, here = [width], width
         for level, factor in enumerate(multipliers):
@@ -59,14 +61,14 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(_Upsample(here))
         self.norm_out = nn.GroupNorm(groups, here)
-        self.conv_out = nn.Conv2d(here, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(here, out_channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(cast(Tensor, self.conv_out.bias))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict from noisy images `x` [n, channels, h, w] at times `t` [n] (any real number)."""
         time = self.time(sinusoidal_embedding(t, self.width))
-        h = self.conv_in(x)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for layer in self.down:
             h = layer(h, time) if isinstance(layer, _Block) else layer(h)
@@ -77,7 +79,7 @@ class UNet(nn.Module):
                 h = layer(torch.cat((h, skips.pop()), 1), time)
             else:
                 h = layer(h)
-        return cast(Tensor, self.conv_out(F.silu(self.norm_out(h))))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:

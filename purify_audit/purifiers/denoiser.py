@@ -31,14 +31,19 @@ class Denoiser:
         network: (x [n, c, h, w], times [n]) -> [n, c or 2c, h, w].
         prediction: eps (Ho et al. 2020), x0, v = sqrt(abar) eps − sqrt(1 − abar) x0 (Salimans and
             Ho 2022, appendix D), or score = −eps / sqrt(1 − abar) (Song et al. 2021).
+        clock: what the network is told: a time, or `sigma`: then it sees x / sqrt(abar) =
+            x0 + sigma eps, is told sigma, and its score is −eps / sigma (Karras et al. 2022, B.1).
     """
 
     network: nn.Module
     prediction: Literal["eps", "x0", "v", "score"]
+    clock: Literal["index", "continuous", "sigma"] = "index"
 
     def __call__(self, x: Tensor, time: float, abar: float) -> Estimate:
         """Estimate from x at the time that the network is told, where `abar` of it is signal."""
-        times = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
+        if self.clock == "sigma":
+            return self._from_sigma(x, abar)
+        times = torch.full((x.shape[0],), time, dtype=x.dtype, device=x.device)
         out = self.network(x, times)
         variance = None
         if out.shape[1] == 2 * x.shape[1]:
@@ -54,3 +59,19 @@ class Denoiser:
             case "score":
                 eps = -noise * out
                 return Estimate((x - noise * eps) / signal, eps, variance)
+
+    def _from_sigma(self, x: Tensor, abar: float) -> Estimate:
+        """The same for a network of images whose noise is not scaled together with them."""
+        sigma = math.sqrt((1.0 - abar) / abar)
+        noisy = x / math.sqrt(abar)
+        times = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
+        out = self.network(noisy, times)
+        match self.prediction:
+            case "x0":
+                return Estimate(out, (noisy - out) / sigma, None)
+            case "eps":
+                return Estimate(noisy - sigma * out, out, None)
+            case "score":
+                return Estimate(noisy + sigma**2 * out, -sigma * out, None)
+            case "v":
+                raise AssertionError("the card refuses v-prediction with a sigma clock")

@@ -79,8 +79,7 @@ class DiffusionPurifier:
     def predict(self, x: Tensor, index: int) -> Estimate:
         """What the network makes of noisy images x (data range) at an index of the schedule."""
         schedule = noise_schedule(self.card.schedule)
-        denoiser = Denoiser(self.network, self.card.prediction)
-        return denoiser(x, self._index_time(index, schedule), schedule.left(index))
+        return self._denoiser()(x, self._index_time(index, schedule), schedule.left(index))
 
     def _to_image(self, x: Tensor) -> Tensor:
         low, high = self.card.data_range
@@ -148,7 +147,7 @@ class DiffusionPurifier:
         """
         sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
         assert isinstance(sampler, VPSDESampler | VPODESampler)
-        denoiser = Denoiser(self.network, self.card.prediction)
+        denoiser = self._denoiser()
         unit, t_star = schedule.steps, self.card.t_star
         steps = sampler.steps or t_star
         t = t_star * (steps - k) / (steps * unit)
@@ -161,6 +160,9 @@ class DiffusionPurifier:
         if isinstance(sampler, VPODESampler):
             return x + dt * 0.5 * beta * (x + score)
         return x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * z(x)
+
+    def _denoiser(self) -> Denoiser:
+        return Denoiser(self.network, self.card.prediction, self.card.clock)
 
     def _index_time(self, index: int, schedule: NoiseSchedule) -> float:
         """The time that the network is told at an index: the index, or 999 t for 1000 steps."""

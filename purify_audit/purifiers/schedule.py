@@ -6,7 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from purify_audit.choices import CosineSchedule, LinearSchedule, Schedule, VPSchedule
+from purify_audit.choices import (
+    CosineSchedule,
+    LinearSchedule,
+    Schedule,
+    TableSchedule,
+    VPSchedule,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ def noise_schedule(schedule: Schedule) -> NoiseSchedule:
             level = np.cos((t + offset) / (1.0 + offset) * np.pi / 2) ** 2
             beta = np.minimum(1.0 - level[1:] / level[:-1], beta_max)
             return NoiseSchedule(np.cumprod(1.0 - beta), math.nan, math.nan)
+        case TableSchedule(betas=betas):
+            return NoiseSchedule(np.cumprod(1.0 - np.array(betas)), math.nan, math.nan)
         case VPSchedule(steps=steps, beta_min=low, beta_max=high):
             t = np.arange(1, steps + 1) / steps
             return NoiseSchedule(np.exp(-t * low - 0.5 * t * t * (high - low)), low, high)

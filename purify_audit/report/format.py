@@ -4,7 +4,15 @@ from typing import Any
 
 from rich import box
 
-from purify_audit.card import DiffusionCard, FeedforwardCard, PurifierCard, TransformCard
+from purify_audit.architectures import AutoencoderArgs, SequentialArgs
+from purify_audit.card import (
+    CodeCard,
+    DiffusionCard,
+    FeedforwardCard,
+    GraphCard,
+    PurifierCard,
+    TransformCard,
+)
 from purify_audit.statistics import Estimate
 
 TABLE: dict[str, Any] = {
@@ -21,9 +29,15 @@ def describe(card: PurifierCard) -> str:
         case DiffusionCard(sampler=sampler, t_star=t_star):
             return f"diffusion, {sampler.kind} sampler, t* = {t_star}"
         case FeedforwardCard(sigma=sigma):
-            return f"noise of {sigma:g}, then denoise" if sigma else "denoising autoencoder"
+            auto = isinstance(card.network, AutoencoderArgs | SequentialArgs)
+            restores = "denoising autoencoder" if auto else f"{card.network.arch} denoiser"
+            return f"noise of {sigma:g}, then denoise" if sigma else restores
         case TransformCard(transform=transform):
             return f"input transformation {transform.kind}"
+        case CodeCard(network=code):
+            return f"code, {code.factory}"
+        case GraphCard(network=graph):
+            return f"exported graph ({graph.container})"
 
 
 def interval(estimate: Estimate) -> str:

@@ -1,0 +1,423 @@
+"""The networks that cards are made of: each a record with the arguments that build it.
+
+Levels count from 0 at full resolution; each level after the first halves the resolution.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
+
+from purify_audit.record import Record, first_fault
+
+Channels = Annotated[int, Field(ge=1, le=4096)]
+"""Bounded, so that a hostile card cannot ask for a network that never finishes building."""
+
+Multipliers = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=8)
+]
+Blocks = Annotated[int, Field(ge=1, le=16)]
+Levels = Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)]
+
+
+def _levels_exist(attention: tuple[int, ...], multipliers: tuple[int, ...]) -> None:
+    """Raise ValueError if attention is asked for where there is no level."""
+    if any(level >= len(multipliers) for level in attention):
+        raise ValueError(f"attention {attention} names a level that is not there")
+
+
+# --- of diffusion models: (noisy images, times) to a prediction ----------------------------------
+
+
+class UNetArgs(Record):
+    """`purify_audit.networks.unet.UNet`."""
+
+    arch: Literal["unet"] = "unet"
+    width: Channels
+    multipliers: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=8)]
+    blocks: Annotated[int, Field(ge=1, le=16)]
+    attention: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = ()
+    groups: Channels = 8
+    patch: Annotated[int, Field(ge=1, le=16)] = 1
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        if not self.multipliers:
+            raise ValueError("multipliers must name at least one level")
+        if self.width % self.groups:
+            raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
+        if any(level >= len(self.multipliers) for level in self.attention):
+            raise ValueError(f"attention {self.attention} names a level that is not there")
+        if self.width % 2:
+            raise ValueError(f"width {self.width} must be even (sines and cosines of the time)")
+        return self
+
+
+class NCSNppArgs(Record):
+    """`purify_audit.networks.ncsnpp.NCSNpp` (Song et al. 2021, appendix H: NCSN++ and DDPM++).
+
+    Attributes:
+        attention: levels whose blocks are followed by self-attention; the middle always has it.
+        embedding: of the time: sines and cosines, or of the logarithm at random frequencies
+            (`fourier`).
+        fir: resample with the filter [1, 3, 3, 1] rather than nearest neighbour and averages.
+        progressive_input: whether a downsampled image is added at every level.
+        scale_by_sigma: divide the output by the noise level (VE models).
+        centered: trained on pixels in [−1, 1]; if not, in [0, 1], doubled inside the network.
+        scales: length of the table `sigmas`, which is stored with the weights and not read.
+    """
+
+    arch: Literal["ncsnpp"] = "ncsnpp"
+    width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+    multipliers: Multipliers
+    blocks: Blocks
+    attention: Levels = ()
+    embedding: Literal["positional", "fourier"] = "positional"
+    fir: bool = False
+    progressive_input: Literal["none", "residual"] = "none"
+    scale_by_sigma: bool = False
+    centered: bool = True
+    scales: Annotated[int, Field(ge=1, le=100_000)] = 1000
+
+    @model_validator(mode="after")
+    def _published_together(self) -> Self:
+        _levels_exist(self.attention, self.multipliers)
+        if self.progressive_input == "residual" and not self.fir:
+            raise ValueError("progressive_input residual resamples by the filter: it needs fir")
+        if self.scale_by_sigma and self.embedding != "fourier":
+            raise ValueError(
+                "scale_by_sigma needs embedding fourier: a positional network is told a place in a"
+                " table of noise levels, which no clock gives"
+            )
+        return self
+
+
+class ADMArgs(Record):
+    """`purify_audit.networks.adm.ADM` (Nichol and Dhariwal 2021; Dhariwal and Nichol 2021).
+
+    Attributes:
+        attention: levels whose blocks are followed by self-attention; the middle always has it.
+        heads: of each attention; or none, and then `head_channels` decides.
+        head_channels: width of one head.
+        resblock_updown: resample inside residual blocks.
+        scale_shift: the time scales and shifts normalised features (else it is added).
+        new_attention_order: split queries, keys and values before heads, not after.
+        time_scale: what the time told is multiplied by: 1000 / steps for models trained on
+            another number of steps with `rescale_timesteps` (0.25 for 4000).
+    """
+
+    arch: Literal["adm"] = "adm"
+    width: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # for GroupNorm of 32 groups
+    multipliers: Multipliers
+    blocks: Blocks
+    attention: Levels = ()
+    heads: Annotated[int, Field(ge=1, le=256)] | None = None
+    head_channels: Channels | None = None
+    resblock_updown: bool = False
+    scale_shift: bool = True
+    new_attention_order: bool = False
+    time_scale: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _one_rule_for_heads(self) -> Self:
+        _levels_exist(self.attention, self.multipliers)
+        if (self.heads is None) == (self.head_channels is None):
+            raise ValueError("give heads or head_channels, and not both")
+        for level in {*self.attention, len(self.multipliers) - 1}:
+            channels, unit = self.width * self.multipliers[level], self.heads or self.head_channels
+            if unit is not None and channels % unit:
+                what = "heads" if self.heads else "head_channels"
+                raise ValueError(
+                    f"{what} {unit} do not divide {channels} channels of level {level}"
+                )
+        return self
+
+
+class DDPMUNetArgs(Record):
+    """`purify_audit.networks.ddpm_unet.DDPMUNet` (Ho et al. 2020, appendix B).
+
+    Attributes:
+        attention: levels whose blocks are followed by self-attention; the middle always has it.
+    """
+
+    arch: Literal["ddpm-unet"] = "ddpm-unet"
+    width: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # for GroupNorm of 32 groups
+    multipliers: Multipliers
+    blocks: Blocks
+    attention: Levels = ()
+
+    @model_validator(mode="after")
+    def _levels_are_there(self) -> Self:
+        _levels_exist(self.attention, self.multipliers)
+        return self
+
+
+class EDMArgs(Record):
+    """`purify_audit.networks.edm.EDM`: SongUNet and preconditioning (Karras et al. 2022, table 1).
+
+    Attributes:
+        attention: levels whose blocks are followed by self-attention; the middle always has it.
+        preconditioning: `vp` or `edm`: columns of the table.
+        sigma_data: standard deviation of the data; `vp` does not use it.
+        augment: labels of non-leaking augmentation; they are zero when purifying.
+    """
+
+    arch: Literal["edm"] = "edm"
+    width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+    multipliers: Multipliers
+    blocks: Blocks
+    attention: Levels = ()
+    preconditioning: Literal["vp", "edm"]
+    sigma_data: PositiveFloat = 0.5
+    augment: Annotated[int, Field(ge=0, le=64)] = 0
+
+    @model_validator(mode="after")
+    def _attends_where_it_can(self) -> Self:
+        _levels_exist(self.attention, self.multipliers)
+        return self
+
+
+class LucidrainsArgs(Record):
+    """`purify_audit.networks.lucidrains.LucidrainsUNet` (P. Wang, denoising-diffusion-pytorch).
+
+    Attributes:
+        groups: of GroupNorm inside the blocks (package versions before 2.0); or none, for RMSNorm.
+        heads: of every attention.
+        head_channels: width of one head.
+        memory: learned keys and values that every attention has besides those of the pixels.
+        full_attention: levels with softmax attention; the others have linear attention. The
+            middle always has softmax attention; the package's default is the last level.
+    """
+
+    arch: Literal["lucidrains-unet"] = "lucidrains-unet"
+    width: Annotated[int, Field(ge=4, le=4096, multiple_of=2)]  # for sines and cosines of the time
+    multipliers: Multipliers
+    groups: Channels | None = None
+    heads: Annotated[int, Field(ge=1, le=256)] = 4
+    head_channels: Channels = 32
+    memory: Annotated[int, Field(ge=0, le=1024)] = 4
+    full_attention: Levels = ()
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        _levels_exist(self.full_attention, self.multipliers)
+        if self.groups is not None and self.width % self.groups:
+            raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
+        return self
+
+
+class _UNet2DConfig(BaseModel):
+    """What is checked in a `config.json` of `diffusers.UNet2DModel`; diffusers reads the rest."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    class_name: Annotated[Literal["UNet2DModel"], Field(alias="_class_name")]
+    in_channels: Channels
+    out_channels: Channels
+    block_out_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=10)]
+    layers_per_block: Blocks = 2
+    time_embedding_type: Literal["positional", "fourier"] = "positional"
+    class_embed_type: None = None
+    num_class_embeds: None = None
+
+
+class DiffusersArgs(Record):
+    """`diffusers.UNet2DModel`, built by diffusers itself (an extra).
+
+    Attributes:
+        config: the model's `config.json`, as text. Channels and numbers of layers are bounded,
+            classes and learned time embeddings are refused.
+    """
+
+    arch: Literal["diffusers-unet2d"] = "diffusers-unet2d"
+    config: Annotated[str, Field(max_length=100_000)]
+
+    @model_validator(mode="after")
+    def _config_can_be_used(self) -> Self:
+        try:
+            self._checked()
+        except ValidationError as error:
+            raise ValueError(f"in config.json, {first_fault(error)}") from None
+        return self
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of what the model takes, and of what it returns."""
+        checked = self._checked()
+        return checked.in_channels, checked.out_channels
+
+    @property
+    def levels(self) -> int:
+        """How many resolutions; each after the first is half of the one before."""
+        return len(self._checked().block_out_channels)
+
+    def _checked(self) -> _UNet2DConfig:
+        return _UNet2DConfig.model_validate_json(self.config)
+
+
+DiffusionNetwork = Annotated[
+    UNetArgs | NCSNppArgs | ADMArgs | DDPMUNetArgs | EDMArgs | LucidrainsArgs | DiffusersArgs,
+    Field(discriminator="arch"),
+]
+
+# --- plain chains of layers ---------------------------------------------------------------------
+
+
+class Layer(Record):
+    """One layer of `purify_audit.networks.sequential.Sequential`.
+
+    Attributes:
+        kind: which; sizes that it has no use for are left at their defaults.
+        name: prefix of its tensors' names (`conv1`, `model.0`); none for a layer without weights.
+    """
+
+    kind: Literal[
+        "conv",
+        "conv-transpose",
+        "linear",
+        "batch-norm",
+        "relu",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "max-pool",
+        "average-pool",
+        "upsample",
+        "flatten",
+    ]
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    inputs: Channels | None = None
+    outputs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    kernel: Annotated[int, Field(ge=1, le=64)] = 1
+    stride: Annotated[int, Field(ge=1, le=64)] = 1
+    padding: Annotated[int, Field(ge=0, le=64)] = 0
+    bias: bool = True
+
+
+class SequentialArgs(Record):
+    """`purify_audit.networks.sequential.Sequential`: layers one after the other."""
+
+    arch: Literal["sequential"] = "sequential"
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)]
+
+
+# --- feed-forward purifiers ---------------------------------------------------------------------
+
+
+class AutoencoderArgs(Record):
+    """`purify_audit.networks.autoencoder.Autoencoder`."""
+
+    arch: Literal["autoencoder"] = "autoencoder"
+    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
+
+
+class DnCNNArgs(Record):
+    """`purify_audit.networks.restoration.DnCNN`: x − model(x) (Zhang et al. 2017)."""
+
+    arch: Literal["dncnn"] = "dncnn"
+    width: Channels = 64
+    depth: Annotated[int, Field(ge=2, le=100)] = 17
+    batch_norm: bool = False
+
+
+class FFDNetArgs(Record):
+    """`purify_audit.networks.restoration.FFDNet`: told the noise level (Zhang et al. 2018)."""
+
+    arch: Literal["ffdnet"] = "ffdnet"
+    width: Channels
+    depth: Annotated[int, Field(ge=2, le=100)]
+
+
+class DRUNetArgs(Record):
+    """`purify_audit.networks.restoration.DRUNet`: told the noise level (Zhang et al. 2021)."""
+
+    arch: Literal["drunet"] = "drunet"
+    widths: Annotated[tuple[Channels, ...], Field(min_length=2, max_length=8)] = (64, 128, 256, 512)
+    blocks: Blocks = 4
+
+
+class SpandrelArgs(Record):
+    """Whatever `spandrel` (an extra) detects in the weights, used as an image restorer."""
+
+    arch: Literal["spandrel"] = "spandrel"
+
+
+RestorationNetwork = Annotated[
+    AutoencoderArgs | SequentialArgs | DnCNNArgs | FFDNetArgs | DRUNetArgs | SpandrelArgs,
+    Field(discriminator="arch"),
+]
+
+# --- classifiers --------------------------------------------------------------------------------
+
+
+class CnnArgs(Record):
+    """`purify_audit.networks.classifiers.Cnn`."""
+
+    arch: Literal["cnn"] = "cnn"
+    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
+    hidden: Channels
+
+
+class CifarResNetArgs(Record):
+    """`purify_audit.networks.classifiers.CifarResNet` (He et al. 2016, section 4.2)."""
+
+    arch: Literal["cifar-resnet"] = "cifar-resnet"
+    depth: Annotated[int, Field(ge=8, le=1202)]
+
+    @model_validator(mode="after")
+    def _six_n_plus_two(self) -> Self:
+        if (self.depth - 2) % 6:
+            raise ValueError(f"depth {self.depth} is not 6n + 2")
+        return self
+
+
+class WideResNetArgs(Record):
+    """`purify_audit.networks.wideresnet.WideResNet` (Zagoruyko and Komodakis 2016).
+
+    Attributes:
+        layout: names of the tensors, as two families of published weights have them: `classic`
+            (`block1.layer.0.conv1`, ReLU) or `deepmind` (`layer.0.block.0.conv_0`, SiLU).
+    """
+
+    arch: Literal["wideresnet"] = "wideresnet"
+    depth: Annotated[int, Field(ge=10, le=1000)]
+    width: Annotated[int, Field(ge=1, le=64)]
+    layout: Literal["classic", "deepmind"]
+
+    @model_validator(mode="after")
+    def _six_n_plus_four(self) -> Self:
+        if (self.depth - 4) % 6:
+            raise ValueError(f"depth {self.depth} is not 6n + 4")
+        return self
+
+
+class CodeArgs(Record):
+    """A factory of somebody's own: an importable function that makes the model.
+
+    Attributes:
+        factory: `package.module:function`.
+        arguments: given to it, as text.
+    """
+
+    arch: Literal["code"] = "code"
+    factory: Annotated[str, Field(min_length=1, max_length=500)]
+    arguments: dict[str, str] = Field(default_factory=dict)
+
+
+class GraphArgs(Record):
+    """An exported graph: `torch.export`, ONNX or TorchScript."""
+
+    arch: Literal["graph"] = "graph"
+    container: Literal["pt2", "onnx", "torchscript"]
+
+
+ClassifierNetwork = Annotated[
+    CnnArgs | CifarResNetArgs | WideResNetArgs | SequentialArgs | CodeArgs | GraphArgs,
+    Field(discriminator="arch"),
+]

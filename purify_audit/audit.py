@@ -293,4 +293,5 @@ def model_info(
         parameters=checkpoint.parameters,
         card=card,
         evaluations=evaluations,
+        recognised=checkpoint.recognised,
     )

@@ -21,8 +21,11 @@ from purify_audit.architectures import (
     AutoencoderArgs,
     ClassifierNetwork,
     CodeArgs,
+    DiffusersArgs,
     DiffusionNetwork,
+    EDMArgs,
     GraphArgs,
+    NCSNppArgs,
     RestorationNetwork,
 )
 from purify_audit.choices import (
@@ -134,6 +137,42 @@ class DiffusionCard(_Card):
         return self
 
     @model_validator(mode="after")
+    def _fits_the_network(self) -> Self:
+        network, told = self.network, (self.prediction, self.clock)
+        if isinstance(network, NCSNppArgs | EDMArgs) and self.learned_variance:
+            raise ValueError(f"network {network.arch} has no learned_variance")
+        if isinstance(network, EDMArgs) and told != ("x0", "sigma"):
+            raise ValueError("network edm predicts x0 and its clock is sigma")
+        if isinstance(network, NCSNppArgs) and network.scale_by_sigma and self.clock != "sigma":
+            raise ValueError("a network with scale_by_sigma has clock sigma")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        sampler = self.sampler
+        if isinstance(sampler, DDPMSampler | DDIMSampler) and sampler.spacing == "leading":
+            count = sampler.steps or self.t_star
+            first = (count - 1) * (self.t_star // count) + sampler.offset
+            if sampler.stride is None and first >= self.t_star:
+                raise ValueError(
+                    f"{count} steps of leading spacing and offset {sampler.offset} begin at index"
+                    f" {first}, but the highest below t_star is {self.t_star - 1}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _diffusers_fits(self) -> Self:
+        if isinstance(self.network, DiffusersArgs):
+            _halves(self.image, self.network.levels)
+            out = self.image.channels * (2 if self.learned_variance else 1)
+            if self.network.channels != (self.image.channels, out):
+                raise ValueError(
+                    f"config.json makes a network of {self.network.channels} channels in and out;"
+                    f" the card needs {(self.image.channels, out)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _steps_of_time(self) -> Self:
         if isinstance(self.sampler, VPSDESampler | VPODESampler):
             steps = self.sampler.steps or self.t_star
@@ -143,13 +182,22 @@ class DiffusionCard(_Card):
 
 
 class FeedforwardCard(_Card):
-    """One pass of a network: a denoising autoencoder, or noise-then-denoise when sigma > 0."""
+    """One pass of a network: a denoising autoencoder, or noise-then-denoise when sigma > 0.
+
+    Attributes:
+        sigma: of Gaussian noise added first, in pixel units.
+        level: of the noise that a network is told to remove, in pixel units too; the network is
+            told it in its own units, level × (high − low) of the data range.
+        per_channel: the network has one channel and is given each colour by itself.
+        data_range: what pixels 0 and 1 are mapped to before the network sees them.
+        clamp: limit the result to [0, 1].
+    """
 
     family: Literal["feedforward"] = "feedforward"
     network: RestorationNetwork
-    sigma: Annotated[float, Field(ge=0, le=10)] = 0.0  # Gaussian noise added first, pixel units
-    level: Annotated[float, Field(ge=0, le=10)] | None = None  # of noise, as the network is told
-    per_channel: bool = False  # a network of one channel, for each colour by itself
+    sigma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    level: Annotated[float, Field(ge=0, le=10)] | None = None
+    per_channel: bool = False
     data_range: DataRange = (0.0, 1.0)
     clamp: bool = True
 

@@ -90,6 +90,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(str(path), card, tensors, file_sha256(path), path)
 
 
+def holds_card(path: Path) -> bool:
+    """Whether a file is safetensors with a card; false, too, for whatever is not safetensors."""
+    try:
+        return METADATA_KEY in read_header(path).get("__metadata__", {})
+    except CheckpointError:
+        return False
+
+
 def tensor_infos(header: dict[str, Any]) -> dict[str, TensorInfo]:
     """What a checked header says of its tensors."""
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

@@ -73,10 +73,14 @@ class _Sampler(Record):
     clamp: bool = True  # limit the final image to [0, 1]
 
 
+Spacing = Literal["trailing", "leading", "linspace"]
+"""Of the indices visited: `purify_audit.purifiers.schedule.reverse_indices`."""
+
+
 class _Strided(_Sampler):
     steps: Positive | None = None  # this many jumps; none: every index
     stride: Positive | None = None  # or one jump every so many indices
-    spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # of `steps` jumps
+    spacing: Spacing = "trailing"  # of `steps` jumps
     offset: Annotated[int, Field(ge=0, le=1000)] = 0  # added to the indices of leading spacing
 
     @model_validator(mode="after")

@@ -108,6 +108,28 @@ CODES: dict[str, Code] = {
         " not that an attack is.",
         "Give a classifier and look at the anchor accuracy.",
     ),
+    "PA111": Code(
+        "unaligned-randomness",
+        "error",
+        "The purifier's own code draws random numbers that cannot be given addresses, so its"
+        " randomness cannot be aligned and its output is not used.",
+        "Draw them with an operator that can be aligned (`docs/foreign.md` lists them), or switch"
+        " the dropout of that operator off.",
+    ),
+    "PA112": Code(
+        "shared-draws",
+        "info",
+        "The purifier's own code draws numbers for a whole batch, so its rows are purified in"
+        " smaller groups, each with numbers of its own; this costs time and changes no number.",
+        "Draw one number for each image (`torch.randn_like(x)`, `torch.randint(…, (len(x),))`).",
+    ),
+    "PA113": Code(
+        "in-training-mode",
+        "warning",
+        "Modules of the purifier are in training mode: dropout makes it random, and batch"
+        " normalisation makes images depend on one another.",
+        "Call `.eval()` in the factory, unless this is how the purifier is used.",
+    ),
     "PA201": Code(
         "near-numeric-floor",
         "warning",

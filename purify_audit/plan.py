@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from purify_audit.attack_plan import AttackPlan
 from purify_audit.choices import Norm, Radius, Sampler
 from purify_audit.errors import PlanError
+from purify_audit.reading import Reading
 from purify_audit.record import Record, first_fault
 
 
@@ -72,8 +73,11 @@ class AuditPlan(Record):
     """Everything that decides the numbers of an audit; pixel units are [0, 1].
 
     Attributes:
-        checkpoint: path of a checkpoint, or an input transformation such as `jpeg:quality=75`.
-        classifier: path of a classifier's checkpoint, or none.
+        checkpoint: a file, a folder, `module:factory`, or an input transformation such as
+            `jpeg:quality=75`.
+        reading: how to read a checkpoint that is not ours, if it is not.
+        classifier: a classifier's checkpoint or code, or none.
+        classifier_reading: how to read it, if it is not ours.
         data: source of images (`purify_audit.images`).
         first_id: with `last_id`, only images with first_id <= id < last_id.
         last_id: see `first_id`.
@@ -93,7 +97,9 @@ class AuditPlan(Record):
     """
 
     checkpoint: str
+    reading: Reading | None = None
     classifier: str | None = None
+    classifier_reading: Reading | None = None
     data: str
     first_id: Annotated[int, Field(ge=0)] | None = None
     last_id: Annotated[int, Field(ge=1)] | None = None

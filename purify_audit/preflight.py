@@ -14,6 +14,7 @@ from purify_audit.findings import Finding, finding
 from purify_audit.images import ImageSet
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.runtime import Runner
 
@@ -51,6 +52,8 @@ def preflight(runner: Runner, images: ImageSet) -> Preflight:
     found = _shape(near, probe)
     if found:
         return Preflight([found], {})
+    if refused := [f for f in _foreign(runner) if f.severity == "error"]:
+        return Preflight(refused, {})
     # Strangers in between, and another order the second time, betray state between calls.
     _call(runner, 1.0 - x, probe.ids, 0)
     y = _call(runner, x, probe.ids, 0)
@@ -72,7 +75,7 @@ def preflight(runner: Runner, images: ImageSet) -> Preflight:
         _collapsed(probe, y),
         _denoises(runner, images),
     ]
-    findings = [check for check in checks if check is not None]
+    findings = [check for check in checks if check is not None] + _foreign(runner)
     return Preflight(findings, _numeric_floor(y, nudged))
 
 
@@ -106,6 +109,12 @@ def _perturbed(x: np.ndarray, size: float) -> np.ndarray:
     """X plus a checkerboard of ±size, clipped to [0, 1]."""
     sign = 1.0 - 2.0 * (np.indices(x.shape).sum(0) % 2)
     return np.asarray(np.clip(x + size * sign, 0.0, 1.0), np.float32)
+
+
+def _foreign(runner: Runner) -> list[Finding]:
+    """What somebody's own code has shown of itself while it was run."""
+    purifier = runner.purifier
+    return purifier.findings() if isinstance(purifier, ForeignPurifier) else []
 
 
 def _shape(y: np.ndarray, images: ImageSet) -> Finding | None:

@@ -1,21 +1,21 @@
 """From what the user asked for to everything an audit needs, loaded and checked."""
 
-import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
 from purify_audit.card import DiffusionCard, ImageSpec, PurifierCard
-from purify_audit.checkpoint import Checkpoint, read_checkpoint, transform_checkpoint
+from purify_audit.checkpoint import Checkpoint
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet, choose, load_images, restrict
 from purify_audit.loading import load_classifier, load_purifier, purifier_card
+from purify_audit.opening import open_checkpoint, open_classifier
 from purify_audit.plan import AuditPlan, FileProbe
 from purify_audit.purifier import Classifier, Purifier
-from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
+from purify_audit.reading import Reading
 from purify_audit.record import first_fault
 from purify_audit.shipped import shipped_classifier
 
@@ -71,9 +71,9 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
     if "data" not in given:
-        given["data"] = _bundled_data(source)
+        given["data"] = _bundled_data(source, _answers(given))
     images = _available(given)
-    checkpoint = open_checkpoint(source, _spec(images))
+    checkpoint = open_checkpoint(source, _spec(images), _answers(given))
     defaults = {
         "norm": norm,
         "images": min(given.pop("preset_images", _DEFAULT_IMAGES), len(images)),
@@ -142,7 +142,9 @@ def load_subject(plan: AuditPlan, device: torch.device) -> Subject:
         InputError: see `prepare`.
     """
     images = _available(plan.model_dump(include={"data", "first_id", "last_id"}))
-    return _assemble(plan, images, open_checkpoint(plan.checkpoint, _spec(images)), device)
+    answers = _answers({"reading": plan.reading, "t_star": plan.t_star})
+    checkpoint = open_checkpoint(plan.checkpoint, _spec(images), answers)
+    return _assemble(plan, images, checkpoint, device)
 
 
 def _assemble(
@@ -164,27 +166,17 @@ def _assemble(
     )
 
 
-def open_checkpoint(text: str, spec: ImageSpec | None) -> Checkpoint:
-    """The checkpoint of a path, or of an input transformation such as `jpeg:quality=75`.
-
-    Args:
-        text: what the user gave; a file of that name wins over a transformation.
-        spec: the images that a transformation will get.
-
-    Raises:
-        InputError: it cannot be used.
-    """
-    here = os.path.exists(text)
-    if not here and text.partition(":")[0] in TRANSFORM_NAMES:
-        spec = spec or ImageSpec(channels=1, height=8, width=8)
-        return transform_checkpoint(text, parse_transform(text, spec))
-    if not here and "/" not in text and "." not in text:
-        parse_transform(text, ImageSpec(channels=1, height=8, width=8))  # names the nearest
-    return read_checkpoint(text)
+def _answers(given: dict[str, Any]) -> Reading | None:
+    """The answers of a plan; t* and the sampler, which it may override, are answers too."""
+    reading = given.get("reading")
+    if reading is None or given.get("t_star") is None:
+        return cast("Reading | None", reading)
+    assume = {"t_star": str(given["t_star"])} | reading.assume
+    return cast(Reading, reading).model_copy(update={"assume": assume})
 
 
-def _bundled_data(source: str) -> str:
-    checkpoint = open_checkpoint(source, None)
+def _bundled_data(source: str, reading: Reading | None) -> str:
+    checkpoint = open_checkpoint(source, None, reading)
     shape = purifier_card(checkpoint).image.shape
     if shape not in BUNDLED:
         raise PlanError(
@@ -240,7 +232,7 @@ def _judge(
         return None
     if images.labels is None:
         raise PlanError(f"{plan.data}: has no labels, so a classifier cannot be judged on it")
-    checkpoint = read_checkpoint(plan.classifier)
+    checkpoint = open_classifier(plan.classifier, _spec(images), plan.classifier_reading)
     classifier = load_classifier(checkpoint, device)
     _must_fit(checkpoint.source, classifier.image, images)
     highest = int(images.labels.max())

@@ -39,7 +39,12 @@ _Model = TypeVar("_Model")
 
 
 def in_float64(model: _Model) -> _Model:
-    """A copy of a purifier or classifier whose networks and tensors are float64."""
+    """A copy of a purifier or classifier whose networks and tensors are float64.
+
+    The model itself if it runs in whatever precision it is given (`any_precision`).
+    """
+    if getattr(model, "any_precision", False):
+        return model
     fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else None
     names = [f.name for f in fields] if fields else list(getattr(model, "__dict__", {}))
     wide: dict[str, object] = {}

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from purify_audit import __version__
-from purify_audit.cli import compare, compress, look, sweep, verify
+from purify_audit.cli import compare, compress, convert, look, sweep, verify
 from purify_audit.cli.app import EXIT_BROKEN, app
 from purify_audit.errors import PurifyAuditError
 
-__all__ = ["app", "compare", "compress", "look", "main", "sweep", "verify"]
+__all__ = ["app", "compare", "compress", "convert", "look", "main", "sweep", "verify"]
 
 
 def main() -> None:

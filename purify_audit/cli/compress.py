@@ -15,17 +15,26 @@ from purify_audit.cli.output import Made, must_be_writable, tell, write
 @app.command()
 def compress(
     checkpoint: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A native checkpoint, or an input transformation such as jpeg:quality=75."
+            help="A checkpoint of any known format, a diffusers folder, an exported graph, or an"
+            " input transformation such as jpeg:quality=75."
         ),
-    ],
+    ] = None,
+    purifier: o.Code = None,
+    arguments: o.Argument = None,
+    preset: o.Preset = None,
+    weights: o.Weights = None,
+    assume: o.Assume = None,
+    allow_pickle: o.AllowPickle = False,
     data: o.Data = None,
     ids: o.Ids = None,
     images: Annotated[int | None, typer.Option(min=1, help="How many. Default: 64.")] = None,
     classifier: Annotated[
-        str | None, typer.Option(help="A classifier's checkpoint, for accuracies.")
+        str | None, typer.Option(help="A classifier, for accuracies: a checkpoint or code.")
     ] = None,
+    classifier_preset: o.ClassifierPreset = None,
+    classifier_arguments: o.ClassifierArgument = None,
     norm: o.Norm = None,
     eps: o.Eps = None,
     probe: Annotated[
@@ -62,9 +71,24 @@ def compress(
     """Estimate how a purifier compresses the neighbourhood of images, without gradients."""
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     asked: dict[str, object] = {"norm": norm, "level": level, "tolerance": tolerance}
-    asked |= {"checkpoint": checkpoint, "data": data, "images": images, "classifier": classifier}
+    asked |= {
+        "checkpoint": o.one_purifier(checkpoint, purifier),
+        "data": data,
+        "images": images,
+        "classifier": classifier,
+    }
     asked |= {"draws": draws, "directions": directions, "t_star": t_star, "seed": seed}
     asked |= {"microbatch": microbatch, "eps": o.radii(eps), "probes": o.probes(probe)}
+    asked["reading"] = o.reading(
+        preset=preset,
+        weights=weights,
+        assume=assume,
+        arguments=arguments,
+        allow_pickle=allow_pickle,
+    )
+    asked["classifier_reading"] = o.reading(
+        preset=classifier_preset, arguments=classifier_arguments, allow_pickle=allow_pickle
+    )
     asked |= o.id_range(ids) | o.sampler_setting(sampler)
     must_be_writable(out)
 

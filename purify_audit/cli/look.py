@@ -5,28 +5,45 @@ from typing import Annotated
 
 import typer
 
+from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
-from purify_audit.cli.options import radii
+from purify_audit.cli.convert import tell_recognised
 
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A native checkpoint (.safetensors).")],
+    file: Annotated[str, typer.Argument(help="A checkpoint of any known format, or a folder.")],
+    preset: o.Preset = None,
+    weights: o.Weights = None,
+    assume: o.Assume = None,
+    allow_pickle: o.AllowPickle = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a checkpoint's card, parameter count and digest, without running anything."""
-    from purify_audit.checkpoint import read_checkpoint
+    from purify_audit.checkpoint import holds_card, read_checkpoint
 
-    checkpoint = read_checkpoint(file)
+    if holds_card(Path(file)):  # then PyTorch need not be imported
+        checkpoint = read_checkpoint(file)
+    else:
+        from purify_audit.opening import open_checkpoint
+
+        answers = o.reading(
+            preset=preset, weights=weights, assume=assume, allow_pickle=allow_pickle
+        )
+        checkpoint = open_checkpoint(file, None, answers)
+    recognised = checkpoint.recognised
     if as_json:
         print(
             f'{{"sha256": "{checkpoint.sha256}", "parameters": {checkpoint.parameters},'
+            f' "recognised": {recognised.model_dump_json() if recognised else "null"},'
             f' "card": {checkpoint.card.model_dump_json()}}}'
         )
         return
     print(checkpoint.card.model_dump_json(indent=2))
     print(f"parameters  {checkpoint.parameters:,} in {len(checkpoint.tensors)} tensors")
     print(f"sha256      {checkpoint.sha256}")
+    if recognised is not None:
+        tell_recognised(recognised)
 
 
 @app.command()
@@ -60,7 +77,7 @@ def replay(
     from purify_audit.report.schema import read_report
     from purify_audit.runtime import environment
 
-    saved, wanted = read_report(report), radii(eps)
+    saved, wanted = read_report(report), o.radii(eps)
     address = find_address(
         saved.plan, (image, draw, direction), probe, wanted[0] if wanted else None
     )

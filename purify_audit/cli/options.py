@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from purify_audit.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from purify_audit.plan import Probe
+    from purify_audit.reading import Reading
 
 Data = Annotated[
     str | None, typer.Option(help="Images: digits, or a file or folder. Default: bundled.")
@@ -39,6 +40,89 @@ MeasureAnyway = Annotated[
 Out = Annotated[Path, typer.Option(help="The report; raw rows go beside it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report, no table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--as", help="A published way of running weights, e.g. diffpure-cifar10 (docs/formats.md)."
+    ),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="ema or raw, where a file holds both sets of weights.")
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Unpickle what may run code. Recorded.")
+]
+Assume = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=VALUE", help="What a file does not say, e.g. t_star=100; repeatable."
+    ),
+]
+Argument = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="KEY=VALUE", help="For the factory; repeatable."),
+]
+Code = Annotated[
+    str | None,
+    typer.Option(
+        "--purifier", help="Code: package.module:factory, or an installed purifier's name."
+    ),
+]
+ClassifierPreset = Annotated[
+    str | None, typer.Option("--classifier-as", help="The same as --as, for the classifier.")
+]
+ClassifierArgument = Annotated[
+    list[str] | None,
+    typer.Option("--classifier-arg", metavar="KEY=VALUE", help="For the classifier's factory."),
+]
+
+
+def reading(**answers: Any) -> "Reading | None":
+    """How to read what is not ours: `preset`, `weights`, `allow_pickle`, `assume`, `arguments`.
+
+    Returns:
+        None where nothing was answered.
+
+    Raises:
+        PlanError: an answer is not of the form KEY=VALUE, is given twice, or is none that there is.
+    """
+    from pydantic import ValidationError
+
+    from purify_audit.reading import Reading
+    from purify_audit.record import first_fault
+
+    for name, option in (("assume", "--assume"), ("arguments", "--arg")):
+        answers[name] = _pairs(option, answers.get(name) or [])
+    answers = {name: value for name, value in answers.items() if value}
+    try:
+        return Reading.model_validate(answers) if answers else None
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None
+
+
+def one_purifier(named: str | None, code: str | None) -> str:
+    """The checkpoint or the code to audit.
+
+    Raises:
+        PlanError: neither is given, or both are.
+    """
+    if (named is None) == (code is None):
+        raise PlanError("name one purifier: a checkpoint, or code with --purifier module:factory")
+    return str(named or code)
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip()):
+            raise PlanError(f"{option} '{text}' is not KEY=VALUE")
+        if name.strip() in pairs:
+            raise PlanError(f"{option} gives '{name.strip()}' twice")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 def radii(text: str | None) -> tuple[float, ...] | None:

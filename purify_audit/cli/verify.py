@@ -47,11 +47,17 @@ def verify(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint, an input transformation, or a report of `compress`. Default: the"
-            " checkpoint of purify-audit.toml or [tool.purify-audit], else the shipped digits"
-            " model."
+            help="A checkpoint of any known format, an input transformation, or a report of"
+            " `compress`. Default: the checkpoint of purify-audit.toml or [tool.purify-audit], else"
+            " the shipped digits model."
         ),
     ] = None,
+    purifier: o.Code = None,
+    arguments: o.Argument = None,
+    published: o.Preset = None,
+    weights: o.Weights = None,
+    assume: o.Assume = None,
+    allow_pickle: o.AllowPickle = False,
     attack: Annotated[
         bool, typer.Option("--attack", help="Attack too; without it, recompute a report's cells.")
     ] = False,
@@ -63,6 +69,8 @@ def verify(
         str | None,
         typer.Option(help="The classifier to fool. Default: the shipped one if it fits."),
     ] = None,
+    classifier_preset: o.ClassifierPreset = None,
+    classifier_arguments: o.ClassifierArgument = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -120,7 +128,19 @@ def verify(
     """Cross-check a compression rate: recompute its report, or attack with aligned randomness."""
     from purify_audit.loading import choose_device
 
+    if purifier is not None:
+        target = o.one_purifier(target, purifier)
     asked = settings(context.params, target)
+    asked["reading"] = o.reading(
+        preset=published,
+        weights=weights,
+        assume=assume,
+        arguments=arguments,
+        allow_pickle=allow_pickle,
+    )
+    asked["classifier_reading"] = o.reading(
+        preset=classifier_preset, arguments=classifier_arguments, allow_pickle=allow_pickle
+    )
     where = choose_device(str(asked.pop("device")))
     report = _report_path(target, asked, attack or predict)
     if predict:
@@ -188,6 +208,7 @@ def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
     audit = dict(PRESETS[preset]["audit"])
     fields = audit | {"preset_images": audit.pop("images"), "attack": attack}
     fields |= {n: asked[n] for n in AUDIT if n in asked and n not in ("eps", "ids", "sampler")}
+    fields |= {n: asked[n] for n in ("reading", "classifier_reading") if n in asked}
     if "eps" in asked:
         eps = asked["eps"]
         fields["eps"] = o.radii(eps) if isinstance(eps, str) else _listed(eps)

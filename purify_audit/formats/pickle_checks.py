@@ -7,6 +7,7 @@ asks for and how much memory its tensors claim. That loader checks the former to
 latter: it lets a storage grow to whatever a tensor says of itself.
 """
 
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,8 +33,6 @@ MAX_PICKLE = 64 * 2**20
 
 MAX_OPCODES = 2_000_000
 """Of a pickle; a tensor takes some 40."""
-
-_PYTHON2_BUILTINS = "__builtin__."  # protocol 2 keeps the old name
 
 
 @dataclass(slots=True)
@@ -96,17 +95,24 @@ def names_in(file: IO[bytes]) -> list[str]:
     with suppress(Exception):  # whatever is damaged, the names before it are worth telling
         for opcode, argument, _ in islice(genops(file), MAX_OPCODES):
             match opcode.name, argument:
-                case ("GLOBAL" | "INST"), str(name):
-                    names.append(name.replace(" ", ".", 1))
+                case (("GLOBAL" | "INST"), str(name)):
+                    names.append(_name_today(name))
                 case "STACK_GLOBAL", _:
                     names.append(".".join(texts[-2:]))
                 case "MEMOIZE", _:
                     memo.append(texts[-1] if texts else "")
-                case ("BINGET" | "LONG_BINGET"), int(place) if place < len(memo):
+                case (("BINGET" | "LONG_BINGET"), int(place)) if place < len(memo):
                     texts.append(memo[place])
                 case _, str(text):
                     texts.append(text)
     return list(dict.fromkeys(names))
+
+
+def _name_today(argument: str) -> str:
+    """A name with its module, as Python 3 has it: protocol 2 keeps those of Python 2."""
+    module, _, name = argument.partition(" ")
+    renamed = IMPORT_MAPPING.get(module, module), name
+    return ".".join(NAME_MAPPING.get((module, name), renamed))
 
 
 class _Machine:
@@ -156,9 +162,7 @@ class _Machine:
             raise ValueError("an item is set in what is no dictionary")
 
     def look_up(self, argument: str) -> None:
-        name = argument.replace(" ", ".", 1)
-        if name.startswith(_PYTHON2_BUILTINS):
-            name = f"builtins.{name.removeprefix(_PYTHON2_BUILTINS)}"
+        name = _name_today(argument)
         if name in UNUSABLE:
             raise CheckpointError(
                 f"{self.where}: holds a {UNUSABLE[name]} tensor; only dense tensors of real numbers"

@@ -93,7 +93,9 @@ def check_view(offset: Any, size: Any, stride: Any, numbers: int) -> None:
     """
     if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):
         raise ValueError("a tensor has no size or no stride")
-    if len(size) > _MAX_AXES or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
+    if len(size) > _MAX_AXES or not all(
+        type(n) is int and n >= 0 for n in (offset, *size, *stride)
+    ):
         raise ValueError("a tensor's size or stride is not of whole numbers")
     if prod(max(n, 1) for n in size) > _MAX_NUMBERS or max((offset, *stride)) > _MAX_NUMBERS:
         raise ValueError("a tensor's size or stride is out of range")

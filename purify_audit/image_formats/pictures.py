@@ -44,6 +44,8 @@ def stack(
     Raises:
         ImageError: there are not n of them, they differ in shape, or together they are too big.
     """
+    if not n:
+        raise ImageError(f"{source}: holds no pictures")
     pixels: NDArray[np.uint8] | None = None
     row = -1
     for row, (where, picture) in enumerate(pictures):

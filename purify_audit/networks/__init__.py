@@ -2,11 +2,37 @@
 
 from torch import nn
 
-from purify_audit.architectures import AutoencoderArgs, CifarResNetArgs, CnnArgs, UNetArgs
+from purify_audit.architectures import (
+    ADMArgs,
+    AutoencoderArgs,
+    CifarResNetArgs,
+    CnnArgs,
+    DDPMUNetArgs,
+    DiffusersArgs,
+    DnCNNArgs,
+    DRUNetArgs,
+    EDMArgs,
+    FFDNetArgs,
+    LucidrainsArgs,
+    NCSNppArgs,
+    SequentialArgs,
+    SpandrelArgs,
+    UNetArgs,
+    WideResNetArgs,
+)
 from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard
+from purify_audit.networks.adm import ADM
 from purify_audit.networks.autoencoder import Autoencoder
 from purify_audit.networks.classifiers import CifarResNet, Cnn
+from purify_audit.networks.ddpm_unet import DDPMUNet
+from purify_audit.networks.diffusers_unet import diffusers_unet
+from purify_audit.networks.edm import EDM
+from purify_audit.networks.lucidrains import LucidrainsUNet
+from purify_audit.networks.ncsnpp import NCSNpp
+from purify_audit.networks.restoration import DnCNN, DRUNet, FFDNet
+from purify_audit.networks.sequential import build_sequential
 from purify_audit.networks.unet import UNet
+from purify_audit.networks.wideresnet import WideResNet
 
 
 def build_network(card: DiffusionCard | FeedforwardCard | ClassifierCard) -> nn.Module:
@@ -28,6 +54,18 @@ def _diffusion_network(card: DiffusionCard) -> nn.Module:
         case UNetArgs() as a:
             layout = a.width, a.multipliers, a.blocks, a.attention, a.groups, a.patch
             return UNet(channels, out, *layout)
+        case NCSNppArgs() as a:
+            return NCSNpp(card.image, a)
+        case EDMArgs() as a:
+            return EDM(card.image, a)
+        case ADMArgs() as a:
+            return ADM(card.image, out, a)
+        case DDPMUNetArgs() as a:
+            return DDPMUNet(card.image, a, out)
+        case LucidrainsArgs() as a:
+            return LucidrainsUNet(card.image, out, a)
+        case DiffusersArgs() as a:
+            return diffusers_unet(a)
     raise AssertionError(f"no network for {card.network}")
 
 
@@ -37,7 +75,17 @@ def _restoration_network(card: FeedforwardCard) -> nn.Module:
     match card.network:
         case AutoencoderArgs(widths=widths):
             return Autoencoder(channels, widths)
-    raise AssertionError(f"no network for {card.network}")
+        case SequentialArgs() as chain:
+            shape = (channels, card.image.height, card.image.width)
+            return build_sequential(chain, shape, shape)
+        case DnCNNArgs() as dncnn:
+            return DnCNN(channels, dncnn)
+        case FFDNetArgs() as ffdnet:
+            return FFDNet(channels, ffdnet)
+        case DRUNetArgs() as drunet:
+            return DRUNet(channels, drunet)
+        case SpandrelArgs():  # see `purify_audit.networks.spandrel_model`
+            raise ValueError("spandrel finds this network in its tensors; a card cannot build it")
 
 
 def _classifier(card: ClassifierCard) -> nn.Module:
@@ -47,4 +95,8 @@ def _classifier(card: ClassifierCard) -> nn.Module:
             return Cnn(card.image.shape, widths, hidden, card.classes)
         case CifarResNetArgs(depth=depth):
             return CifarResNet(card.image.channels, depth, card.classes)
+        case SequentialArgs() as chain:
+            return build_sequential(chain, card.image.shape, (card.classes,))
+        case WideResNetArgs() as wide:
+            return WideResNet(card.image.channels, card.classes, wide)
     raise AssertionError(f"no network for {card.network}")

@@ -48,7 +48,7 @@ class ADM(nn.Module):
                 here = factor * args.width
                 skips.append(here)
         middle = _Block(here, here, args), _Attention(here, args), _Block(here, here, args)
-        self.middle_block = _Stage(list(middle))
+        self.middle_block = _Stage(middle)
         self.output_blocks = nn.ModuleList()
         for level, factor in reversed(list(enumerate(args.multipliers))):
             for n in range(args.blocks + 1):
@@ -101,11 +101,8 @@ def _doubling(channels: int, args: ADMArgs) -> nn.Module:
     return _Upsample(channels)
 
 
-class _Stage(nn.Sequential):
+class _Stage(nn.ModuleList):
     """Layers one after the other, of which the residual blocks are told the time."""
-
-    def __init__(self, layers: list[nn.Module]) -> None:
-        super().__init__(*layers)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         for layer in self:

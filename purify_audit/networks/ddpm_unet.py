@@ -29,10 +29,9 @@ class DDPMUNet(nn.Module):
     ) -> None:
         """Build the layers with PyTorch's default weights."""
         super().__init__()
-        self.width = here = args.width
+        here = args.width
         time = 4 * here
-        self.temb = nn.Module()
-        self.temb.dense = nn.ModuleList([nn.Linear(here, time), nn.Linear(time, time)])
+        self.temb = _Time(here)
         self.conv_in = nn.Conv2d(image.channels, here, 3, padding=1)
         self.down, skips = nn.ModuleList(), [here]
         for level, factor in enumerate(args.multipliers):
@@ -44,9 +43,7 @@ class DDPMUNet(nn.Module):
                 stage.downsample = _Downsample(here)
                 skips.append(here)
             self.down.append(stage)
-        self.mid = nn.Module()
-        self.mid.block_1, self.mid.attn_1 = _Block(here, here, time), _Attention(here)
-        self.mid.block_2 = _Block(here, here, time)
+        self.mid = _Middle(here, time)
         coarse_to_fine: list[nn.Module] = []
         for level, factor in reversed(list(enumerate(args.multipliers))):
             out = factor * args.width
@@ -70,16 +67,14 @@ class DDPMUNet(nn.Module):
         Returns:
             [n, out_channels, h, w].
         """
-        first, second = cast(nn.ModuleList, self.temb.dense)
-        time = second(F.silu(first(sines_and_cosines(t.to(x.dtype), self.width))))
+        time = self.temb(t.to(x.dtype))
         h = self.conv_in(x)
         skips = [h]
         for stage in self.down:
-            skips += stage.descend(skips[-1], time)
-        h = self.mid.block_1(skips[-1], time)
-        h = self.mid.block_2(self.mid.attn_1(h), time)
+            skips += cast(_Level, stage).descend(skips[-1], time)
+        h = self.mid(skips[-1], time)
         for stage in reversed(self.up):
-            h = stage.ascend(h, skips, time)
+            h = cast(_Level, stage).ascend(h, skips, time)
         return cast(Tensor, self.conv_out(F.silu(self.norm_out(h))))
 
 
@@ -93,13 +88,12 @@ class _Level(nn.Module):
         attend: whether there is attention.
     """
 
-    downsample: nn.Module
-    upsample: nn.Module
-
     def __init__(self, widths: list[int], out: int, time: int, attend: bool) -> None:
         super().__init__()
         self.block = nn.ModuleList([_Block(width, out, time) for width in widths])
         self.attn = nn.ModuleList([_Attention(out) for _ in widths] if attend else [])
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
 
     def descend(self, h: Tensor, time: Tensor) -> list[Tensor]:
         """What each block leaves behind, and the halved last."""
@@ -107,17 +101,42 @@ class _Level(nn.Module):
         for n in range(len(self.block)):
             h = self._step(n, h, time)
             left.append(h)
-        return [*left, self.downsample(h)] if hasattr(self, "downsample") else left
+        return left if self.downsample is None else [*left, self.downsample(h)]
 
     def ascend(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
         """Blocks beside what was left, which is used up; doubled at the end."""
         for n in range(len(self.block)):
             h = self._step(n, torch.cat((h, skips.pop()), 1), time)
-        return cast(Tensor, self.upsample(h)) if hasattr(self, "upsample") else h
+        return h if self.upsample is None else cast(Tensor, self.upsample(h))
 
     def _step(self, n: int, h: Tensor, time: Tensor) -> Tensor:
         h = self.block[n](h, time)
         return cast(Tensor, self.attn[n](h)) if len(self.attn) else h
+
+
+class _Middle(nn.Module):
+    """A block, attention and a block at the coarsest resolution."""
+
+    def __init__(self, channels: int, time: int) -> None:
+        super().__init__()
+        self.block_1, self.attn_1 = _Block(channels, channels, time), _Attention(channels)
+        self.block_2 = _Block(channels, channels, time)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return cast(Tensor, self.block_2(self.attn_1(self.block_1(x, time)), time))
+
+
+class _Time(nn.Module):
+    """Sines and cosines of the time, and two layers: [n] to [n, 4 width]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, time = width, 4 * width
+        self.dense = nn.ModuleList([nn.Linear(width, time), nn.Linear(time, time)])
+
+    def forward(self, t: Tensor) -> Tensor:
+        h = self.dense[0](sines_and_cosines(t, self.width))
+        return cast(Tensor, self.dense[1](F.silu(h)))
 
 
 class _Block(nn.Module):

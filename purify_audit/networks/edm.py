@@ -193,4 +193,6 @@ class _Conv(nn.Conv2d):
             self.resample_filter: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.resample is None else self.resample(x, self.resample_filter))
+        if self.resample is not None:
+            x = self.resample(x, self.resample_filter)
+        return super().forward(x)

@@ -233,7 +233,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(self.NIN_0(h), self.NIN_1(h), self.NIN_2(h))
-        return (x + self.NIN_3(mixed).transpose(1, 2).reshape(x.shape)) * HALF_POWER
+        h = self.NIN_3(mixed).transpose(1, 2).reshape(x.shape)
+        return cast(Tensor, (x + h) * HALF_POWER)
 
 
 class _Pointwise(nn.Module):

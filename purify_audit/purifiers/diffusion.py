@@ -87,21 +87,20 @@ class DiffusionPurifier:
         return image.clamp(0.0, 1.0) if self.card.sampler.clamp else image
 
     def _one_round(self, draw: Draw) -> Iterator[Step]:
-        schedule, t_star = noise_schedule(self.card.schedule), self.card.t_star
-        left = schedule.left(t_star - 1)
+        sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
+        indices = _indices(self.card)
+        left = schedule.left(indices[0])
         yield lambda x: math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0, x)
-        sampler = self.card.sampler
         match sampler:
             case DDPMSampler() | DDIMSampler():
                 step = self._ddpm if isinstance(sampler, DDPMSampler) else self._ddim
-                indices = reverse_indices(t_star, sampler.steps, sampler.stride)
                 for k, jump in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
                     yield partial(step, jump=jump, z=partial(draw, k + 1))
             case VPSDESampler() | VPODESampler():
-                for k in range(sampler.steps or t_star):
+                for k in range(_chain_length(self.card)):
                     yield partial(self._euler, k=k, z=partial(draw, k + 1))
             case OneStepSampler():
-                yield lambda x: self._limit(self.predict(x, t_star - 1).x0, sampler.clip)
+                yield lambda x: self._limit(self.predict(x, indices[0]).x0, sampler.clip)
 
     def _ddpm(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
         """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021."""
@@ -121,9 +120,10 @@ class DiffusionPurifier:
         return x
 
     def _ddim(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
-        """Song, Meng and Ermon 2021, eqs. 12 and 16; a clipped x0 gives the noise anew.
+        """Song, Meng and Ermon 2021, eqs. 12 and 16.
 
-        (Diffusers keeps the noise of the unclipped image: another purifier.)
+        A clipped x0 gives the noise anew, or (`clipped_eps` false, as diffusers' DDIMScheduler has
+        it by default) the noise stays that of the image before it was clipped: another purifier.
         """
         sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
         assert isinstance(sampler, DDIMSampler)
@@ -132,6 +132,7 @@ class DiffusionPurifier:
         x0, eps = estimate.x0, estimate.eps
         if sampler.clip:
             x0 = self._limit(x0, clip=True)
+        if sampler.clip and sampler.clipped_eps:
             eps = (x - math.sqrt(here) * x0) / math.sqrt(1.0 - here)
         variance = sampler.eta**2 * (1.0 - there) / (1.0 - here) * (1.0 - here / there)
         x = math.sqrt(there) * x0 + math.sqrt(max(1.0 - there - variance, 0.0)) * eps
@@ -222,9 +223,21 @@ def _ahead(noise: Noise, first: int, card: DiffusionCard) -> Draw:
 def _chain_length(card: DiffusionCard) -> int:
     """Network evaluations in one round."""
     match card.sampler:
-        case DDPMSampler(steps=steps, stride=stride) | DDIMSampler(steps=steps, stride=stride):
-            return len(reverse_indices(card.t_star, steps, stride))
+        case DDPMSampler() | DDIMSampler():
+            return len(_indices(card))
         case VPSDESampler(steps=steps) | VPODESampler(steps=steps):
             return steps or card.t_star
         case OneStepSampler():
             return 1
+
+
+def _indices(card: DiffusionCard) -> tuple[int, ...]:
+    """Indices of the schedule that a strided sampler visits; the first is what it noises to.
+
+    That is t* − 1, but lower for leading spacing, so that the network is told the noise it sees.
+    """
+    match card.sampler:
+        case DDPMSampler() | DDIMSampler() as s:
+            return reverse_indices(card.t_star, s.steps, s.stride, s.spacing, s.offset)
+        case _:
+            return (card.t_star - 1,)

@@ -15,7 +15,9 @@ class FeedforwardPurifier:
 
     Attributes:
         card: every choice that was made.
-        network: images in the card's data range to images in it; in eval mode.
+        network: images in the card's data range to images in it; in eval mode. Where the card has
+            a level of noise, the network takes it as a second argument, in units of that range:
+            level × (high − low). Where it says `per_channel`, the images have one channel.
     """
 
     card: FeedforwardCard
@@ -33,13 +35,22 @@ class FeedforwardPurifier:
 
     @property
     def evaluations(self) -> int:
-        """One network evaluation."""
-        return 1
+        """One network evaluation, or one for each colour."""
+        return self.card.image.channels if self.card.per_channel else 1
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws."""
         if self.card.sigma > 0.0:
             x = x + self.card.sigma * noise.normal(0, self.card.image.shape).to(x.dtype)
         low, high = self.card.data_range
-        image = (self.network(x * (high - low) + low) - low) / (high - low)
-        return cast(Tensor, image.clamp(0.0, 1.0) if self.card.clamp else image)
+        image = (self._restore(x * (high - low) + low) - low) / (high - low)
+        return image.clamp(0.0, 1.0) if self.card.clamp else image
+
+    def _restore(self, x: Tensor) -> Tensor:
+        """What the network makes of images in its data range."""
+        low, high = self.card.data_range
+        told = () if self.card.level is None else (self.card.level * (high - low),)
+        if not self.card.per_channel:
+            return cast(Tensor, self.network(x, *told))
+        channels = x.reshape(-1, 1, *x.shape[2:])
+        return cast(Tensor, self.network(channels, *told)).reshape(x.shape)

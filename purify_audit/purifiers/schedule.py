@@ -10,6 +10,7 @@ from purify_audit.choices import (
     CosineSchedule,
     LinearSchedule,
     Schedule,
+    Spacing,
     TableSchedule,
     VPSchedule,
 )
@@ -70,13 +71,47 @@ def noise_schedule(schedule: Schedule) -> NoiseSchedule:
             return NoiseSchedule(np.exp(-t * low - 0.5 * t * t * (high - low)), low, high)
 
 
-def reverse_indices(t_star: int, steps: int | None, stride: int | None) -> tuple[int, ...]:
-    """Indices visited on the way down from t_star − 1; the jump after the last is to the image.
+def reverse_indices(
+    t_star: int,
+    steps: int | None,
+    stride: int | None,
+    spacing: Spacing = "trailing",
+    offset: int = 0,
+) -> tuple[int, ...]:
+    """Indices visited on the way down; the jump after the last is to the image.
 
-    `steps` jumps as even as integers allow ("trailing" spacing), or one every `stride` indices,
-    or every index.
+    With T = t_star, n = `steps` (or T) and k = 0 … n − 1, in the order visited:
+
+    - trailing: ceil(T (n − k) / n) − 1: from T − 1, in jumps as even as integers allow;
+    - leading: (n − 1 − k) floor(T / n) + offset: down to `offset`;
+    - linspace: (T − 1)(n − 1 − k) / (n − 1), rounded to nearest (halves to even): from T − 1 down
+      to 0; index 0 alone for n = 1.
+
+    With a stride: T − 1, T − 1 − stride, …, whatever the spacing. The names are those of Lin et al.
+    (2024, section 3.3).
+
+    Where T is the length of the training schedule, these are the timesteps of diffusers' schedulers
+    (`timestep_spacing`, `steps_offset`); its trailing rounds to nearest, which is the same where n
+    divides T. Where T is shorter, the indices below t* are divided as if they were the whole
+    schedule. The last timesteps of a leading or trailing grid over the whole schedule, which is how
+    diffusers goes from image to image, are a stride from t* instead: of 50 timesteps of 1000 with
+    offset 1 the last five (81, 61, 41, 21, 1) are t* = 82, stride 20.
+
+    Raises:
+        ValueError: the offset of a leading grid leads beyond T − 1.
     """
     if stride is not None:
         return tuple(range(t_star - 1, -1, -stride))
     count = t_star if steps is None else steps
-    return tuple(-(-t_star * (count - k) // count) - 1 for k in range(count))
+    match spacing:
+        case "trailing":
+            return tuple(-(-t_star * (count - k) // count) - 1 for k in range(count))
+        case "leading":
+            jump = t_star // count
+            first = (count - 1) * jump + offset
+            if first >= t_star:
+                raise ValueError(f"{count} leading steps from offset {offset} begin at {first}")
+            return tuple(range(first, offset - 1, -jump))
+        case "linspace":
+            grid = np.linspace(0, t_star - 1, count).round()
+            return tuple(int(index) for index in grid[::-1])

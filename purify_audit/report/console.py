@@ -40,6 +40,14 @@ def _heading(report: Report) -> Table:
         "images": f"{len(report.data.ids)} of {escape(report.data.source)}, "
         f"{plan.draws} {'draw' if plan.draws == 1 else 'draws'} each [dim]seed {plan.seed}[/]",
     }
+    if (recognised := model.recognised) is not None:
+        unpickled = ", [bold red]unpickled: code in it may have run[/]"
+        rows["format"] = f"{recognised.format} ({recognised.container})" + (
+            unpickled if recognised.unpickled else ""
+        )
+        assumed = [f"{escape(a.what)} {escape(a.value)}" for a in recognised.assumptions]
+        if assumed:
+            rows["assumed"] = "; ".join(assumed)
     if report.classifier is not None:
         rows["classifier"] = escape(report.classifier.card.name)
     if report.status == "partial":

@@ -13,6 +13,7 @@ from purify_audit.correlation import Correlation
 from purify_audit.errors import ReportError
 from purify_audit.findings import Finding
 from purify_audit.plan import AuditPlan
+from purify_audit.reading import Recognised
 from purify_audit.record import Record, first_fault
 from purify_audit.statistics import Estimate, Quantiles
 
@@ -26,6 +27,7 @@ class ModelInfo(Record):
         parameters: numbers in the weights.
         card: the settings that ran, after any override.
         evaluations: network evaluations in one purification (purifiers only).
+        recognised: what a file of another format was taken for, and on whose word.
     """
 
     source: str
@@ -33,6 +35,7 @@ class ModelInfo(Record):
     parameters: int
     card: PurifierCard | ClassifierCard
     evaluations: int | None = None
+    recognised: Recognised | None = None
 
 
 class DataInfo(Record):

@@ -1,0 +1,74 @@
+"""`purify-audit convert` and `purify-audit export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from purify_audit.cli import options as o
+from purify_audit.cli.app import app
+from purify_audit.cli.output import must_be_writable
+
+if TYPE_CHECKING:
+    from purify_audit.reading import Recognised
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A file, a diffusers folder, or hub:OWNER/NAME.")],
+    out: Annotated[Path, typer.Argument(help="The native checkpoint to write (.safetensors).")],
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", "--as", help="A published way of running it (docs/formats.md)."),
+    ] = None,
+    weights: o.Weights = None,
+    assume: o.Assume = None,
+    t_star: Annotated[int | None, typer.Option("--t-star", min=1, help="Purify from t*.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="The sampler: NAME[:key=value,…], e.g. ddim:steps=10.")
+    ] = None,
+    allow_pickle: o.AllowPickle = False,
+) -> None:
+    """Write somebody else's checkpoint as a native one; refuse what would need a guess."""
+    assumed = list(assume or [])
+    assumed += [] if t_star is None else [f"t_star={t_star}"]
+    assumed += [] if sampler is None else [f"sampler={sampler}"]
+    answers = o.reading(preset=preset, weights=weights, assume=assumed, allow_pickle=allow_pickle)
+    must_be_writable(out)
+
+    from purify_audit.convert import convert as run
+    from purify_audit.reading import Reading
+
+    found, written = run(source, out, answers or Reading())
+    if found.recognised is not None:
+        tell_recognised(found.recognised)
+    print(f"{out}: {written.card.name}, {written.parameters:,} parameters")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A purifier that `compress` can load.")],
+    out: Annotated[Path, typer.Argument(help="The graph to write (.pt2).")],
+    preset: o.Preset = None,
+    weights: o.Weights = None,
+    assume: o.Assume = None,
+    allow_pickle: o.AllowPickle = False,
+) -> None:
+    """Write a purifier as a `torch.export` graph whose noise is an input."""
+    answers = o.reading(preset=preset, weights=weights, assume=assume, allow_pickle=allow_pickle)
+    must_be_writable(out)
+
+    from purify_audit.exporting import export_purifier
+    from purify_audit.opening import open_checkpoint
+
+    export_purifier(open_checkpoint(checkpoint, None, answers), out)
+    print(f"{out}: written")
+
+
+def tell_recognised(recognised: "Recognised") -> None:
+    """What a file was taken for, what was assumed, and where each assumption comes from."""
+    print(f"recognised  {recognised.format}, {recognised.container}")
+    if recognised.unpickled:
+        print("unpickled   yes: code in the file may have run")
+    for each in recognised.assumptions:
+        print(f"assumed     {each.what} = {each.value}  ({each.source})")

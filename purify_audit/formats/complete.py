@@ -1,0 +1,179 @@
+"""From a draft to a card: what a file does not say comes from a preset, from the user, or not."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from purify_audit.card import ClassifierCard, ImageSpec, PurifierCard, parse_card
+from purify_audit.errors import CardError, PlanError
+from purify_audit.formats.presets import PRESETS, Preset
+from purify_audit.plan import parse_sampler
+from purify_audit.reading import Assumption, Reading
+from purify_audit.record import printable
+from purify_audit.settings import parse_settings
+
+_NEEDED = {
+    "diffusion": ("image", "prediction", "clock", "schedule", "data_range", "t_star", "sampler"),
+    "feedforward": ("image", "data_range"),
+    "classifier": ("image", "classes", "mean", "std"),
+    "graph": ("image", "data_range"),
+    "code": ("image",),
+}
+_ASKED = {  # what cannot be left to a default, by network
+    "adm": ("network.heads or network.head_channels", "network.new_attention_order"),
+    "ncsnpp": ("network.fir", "network.scale_by_sigma"),
+    "edm": ("network.preconditioning",),
+    "ffdnet": ("level",),
+    "drunet": ("level",),
+    "dncnn": ("sigma",),
+}
+
+
+def preset_of(reading: Reading, format_name: str, where: str) -> Preset | None:
+    """The preset that the user named.
+
+    Raises:
+        PlanError: there is none of that name, or it is for other weights.
+    """
+    if reading.preset is None:
+        return None
+    if reading.preset not in PRESETS:
+        raise PlanError(f"no preset '{reading.preset}'; there are {', '.join(PRESETS)}")
+    preset = PRESETS[reading.preset]
+    if format_name not in preset.formats:
+        fitting = presets_for(format_name)
+        hint = f"; for it there are {', '.join(fitting)}" if fitting else ""
+        raise PlanError(
+            f"{where}: preset '{reading.preset}' is for {' and '.join(preset.formats)} weights and"
+            f" this is {format_name}{hint}"
+        )
+    return preset
+
+
+def presets_for(format_name: str) -> list[str]:
+    """Names of the presets for a format."""
+    return [name for name, preset in PRESETS.items() if format_name in preset.formats]
+
+
+def complete_card(
+    path: Path,
+    format_name: str,
+    drafted: dict[str, Any],
+    reading: Reading,
+    image: ImageSpec | None,
+) -> tuple[PurifierCard | ClassifierCard, tuple[Assumption, ...]]:
+    """A card, and what in it the file does not say.
+
+    Args:
+        path: of the file, for messages and the card's name.
+        format_name: of the layout.
+        drafted: what the file says; `channels` where the size of the images is not known.
+        reading: the user's answers.
+        image: of the images that are to be purified, if they are known.
+
+    Raises:
+        PlanError: something is left to say; the message lists it, and presets that say it.
+        CardError: the answers contradict the file or each other.
+    """
+    fields, notes = deepcopy(drafted), []
+    channels = fields.pop("channels", None)
+    preset = preset_of(reading, format_name, str(path))
+    said: list[tuple[str, Any, str]] = []
+    if preset is not None:
+        said += [(name, value, preset.source) for name, value in preset.fields.items()]
+    answers = {name: _value(name, text) for name, text in reading.assume.items()}
+    said += [(name, value, "given by the user") for name, value in answers.items()]
+    last: dict[str, Assumption] = {}
+    for name, value, source in said:
+        _put(fields, drafted, name, value, f"{path}: {source}")
+        last[name] = Assumption(what=name, value=printable(json.dumps(value)), source=source)
+    notes += last.values()
+    if "image" not in fields and image is not None:
+        fields["image"] = image.model_dump()
+        notes.append(
+            Assumption(what="image", value="x".join(map(str, image.shape)), source="the images")
+        )
+    _must_be_said(path, format_name, fields, said)
+    _must_have(path, fields, channels)
+    fields |= {"spec": 1, "name": path.name[:200], "provenance": _provenance(preset)}
+    card = parse_card(json.dumps(fields), str(path))
+    return card, tuple(notes)
+
+
+def _must_be_said(
+    path: Path, format_name: str, fields: dict[str, Any], said: list[tuple[str, Any, str]]
+) -> None:
+    missing = [name for name in _NEEDED[fields["family"]] if name not in fields]
+    answered = {name for name, _, _ in said}
+    for choice in _ASKED.get(fields.get("network", {}).get("arch", ""), ()):
+        if not answered.intersection(choice.split(" or ")):
+            missing.append(choice)
+    if not missing:
+        return
+    fitting = presets_for(format_name)
+    presets = f"--preset {' or '.join(fitting)}, or by " if fitting else ""
+    raise PlanError(
+        f"{path}: is {format_name}, but nothing says {', '.join(missing)}; answer with {presets}"
+        f"--assume {missing[0].split(' or ')[0]}=…"
+        + (" (or --t-star)" if "t_star" in missing else "")
+    )
+
+
+def _must_have(path: Path, fields: dict[str, Any], channels: int | None) -> None:
+    """The image has as many channels as the network takes."""
+    given = fields["image"].get("channels") if isinstance(fields["image"], dict) else None
+    taken = 1 if fields.get("per_channel") else given
+    if channels is not None and taken != channels:
+        advice = (
+            "; give --assume per_channel=true to restore each channel by itself"
+            if channels == 1 and fields["family"] == "feedforward"
+            else ""
+        )
+        raise CardError(
+            f"{path}: the network takes {channels} channels and the images have {given}{advice}"
+        )
+
+
+def _put(
+    fields: dict[str, Any], drafted: dict[str, Any], name: str, value: Any, where: str
+) -> None:
+    """Set a field by its dotted name, unless the file says otherwise.
+
+    Raises:
+        CardError: the file says otherwise.
+    """
+    *parents, last = name.split(".")
+    here, known = fields, drafted
+    for parent in parents:
+        here, known = here.setdefault(parent, {}), known.get(parent, {})
+        if not isinstance(here, dict) or not isinstance(known, dict):
+            raise CardError(f"{where}: '{name}' is inside what is no group of fields")
+    if last in known and last not in ("sampler", "schedule", "data_range") and known[last] != value:
+        raise CardError(
+            f"{where}: '{name}' is {printable(json.dumps(value))}, but the file itself says"
+            f" {printable(json.dumps(known[last]))}"
+        )
+    here[last] = value
+
+
+def _value(name: str, text: str) -> Any:
+    """A value as the user wrote it: a sampler, an image size, JSON, a list of numbers, or text."""
+    if name == "sampler":
+        return parse_sampler(*parse_settings(text)).model_dump()
+    if name == "image":
+        parts = text.split("x")
+        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+            raise PlanError(f"image '{text}' is not CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+        return dict(zip(("channels", "height", "width"), map(int, parts), strict=True))
+    for attempt in (text, f"[{text}]"):
+        try:
+            return json.loads(attempt)
+        except (ValueError, RecursionError):
+            continue
+    return text
+
+
+def _provenance(preset: Preset | None) -> dict[str, str]:
+    source = {} if preset is None else {"source": preset.source}
+    return {"data": "not known", "command": "not known", "licence": "not known", **source}

@@ -1,0 +1,236 @@
+"""A checkpoint of any format that is known, read without running what is in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from purify_audit.card import Card, DiffusionCard, ImageSpec
+from purify_audit.checkpoint import Checkpoint, TensorInfo
+from purify_audit.errors import CheckpointError, PlanError
+from purify_audit.formats import (
+    adm,
+    classifiers,
+    ddpm,
+    diffusers_folder,
+    edm,
+    lucidrains,
+    restoration,
+    score_sde,
+)
+from purify_audit.formats.complete import complete_card, preset_of
+from purify_audit.formats.containers import Contents, read_weights, state_dicts, strip_prefix
+from purify_audit.formats.diffusers_keys import modern_keys
+from purify_audit.formats.draft import Draft, Format, State
+from purify_audit.networks import build_network
+from purify_audit.reading import Assumption, Reading, Recognised
+from purify_audit.record import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS: tuple[Format, ...] = (
+    score_sde.FORMAT,
+    adm.FORMAT,
+    ddpm.FORMAT,
+    edm.FORMAT,
+    lucidrains.FORMAT,
+    *classifiers.FORMATS,
+    *restoration.FORMATS,
+)
+_INNER = ("ema_model.", "online_model.", "model.", "net.", "unet.", "denoise_fn.", "network.")
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16"}
+_DTYPES |= {torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
+_DDIM_LIST = {"0": "raw", "4": "ema"}  # [model, optimiser, epoch, step, moving average]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A set of weights in a file that a format recognises.
+
+    Attributes:
+        path: where in the file, names joined by dots.
+        format: whose layout.
+        state: its tensors.
+    """
+
+    path: str
+    format: Format
+    state: State
+
+    @property
+    def kind(self) -> str:
+        """`ema` if its place in the file says that it is the moving average, else `raw`."""
+        parts = self.path.lower().split(".")
+        return "ema" if any("ema" in part for part in parts) else _DDIM_LIST.get(parts[0], "raw")
+
+
+def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Checkpoint:
+    """A checkpoint of another format than ours.
+
+    Args:
+        path: a file of weights, or a diffusers folder.
+        reading: the user's answers to what it does not say.
+        image: the images that will be purified, if they are known.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of no known format.
+        PlanError: something is left to be said; the message lists it.
+        CardError: what was said contradicts the file.
+    """
+    if path.is_dir():
+        return _read_folder(path, reading, image)
+    contents = read_weights(path, reading.allow_pickle)
+    chosen, note = _choose(path, _candidates(path, contents), reading)
+    try:
+        draft = chosen.format.draft(chosen.state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: looks like {chosen.format.title}, but {error}") from None
+    notes = (*note, *_silent_average(chosen, note))
+    card, assumed = complete_card(path, chosen.format.name, draft.fields, reading, image)
+    recognised = Recognised(
+        format=chosen.format.name,
+        container=contents.container,
+        unpickled=contents.unpickled,
+        assumptions=(*notes, *assumed),
+    )
+    state = chosen.state
+    if chosen.path.startswith("ema.shadow_params"):
+        state = _named_average(path, card, contents, chosen)
+        draft = Draft(draft.fields, {name: name for name in state})
+    tensors = {name: state[stored] for name, stored in draft.tensors.items()}
+    return _checkpoint(path, contents.sha256, (card, recognised), tensors)
+
+
+def _checkpoint(
+    path: Path, sha256: str, what: tuple[Card, Recognised], tensors: dict[str, "Tensor"]
+) -> Checkpoint:
+    card, recognised = what
+    infos = {
+        n: TensorInfo(_DTYPES.get(t.dtype, "other"), tuple(t.shape)) for n, t in tensors.items()
+    }
+    return Checkpoint(str(path), card, infos, sha256, path, lambda: dict(tensors), recognised)
+
+
+def _candidates(path: Path, contents: Contents) -> list[Candidate]:
+    found = []
+    states = state_dicts(contents.tree)
+    for place, state in states.items():
+        found += list(_recognise(place, strip_prefix(state)))
+    shadow = _shadow(contents.tree)
+    for each in list(found):
+        if shadow is not None and each.format is score_sde.FORMAT:
+            found.append(Candidate("ema.shadow_params", each.format, each.state))
+    if not found:
+        names = sorted({name for state in states.values() for name in state})
+        listed = ", ".join(map(printable, names[:3]))
+        raise CheckpointError(
+            f"{path}: no known format has tensors of such names ({listed or 'there are none'}, …);"
+            " write a card and attach it with `purify-audit attach`, or give the code that builds"
+            " the purifier with --purifier module:factory"
+        )
+    return found
+
+
+def _recognise(place: str, state: State) -> Iterator[Candidate]:
+    for form in FORMATS:
+        if form.marks(state):
+            yield Candidate(place, form, state)
+            return
+    for inner in _INNER:
+        part = {n.removeprefix(inner): t for n, t in state.items() if n.startswith(inner)}
+        if part and len(part) < len(state) + 1:
+            where = f"{place}.{inner}".strip(".")
+            yield from _recognise(where, part)
+
+
+def _shadow(tree: object) -> list["Tensor"] | None:
+    match tree:
+        case {"ema": {"shadow_params": [*tensors]}} if all(
+            isinstance(each, torch.Tensor) for each in tensors
+        ):
+            return tensors
+    return None
+
+
+def _choose(
+    path: Path, found: list[Candidate], reading: Reading
+) -> tuple[Candidate, tuple[Assumption, ...]]:
+    """The weights to use; a moving average and its raw twin are never told apart by a guess."""
+    formats = {each.format.name for each in found}
+    if len(formats) > 1:
+        raise CheckpointError(
+            f"{path}: holds weights of several formats ({', '.join(sorted(formats))}); save the"
+            " ones to audit in a file of their own"
+        )
+    preset = preset_of(reading, found[0].format.name, str(path))
+    wanted = reading.weights or (preset.weights if preset else None)
+    kinds = {each.kind for each in found}
+    if len(found) > 1 and wanted is None and len(kinds) > 1:
+        raise PlanError(
+            f"{path}: holds trained weights and their moving average; say which with --weights ema"
+            " (what publications sample from) or --weights raw"
+        )
+    fitting = [each for each in found if wanted is None or each.kind == wanted]
+    if len(found) == 1:
+        fitting = found
+        if reading.weights is not None and found[0].kind != reading.weights:
+            raise PlanError(f"{path}: holds no {reading.weights} weights, only {found[0].kind}")
+    if len(fitting) != 1:
+        places = ", ".join(printable(each.path or "the top") for each in fitting or found)
+        raise PlanError(
+            f"{path}: weights lie at {places}; save the ones to audit in a file of their own"
+        )
+    if len(found) == 1:
+        return fitting[0], ()
+    source = "given by the user" if reading.weights else (preset.source if preset else "the file")
+    note = Assumption(what="weights", value=fitting[0].kind, source=source)
+    return fitting[0], (note,)
+
+
+def _silent_average(chosen: Candidate, note: tuple[Assumption, ...]) -> tuple[Assumption, ...]:
+    """A lone set of a diffusion model's weights does not say whether it is the moving average."""
+    if note or chosen.kind == "ema" or chosen.format.name not in ("adm", "ddpm", "edm"):
+        return ()
+    return (
+        Assumption(
+            what="weights",
+            value="the only ones in the file",
+            source="it does not say whether they are a moving average; the denoising check speaks",
+        ),
+    )
+
+
+def _named_average(
+    path: Path, card: Card, contents: Contents, chosen: Candidate
+) -> dict[str, "Tensor"]:
+    """Score_sde's moving average, a list, under the names of the network's trained parameters."""
+    assert isinstance(card, DiffusionCard)
+    with torch.device("meta"):
+        network = build_network(card)
+    trained = [(n, tuple(p.shape)) for n, p in network.named_parameters() if p.requires_grad]
+    shadow = _shadow(contents.tree)
+    assert shadow is not None
+    try:
+        return {**chosen.state, **score_sde.averaged(trained, shadow)}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _read_folder(folder: Path, reading: Reading, image: ImageSpec | None) -> Checkpoint:
+    fields = diffusers_folder.draft_fields(folder)
+    contents = read_weights(diffusers_folder.weights_in(folder), reading.allow_pickle)
+    (state,) = state_dicts(contents.tree).values() or ({},)  # a folder's file is one state dict
+    card, assumed = complete_card(folder, "diffusers", fields, reading, image)
+    names = modern_keys(list(state))
+    tensors = {names[name]: tensor for name, tensor in state.items()}
+    recognised = Recognised(
+        format="diffusers",
+        container=f"folder of {contents.container}",
+        unpickled=contents.unpickled,
+        assumptions=assumed,
+    )
+    sha256 = diffusers_folder.folder_sha256(folder, diffusers_folder.files_of(folder))
+    return _checkpoint(folder, sha256, (card, recognised), tensors)

@@ -1,0 +1,102 @@
+"""From what the user names (a file, a folder, code, a transformation) to a checkpoint."""
+
+import os
+import re
+from pathlib import Path
+
+from purify_audit.card import ClassifierCard, ImageSpec
+from purify_audit.checkpoint import (
+    METADATA_KEY,
+    Checkpoint,
+    read_checkpoint,
+    read_header,
+    transform_checkpoint,
+)
+from purify_audit.errors import CheckpointError, PlanError
+from purify_audit.formats.file_kinds import container_of
+from purify_audit.formats.graphs import graph_container, read_graph
+from purify_audit.formats.hub import HUB, download
+from purify_audit.formats.read import read_foreign
+from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
+from purify_audit.reading import Reading
+
+_ANY_IMAGE = ImageSpec(channels=1, height=8, width=8)
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def open_checkpoint(
+    text: str, spec: ImageSpec | None, reading: Reading | None = None
+) -> Checkpoint:
+    """The purifier of a path, of code, or of an input transformation such as `jpeg:quality=75`.
+
+    Args:
+        text: what the user gave; a file of that name wins over a transformation, and a
+            transformation over a factory (`package.module:function`).
+        spec: the images that it will get, if they are known.
+        reading: the user's answers to what it does not say of itself.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    reading = reading or Reading()
+    here = os.path.exists(text)
+    if not here and text.partition(":")[0] in TRANSFORM_NAMES:
+        return transform_checkpoint(text, parse_transform(text, spec or _ANY_IMAGE))
+    if not here and (is_factory(text) or ("/" not in text and "." not in text)):
+        if not is_factory(text):
+            parse_transform(text, _ANY_IMAGE)  # names the nearest
+        from purify_audit.factories import code_checkpoint
+
+        return code_checkpoint(text, reading.arguments, spec)
+    return _open_file(text, spec, reading)
+
+
+def open_classifier(text: str, spec: ImageSpec, reading: Reading | None = None) -> Checkpoint:
+    """The classifier of a path or of code.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    reading = reading or Reading()
+    if not os.path.exists(text) and is_factory(text):
+        from purify_audit.factories import code_checkpoint
+
+        return code_checkpoint(text, reading.arguments, spec, classifier=True)
+    checkpoint = _open_file(text, spec, reading)
+    if not isinstance(checkpoint.card, ClassifierCard):
+        raise CheckpointError(f"{text}: is a purifier, not a classifier")
+    return checkpoint
+
+
+def is_factory(text: str) -> bool:
+    """Whether a text names a function of a module, `package.module:function`."""
+    return _FACTORY.fullmatch(text) is not None and not os.path.exists(text)
+
+
+def _open_file(text: str, spec: ImageSpec | None, reading: Reading) -> Checkpoint:
+    path = download(text) if text.startswith(HUB) else Path(text)
+    if not path.exists():
+        raise CheckpointError(f"{text}: no such file")
+    if path.is_dir():
+        return read_foreign(path, reading, spec)
+    if is_native(path):
+        if reading != Reading():
+            raise PlanError(
+                f"{text}: has a card, which says how to run it; leave out what presets and answers"
+                " say of other files"
+            )
+        return read_checkpoint(path)
+    if graph_container(path) is not None:
+        return read_graph(path, None, reading)
+    return read_foreign(path, reading, spec)
+
+
+def is_native(path: Path) -> bool:
+    """Whether a file is safetensors with a card.
+
+    Raises:
+        CheckpointError: it is safetensors, but damaged; or cannot be read.
+    """
+    if graph_container(path) is not None or container_of(path) != "safetensors":
+        return False
+    return METADATA_KEY in read_header(path).get("__metadata__", {})

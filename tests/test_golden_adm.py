@@ -1,0 +1,291 @@
+"""The ADM U-Net against numbers of the published code, and against a reading of its weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from network_checks import check_double, check_rows_apart, images, parameters, trained
+from oracles import Script, diffusion_card
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from purify_audit.architectures import ADMArgs
+from purify_audit.card import ImageSpec
+from purify_audit.checkpoint import read_checkpoint, save_checkpoint
+from purify_audit.choices import DDIMSampler, DDPMSampler, VPSDESampler
+from purify_audit.errors import CheckpointError
+from purify_audit.loading import load_purifier
+from purify_audit.networks.adm import ADM
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+IMAGE = ImageSpec(channels=3, height=32, width=32)
+GUIDED = ADMArgs(
+    width=32,
+    multipliers=(1, 2),
+    blocks=1,
+    attention=(1,),
+    head_channels=16,
+    resblock_updown=True,
+)
+IMPROVED = ADMArgs(width=32, multipliers=(1, 2), blocks=2, attention=(0, 1), heads=4)
+ADDED = ADMArgs(width=32, multipliers=(2, 1, 3), blocks=1, heads=2, scale_shift=False)
+NEW_ORDER = GUIDED.model_copy(update={"new_attention_order": True})
+
+
+def golden(name):
+    path = GOLDEN / f"{name}.safetensors"
+    if not path.exists():
+        pytest.skip(f"no {path.name} in {path.parent}")
+    return load_file(path)
+
+
+@pytest.fixture
+def published():
+    """The network with the weights of the golden file, and the file."""
+    numbers = golden("guided_diffusion_adm")
+    network = ADM(IMAGE, 6, GUIDED)
+    network.load_state_dict(
+        {k.removeprefix("model."): v for k, v in numbers.items() if k.startswith("model.")}
+    )
+    return network.eval().requires_grad_(False), numbers
+
+
+def small(args, channels=2, out=4):
+    return trained(ADM(ImageSpec(channels=channels, height=8, width=8), out, args))
+
+
+# --- golden numbers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_is_the_published_codes(published, dtype):
+    network, numbers = published
+    want = numbers["out"]
+    out = network.to(dtype)(numbers["x"].to(dtype), numbers["t"])
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), want, rtol=0, atol=1e-5 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "read"),
+    [
+        ("vpsde", VPSDESampler(clamp=False), 21),
+        ("ddpm", DDPMSampler(variance="learned-range", clip=True, clamp=False), 20),
+        ("ddim_eta0", DDIMSampler(eta=0.0, clip=True, clamp=False), 1),
+    ],
+)
+def test_chains_are_the_published_codes(tmp_path, published, name, sampler, read):
+    """From a native checkpoint; the last ancestral step adds no noise."""
+    chain = golden(f"guided_diffusion_adm__{name}_t20")
+    card = diffusion_card(
+        sampler, image=IMAGE, network=GUIDED, learned_variance=True, t_star=20
+    )
+    path = tmp_path / "adm.safetensors"
+    save_checkpoint(path, card, published[0].state_dict())
+    purifier = load_purifier(read_checkpoint(path), torch.device("cpu"))
+    noise = Script(torch.cat((chain["e"][None], chain["z"])).transpose(0, 1))
+    purified = 2.0 * purifier((chain["x0"] + 1.0) / 2.0, noise) - 1.0
+    assert noise.asked == list(range(read))
+    torch.testing.assert_close(purified, chain["purified"], rtol=0, atol=1e-5)
+
+
+def test_the_order_of_attention_matters(published):
+    """The golden file has the legacy order: the new one gives other numbers."""
+    network, numbers = published
+    other = ADM(IMAGE, 6, NEW_ORDER).eval().requires_grad_(False)
+    other.load_state_dict(network.state_dict())
+    out = other(numbers["x"], numbers["t"])
+    assert (out - numbers["out"]).abs().max() > 1e-2 * numbers["out"].abs().max()
+
+
+# --- a reading of the weights -------------------------------------------------------------------
+
+
+def by_hand(w, x, t, args):
+    """The network, from a state dict: what a layer is, its names say."""
+
+    def under(prefix):
+        return sorted({int(k[len(prefix) :].split(".")[0]) for k in w if k.startswith(prefix)})
+
+    def apply(h, key, stride=1):
+        weight, bias = w[f"{key}.weight"], w[f"{key}.bias"]
+        if weight.ndim == 1:
+            return F.group_norm(h, 32, weight, bias, eps=1e-5)
+        if weight.ndim == 2:
+            return h @ weight.T + bias
+        return F.conv2d(h, weight, bias, stride, weight.shape[-1] // 2)
+
+    def silu(h):
+        return h / (1.0 + torch.exp(-h))
+
+    def nearest(h):
+        return h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def means(h):
+        n, c, a, b = h.shape
+        return h.reshape(n, c, a // 2, 2, b // 2, 2).mean((3, 5))
+
+    def block(h, key, resample):
+        told = apply(silu(time), f"{key}.emb_layers.1")[:, :, None, None]
+        inner = resample(silu(apply(h, f"{key}.in_layers.0")))
+        inner = apply(inner, f"{key}.in_layers.2")
+        if args.scale_shift:
+            scale, shift = told.chunk(2, 1)
+            inner = apply(inner, f"{key}.out_layers.0") * (1 + scale) + shift
+        else:
+            inner = apply(inner + told, f"{key}.out_layers.0")
+        h = resample(h)
+        if f"{key}.skip_connection.weight" in w:
+            h = apply(h, f"{key}.skip_connection")
+        return h + apply(silu(inner), f"{key}.out_layers.3")
+
+    def attend(h, key):
+        n, c, _, _ = h.shape
+        qkv = w[f"{key}.qkv.weight"][:, :, 0] @ apply(h, f"{key}.norm").flatten(2)
+        qkv = qkv + w[f"{key}.qkv.bias"][:, None]
+        width = args.head_channels or c // args.heads
+        mixed = []
+        for head in range(c // width):
+            rows = (
+                [part * c + head * width for part in range(3)]
+                if args.new_attention_order
+                else [(3 * head + part) * width for part in range(3)]
+            )
+            q, k, v = (qkv[:, row : row + width] for row in rows)
+            share = (torch.einsum("ncq,nck->nqk", q, k) / width**0.5).softmax(-1)
+            mixed.append(torch.einsum("nqk,nck->ncq", share, v))
+        out = w[f"{key}.proj_out.weight"][:, :, 0] @ torch.cat(mixed, 1)
+        return h + (out + w[f"{key}.proj_out.bias"][:, None]).reshape(h.shape)
+
+    def stage(h, key, resample):
+        """`resample` is what a residual block does that neither begins a stage nor is the first."""
+        for part in under(f"{key}."):
+            here = f"{key}.{part}"
+            if f"{here}.op.weight" in w:
+                h = apply(h, f"{here}.op", stride=2)
+            elif f"{here}.conv.weight" in w:
+                h = apply(nearest(h), f"{here}.conv")
+            elif f"{here}.qkv.weight" in w:
+                h = attend(h, here)
+            elif f"{here}.in_layers.0.weight" in w:
+                h = block(h, here, resample(part))
+            else:
+                h = apply(h, here)
+        return h
+
+    half = args.width // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    angles = t[:, None].to(x.dtype) * args.time_scale * frequencies
+    time = apply(torch.cat((angles.cos(), angles.sin()), 1), "time_embed.0")
+    time = apply(silu(time), "time_embed.2")
+
+    def same(h):
+        return h
+
+    period, h, skips = args.blocks + 1, x, []
+    for n in under("input_blocks."):
+        halves = args.resblock_updown and n > 0 and n % period == 0
+        h = stage(h, f"input_blocks.{n}", lambda part, halves=halves: means if halves else same)
+        skips.append(h)
+    h = stage(h, "middle_block", lambda part: same)
+    for n in under("output_blocks."):
+        h = torch.cat((h, skips.pop()), 1)
+        h = stage(h, f"output_blocks.{n}", lambda part: nearest if part > 0 else same)
+    return apply(silu(apply(h, "out.0")), "out.2")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [GUIDED, NEW_ORDER, IMPROVED, ADDED, IMPROVED.model_copy(update={"time_scale": 0.25})],
+    ids=["guided", "new-order", "improved", "added", "rescaled"],
+)
+def test_the_network_is_what_the_names_of_its_weights_say(args):
+    network = small(args).double()
+    x, t = images(2, (2, 8, 12)).double(), torch.tensor([3, 998])
+    want = by_hand(network.state_dict(), x, t, args)
+    assert want.shape == (2, 4, 8, 12)
+    assert want.std() > 0.1
+    torch.testing.assert_close(network(x, t), want, rtol=0, atol=1e-9)
+
+
+def test_names_of_the_improved_diffusion_layout():
+    names = set(ADM(IMAGE, 6, IMPROVED).state_dict())
+    assert {
+        "time_embed.2.bias",
+        "input_blocks.0.0.weight",
+        "input_blocks.1.1.qkv.weight",
+        "input_blocks.3.0.op.weight",
+        "input_blocks.4.0.skip_connection.weight",
+        "middle_block.1.proj_out.weight",
+        "output_blocks.2.2.conv.weight",
+        "out.2.weight",
+    } <= names
+    assert not any(".6." in name for name in names if name.startswith("output_blocks.6"))
+
+
+def test_the_imagenet_network_has_its_known_size():
+    """256x256_diffusion_uncond.pt is 2,211,383,297 bytes of float32 weights and their names."""
+    args = ADMArgs(
+        width=256,
+        multipliers=(1, 1, 2, 2, 4, 4),
+        blocks=2,
+        attention=(3, 4, 5),
+        head_channels=64,
+        resblock_updown=True,
+    )
+    with torch.device("meta"):
+        network = ADM(ImageSpec(channels=3, height=256, width=256), 6, args)
+    assert 0 < 2_211_383_297 - 4 * parameters(network) < 2_000_000
+    assert network.out[2].weight.shape == (6, 256, 3, 3)
+
+
+# --- what every network must do -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [GUIDED, IMPROVED], ids=["guided", "improved"])
+def test_rows_precision_and_gradients(args):
+    """Two channels or more in every group: GroupNorm of one forgets what is added to it."""
+    args = args.model_copy(update={"multipliers": (2, 4)})
+    network, t = small(args), torch.tensor([3.0, 700.0])
+    x = images(2, (2, 8, 8))
+    check_rows_apart(lambda x: network(x, t[:1].expand(len(x))), x)
+    check_double(network, lambda network: lambda x: network(x, t[: len(x)]), x)
+    exact, x = network.double(), x.double().requires_grad_()
+    exact(x, t).square().sum().backward()
+    for name, tensor in (("x", x), *exact.named_parameters()):
+        assert tensor.grad.abs().max() > 1e-8, name
+
+
+def test_a_native_checkpoint_is_loaded_strictly(tmp_path):
+    network = small(IMPROVED, channels=3, out=3)
+    card = diffusion_card(
+        DDPMSampler(), image=ImageSpec(channels=3, height=8, width=8), network=IMPROVED
+    )
+    path = tmp_path / "adm.safetensors"
+    save_checkpoint(path, card, network.state_dict())
+    loaded = load_purifier(read_checkpoint(path), torch.device("cpu")).network
+    x, t = images(2, (3, 8, 8)), torch.tensor([3.0, 700.0])
+    assert torch.equal(loaded(x, t), network(x, t))
+    save_checkpoint(path, card, network.state_dict() | {"label_emb.weight": torch.zeros(10, 128)})
+    with pytest.raises(CheckpointError, match=r"not part of the card's network: label_emb\.weight"):
+        load_purifier(read_checkpoint(path), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attention": (2,)}, "attention (2,) names a level that is not there"),
+        ({"heads": 4}, "give heads or head_channels, and not both"),
+        ({"head_channels": None}, "give heads or head_channels, and not both"),
+        ({"head_channels": 48}, "head_channels 48 do not divide 64 channels of level 1"),
+        ({"head_channels": None, "heads": 3}, "heads 3 do not divide 64 channels of level 1"),
+        ({"width": 48}, "multiple of 32"),
+        ({"time_scale": 0.0}, "greater than 0"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_network(changes, sentence):
+    with pytest.raises(ValidationError) as raised:
+        ADMArgs(**(GUIDED.model_dump() | changes))
+    assert sentence in str(raised.value)

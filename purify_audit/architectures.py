@@ -190,7 +190,6 @@ class LucidrainsArgs(Record):
         groups: of GroupNorm inside the blocks (package versions before 2.0); or none, for RMSNorm.
         heads: of every attention.
         head_channels: width of one head.
-        memory: learned keys and values that every attention has besides those of the pixels.
         full_attention: levels with softmax attention; the others have linear attention. The
             middle always has softmax attention; the package's default is the last level.
     """
@@ -201,7 +200,6 @@ class LucidrainsArgs(Record):
     groups: Channels | None = None
     heads: Annotated[int, Field(ge=1, le=256)] = 4
     head_channels: Channels = 32
-    memory: Annotated[int, Field(ge=0, le=1024)] = 4
     full_attention: Levels = ()
 
     @model_validator(mode="after")
@@ -223,8 +221,14 @@ class _UNet2DConfig(BaseModel):
     block_out_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=10)]
     layers_per_block: Blocks = 2
     time_embedding_type: Literal["positional", "fourier"] = "positional"
-    class_embed_type: None = None
-    num_class_embeds: None = None
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+
+    @model_validator(mode="after")
+    def _no_classes(self) -> Self:
+        if self.class_embed_type is not None or self.num_class_embeds is not None:
+            raise ValueError("the network is told a class, which a purifier does not know")
+        return self
 
 
 class DiffusersArgs(Record):

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from purify_audit.architectures import CodeArgs, GraphArgs
 from purify_audit.card import (
     ClassifierCard,
+    CodeCard,
     DiffusionCard,
     FeedforwardCard,
+    GraphCard,
     ImageSpec,
     PurifierCard,
     TransformCard,
@@ -19,9 +22,11 @@ from purify_audit.card import (
 from purify_audit.checkpoint import Checkpoint, load_tensors
 from purify_audit.choices import VPODESampler, VPSDESampler
 from purify_audit.errors import CardError, CheckpointError, PlanError
+from purify_audit.factories import load_code_classifier, load_code_purifier
 from purify_audit.networks import build_network
 from purify_audit.purifier import Classifier, Purifier
 from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.exported import load_graph_classifier, load_graph_purifier
 from purify_audit.purifiers.feedforward import FeedforwardPurifier
 from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.purifiers.transforms import TransformPurifier
@@ -84,6 +89,10 @@ def load_purifier(
             return DiffusionPurifier(card, _network(checkpoint, card, device))
         case FeedforwardCard():
             return FeedforwardPurifier(card, _network(checkpoint, card, device))
+        case GraphCard():
+            return load_graph_purifier(checkpoint, card, device)
+        case CodeCard():
+            return load_code_purifier(card, device)
 
 
 def purifier_card(checkpoint: Checkpoint) -> PurifierCard:
@@ -106,6 +115,11 @@ def load_classifier(checkpoint: Checkpoint, device: torch.device) -> Classifier:
     card = checkpoint.card
     if not isinstance(card, ClassifierCard):
         raise CheckpointError(f"{checkpoint.source}: is a purifier, not a classifier")
+    match card.network:
+        case GraphArgs():
+            return load_graph_classifier(checkpoint, device)
+        case CodeArgs():
+            return load_code_classifier(card, device)
     mean, std = (torch.tensor(v, device=device).reshape(1, -1, 1, 1) for v in (card.mean, card.std))
     return NormalisedClassifier(card, _network(checkpoint, card, device), mean, std)
 

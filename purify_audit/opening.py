@@ -1,9 +1,9 @@
 """From what the user names (a file, a folder, code, a transformation) to a checkpoint."""
 
 import os
-import re
 from pathlib import Path
 
+from purify_audit.arguments import is_factory
 from purify_audit.card import ClassifierCard, ImageSpec
 from purify_audit.checkpoint import (
     METADATA_KEY,
@@ -13,6 +13,7 @@ from purify_audit.checkpoint import (
     transform_checkpoint,
 )
 from purify_audit.errors import CheckpointError, PlanError
+from purify_audit.factories import code_checkpoint
 from purify_audit.formats.file_kinds import container_of
 from purify_audit.formats.graphs import graph_container, read_graph
 from purify_audit.formats.hub import HUB, download
@@ -21,7 +22,6 @@ from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
 from purify_audit.reading import Reading
 
 _ANY_IMAGE = ImageSpec(channels=1, height=8, width=8)
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def open_checkpoint(
@@ -42,12 +42,10 @@ def open_checkpoint(
     here = os.path.exists(text)
     if not here and text.partition(":")[0] in TRANSFORM_NAMES:
         return transform_checkpoint(text, parse_transform(text, spec or _ANY_IMAGE))
-    if not here and (is_factory(text) or ("/" not in text and "." not in text)):
-        if not is_factory(text):
-            parse_transform(text, _ANY_IMAGE)  # names the nearest
-        from purify_audit.factories import code_checkpoint
-
+    if not here and is_factory(text):
         return code_checkpoint(text, reading.arguments, spec)
+    if not here and "/" not in text and "." not in text:
+        parse_transform(text, _ANY_IMAGE)  # names the nearest
     return _open_file(text, spec, reading)
 
 
@@ -59,18 +57,11 @@ def open_classifier(text: str, spec: ImageSpec, reading: Reading | None = None) 
     """
     reading = reading or Reading()
     if not os.path.exists(text) and is_factory(text):
-        from purify_audit.factories import code_checkpoint
-
         return code_checkpoint(text, reading.arguments, spec, classifier=True)
     checkpoint = _open_file(text, spec, reading)
     if not isinstance(checkpoint.card, ClassifierCard):
         raise CheckpointError(f"{text}: is a purifier, not a classifier")
     return checkpoint
-
-
-def is_factory(text: str) -> bool:
-    """Whether a text names a function of a module, `package.module:function`."""
-    return _FACTORY.fullmatch(text) is not None and not os.path.exists(text)
 
 
 def _open_file(text: str, spec: ImageSpec | None, reading: Reading) -> Checkpoint:

@@ -8,7 +8,14 @@ import torch
 from oracles import PROVENANCE, Script, draws
 from torch import nn
 
-from purify_audit.architectures import AutoencoderArgs
+from purify_audit.architectures import (
+    AutoencoderArgs,
+    DnCNNArgs,
+    DRUNetArgs,
+    FFDNetArgs,
+    SequentialArgs,
+    SpandrelArgs,
+)
 from purify_audit.card import FeedforwardCard, ImageSpec
 from purify_audit.networks import build_network
 from purify_audit.noise import Noise
@@ -142,3 +149,140 @@ def test_gradients_pass_through_noise_and_network():
     )
     x, noise = pixels(2).requires_grad_(), draws(2)
     assert torch.autograd.gradcheck(lambda x: purifier(x, noise), (x,))
+
+
+# --- networks told a level of noise, and networks of one colour ---------------------------------
+
+
+class Told(nn.Module):
+    """x − level, remembering both."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.level = None, None
+
+    def forward(self, x, level):
+        self.seen, self.level = x, level
+        return x - level
+
+
+@pytest.mark.parametrize("data_range", [(0.0, 1.0), (-1.0, 1.0), (-3.0, 2.0)])
+def test_the_level_is_told_in_the_network_s_units(data_range):
+    """A network that subtracts what it is told subtracts `level` in pixels, whatever its range."""
+    low, high = data_range
+    made = card(network=DRUNetArgs(), level=0.2, data_range=data_range, clamp=False)
+    network = Told()
+    purifier, x = FeedforwardPurifier(made, network), pixels(3)
+    assert not purifier.randomised
+    torch.testing.assert_close(purifier(x, draws(3)), x - 0.2, rtol=0, atol=1e-13)
+    assert network.level == pytest.approx(0.2 * (high - low))
+
+
+def test_the_level_is_not_the_noise_added():
+    made = card(network=DRUNetArgs(), level=0.0, sigma=0.3, clamp=False)
+    network, x = Told(), pixels(2)
+    z = torch.from_numpy(np.random.default_rng(4).normal(size=(2, 1, 1, 4, 4)))
+    y = FeedforwardPurifier(made, network)(x, Script(z))
+    torch.testing.assert_close(y, x + 0.3 * z[:, 0], rtol=0, atol=1e-13)
+    assert network.level == 0.0
+
+
+@pytest.mark.parametrize("arch", [FFDNetArgs(width=4, depth=2), DRUNetArgs(widths=(2, 2))])
+def test_who_is_told_the_level(arch):
+    assert card(network=arch, level=0.1).level == 0.1
+    with pytest.raises(ValueError, match=f"network {arch.arch} needs the level of noise"):
+        card(network=arch)
+
+
+@pytest.mark.parametrize("arch", [AutoencoderArgs(widths=(4,)), DnCNNArgs(), SpandrelArgs()])
+def test_who_is_not_told_the_level(arch):
+    assert card(network=arch).level is None
+    with pytest.raises(ValueError, match=f"network {arch.arch} has no use for the level"):
+        card(network=arch, level=0.1)
+
+
+COLOUR = ImageSpec(channels=3, height=4, width=5)
+
+
+class PerImage(nn.Module):
+    """Adds the mean of each image it is given, so that it matters what an image is."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, x):
+        self.shapes.append(tuple(x.shape))
+        return x + x.mean((1, 2, 3), keepdim=True)
+
+
+def test_each_colour_by_itself():
+    x = torch.from_numpy(np.random.default_rng(3).uniform(size=(2, 3, 4, 5)))
+    network = PerImage()
+    made = card(image=COLOUR, per_channel=True, clamp=False)
+    purifier = FeedforwardPurifier(made, network)
+    wanted = torch.stack([torch.stack([c + c.mean() for c in image]) for image in x])
+    torch.testing.assert_close(purifier(x, draws(2)), wanted, rtol=0, atol=1e-13)
+    assert network.shapes == [(6, 1, 4, 5)]
+    assert purifier.evaluations == 3
+    whole = FeedforwardPurifier(card(image=COLOUR, clamp=False), network)
+    assert whole.evaluations == 1
+    torch.testing.assert_close(whole(x, draws(2)), x + x.mean((1, 2, 3), keepdim=True))
+
+
+def test_colours_share_no_noise_and_have_that_of_the_whole_image():
+    x = torch.full((2, 3, 4, 5), 0.5)
+    settings = {"image": COLOUR, "sigma": 0.1, "clamp": False}
+    apart = FeedforwardPurifier(card(per_channel=True, **settings), nn.Identity())(x, draws(2))
+    assert torch.equal(apart, FeedforwardPurifier(card(**settings), nn.Identity())(x, draws(2)))
+    assert not torch.equal(apart[:, 0], apart[:, 1])
+
+
+def test_no_rows():
+    made = card(image=COLOUR, per_channel=True, sigma=0.1)
+    purifier = FeedforwardPurifier(made, nn.Identity())
+    assert purifier(torch.empty(0, 3, 4, 5), Noise(0, (), ())).shape == (0, 3, 4, 5)
+
+
+CHAIN = SequentialArgs.model_validate(
+    {
+        "layers": [
+            {"kind": "conv", "name": "0", "inputs": 1, "outputs": 1, "kernel": 3, "padding": 1},
+            {"kind": "sigmoid"},
+        ]
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        CHAIN,
+        DnCNNArgs(width=4, depth=3),
+        FFDNetArgs(width=4, depth=3),
+        DRUNetArgs(widths=(2, 3, 4), blocks=1),
+    ],
+)
+def test_every_network_purifies_from_its_card(arch):
+    """Colour by colour, in a range of its own, told 0.1 where it is told anything."""
+    told = {"level": 0.1} if arch.arch in ("ffdnet", "drunet") else {}
+    settings = {"image": COLOUR, "sigma": 0.05, "data_range": (-1.0, 1.0), "per_channel": True}
+    made = card(network=arch, **settings, **told)
+    torch.manual_seed(0)
+    network = build_network(made).eval().requires_grad_(False)
+    purifier, x = FeedforwardPurifier(made, network), torch.full((2, 3, 4, 5), 0.4)
+    x.requires_grad_()
+    y = purifier(x, draws(2))
+    assert y.shape == x.shape
+    assert 0.0 <= y.min() < y.max() <= 1.0
+    seen = 2.0 * (x + 0.05 * draws(2).normal(0, (3, 4, 5))) - 1.0
+    for colour in range(3):
+        part = network(seen[:, colour : colour + 1], *[0.2 for _ in told])
+        torch.testing.assert_close(y[:, colour], ((part + 1.0) / 2.0).clamp(0.0, 1.0)[:, 0])
+    y.sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+def test_what_spandrel_detects_is_not_built_from_a_card():
+    with pytest.raises(ValueError, match="spandrel finds this network in its tensors"):
+        build_network(card(network=SpandrelArgs()))

@@ -217,7 +217,7 @@ def test_stored_filters_are_used():
 
 
 def test_the_published_cifar_network_has_its_known_size_and_names():
-    """55.7 million weights (Karras et al. 2022, table 1 of the appendix, rounds them to 56)."""
+    """CIFAR-10 unconditional, the DDPM++ variant: 55.7 million weights."""
     args = EDMArgs(
         width=128,
         multipliers=(2, 2, 2),

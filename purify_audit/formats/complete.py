@@ -76,7 +76,8 @@ def complete_card(
         PlanError: something is left to say; the message lists it, and presets that say it.
         CardError: the answers contradict the file or each other.
     """
-    fields, notes = deepcopy(drafted), []
+    fields = deepcopy(drafted)
+    notes: list[Assumption] = []
     channels = fields.pop("channels", None)
     preset = preset_of(reading, format_name, str(path))
     said: list[tuple[str, Any, str]] = []

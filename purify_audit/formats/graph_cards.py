@@ -47,9 +47,9 @@ def assumed_card(
     """
     network = {"arch": "graph", "container": form[1]}
     drafted = {"network": network} | _drafted(signature, reading.assume)
-    missing = _missing(
-        drafted.keys() | {name.partition(".")[0] for name in reading.assume}, reading
-    )
+    family = str(reading.assume.get("family", drafted.get("family")))
+    given = drafted.keys() | {name.partition(".")[0] for name in reading.assume}
+    missing = [name for name in _NEEDED.get(family, ("family",)) if name not in given]
     if missing:
         raise PlanError(
             f"{path}: has no card, and a graph does not say everything; give"
@@ -122,16 +122,6 @@ def _drafted(signature: Signature | None, answers: dict[str, str]) -> dict[str, 
         beside = [spec for spec in signature.inputs if spec is not image]
         fields["noise_inputs"] = {spec.name: (spec.shape or ())[1:] for spec in beside}
     return fields
-
-
-def _missing(given: set[str], reading: Reading) -> list[str]:
-    """Fields that nothing says."""
-    if "family" not in given:
-        return ["family"]
-    family = reading.assume.get("family")
-    if family is None:
-        family = "classifier" if "classes" in given else "graph"
-    return [name for name in _NEEDED.get(family, ()) if name not in given]
 
 
 def _check_tensor(path: Path, spec: TensorSpec, wanted: tuple[int, ...], what: str) -> None:

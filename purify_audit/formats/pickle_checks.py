@@ -31,8 +31,8 @@ from purify_audit.record import printable
 MAX_PICKLE = 64 * 2**20
 """Bytes of a pickle, which holds names and sizes but no weights: a few MB at most in practice."""
 
-MAX_OPCODES = 2_000_000
-"""Of a pickle; a tensor takes some 40."""
+MAX_OPCODES = 1_000_000
+"""Of a pickle; a tensor takes some 40. The worst of this size takes seconds to read."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from purify_audit.record import printable
 MAX_DEPTH = 64
 """Levels of dictionaries and lists in one another."""
 
-MAX_PARTS = 2_000_000
+MAX_PARTS = 1_000_000
 """Values in a file, each counted as often as it is referred to."""
 
 MAX_REPEAT = 4
@@ -25,6 +25,8 @@ every tensor of a file that was let through gets no more than this.
 """
 
 _SMALL = 2**20  # bytes of tensors allowed in any case
+_PLAIN = {str, int, float, complex, bool, type(None)}
+_Container = dict[Any, object] | list[object] | tuple[object, ...]
 
 
 def plain_tree(where: str, value: object, file_bytes: int) -> object:
@@ -145,15 +147,8 @@ class _Plain:
         raise CheckpointError(f"{self.where}: {place}{fault}")
 
     def visit(self, value: object, path: tuple[str, ...]) -> _Visited:
-        match value:
-            case np.generic():
-                return _Visited(value.item())
-            case None | str() | int() | float() | complex():
-                return _Visited(value)
-            case bytes() | bytearray():
-                return _Visited(value.decode("latin1"))
-            case torch.dtype() | torch.device() | type():
-                return _Visited(str(value))
+        if type(value) in _PLAIN:
+            return _Visited(value)
         if (known := self.done.get(id(value))) is not None:
             return known
         if id(value) in self.open:
@@ -161,27 +156,28 @@ class _Plain:
         if len(path) >= MAX_DEPTH:
             self.refuse(path, f"lies more than {MAX_DEPTH} levels deep")
         self.open.add(id(value))
-        visited = self._tensor(value, path) if isinstance(value, Tensor) else self._of(value, path)
+        opened = _opened(value)
+        if isinstance(opened, Tensor):
+            visited = self._tensor(opened, path)
+        elif isinstance(opened, dict | list | tuple):
+            visited = self._container(opened, path)
+        else:
+            visited = _Visited(opened)
         self.open.remove(id(value))
-        self.kept.append(value)
+        self.kept += [value, opened]
         self.done[id(value)] = visited
         return visited
 
-    def _of(self, value: object, path: tuple[str, ...]) -> _Visited:
-        inside = _opened(value)
-        if inside is None:
-            return _Visited(f"<{type(value).__module__}.{type(value).__qualname__}>")
-        self.kept.append(inside)
-        if isinstance(inside, Tensor):
-            return self._tensor(inside, path)
-        if isinstance(inside, dict):
-            keys, children = [_key(key) for key in inside], list(inside.values())
-        else:
-            keys, children = list(range(len(inside))), list(inside)
-        visited = [
-            self.visit(each, (*path, str(key))) for key, each in zip(keys, children, strict=True)
-        ]
-        parts, size = 1 + sum(v.parts for v in visited), sum(v.bytes for v in visited)
+    def _container(self, container: _Container, path: tuple[str, ...]) -> _Visited:
+        # A pickle can give an instance attributes that hide the methods of its class.
+        items = dict.items(container) if isinstance(container, dict) else enumerate(container)
+        keys, values, parts, size = [], [], 1, 0
+        for key, each in items:
+            visited = self.visit(each, (*path, str(key)))
+            keys.append(key if type(key) in _PLAIN else printable(str(key)))
+            values.append(visited.value)
+            parts += visited.parts
+            size += visited.bytes
         if parts > MAX_PARTS:
             self.refuse(path, f"has more than {MAX_PARTS} values")
         if size > self.room:
@@ -190,10 +186,9 @@ class _Plain:
                 f"has tensors of {size} bytes in all, some of them the same, and {self.room} are"
                 f" allowed ({MAX_REPEAT} times the file's size)",
             )
-        values = [each.value for each in visited]
-        if isinstance(inside, dict):
+        if isinstance(container, dict):
             return _Visited(dict(zip(keys, values, strict=True)), parts, size)
-        return _Visited(tuple(values) if isinstance(inside, tuple) else values, parts, size)
+        return _Visited(tuple(values) if isinstance(container, tuple) else values, parts, size)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> _Visited:
         if (kind := _unusable(tensor)) is not None:
@@ -224,23 +219,33 @@ def _unusable(tensor: Tensor) -> str | None:
     return next((kind for kind, present in faults.items() if present), None)
 
 
-def _opened(value: object) -> dict[Any, object] | list[object] | tuple[object, ...] | Tensor | None:
-    """What an object holds, or none."""
+def _opened(value: Any) -> object:
+    """What an object holds: a container, a tensor, or something plain."""
     match value:
-        case torch.nn.Module():
-            return dict(value.state_dict())
-        case Mapping():
-            # A pickle can give an instance attributes that hide the methods of its class.
-            return dict(dict.items(value)) if isinstance(value, dict) else dict(value.items())
-        case list() | tuple():
+        case dict() | list() | tuple() | Tensor():
             return value
+        case np.generic():
+            return value.item()
+        case bytes() | bytearray():
+            return value.decode("latin1")
+        case torch.dtype() | torch.device():
+            return str(value)
+    return _taken_apart(value)
+
+
+def _taken_apart(value: Any) -> object:
+    """What an object holds that only a full unpickle can build."""
+    match value:
+        case type():
+            return str(value)
+        case torch.nn.Module():
+            return value.state_dict()
+        case Mapping():
+            return dict(value.items())
         case Set():
             return list(value)
         case np.ndarray() if value.dtype.kind in "fiub":
             return torch.from_numpy(np.ascontiguousarray(value))
-        case _:
-            return dict(vars(value)) if hasattr(value, "__dict__") else None
-
-
-def _key(key: object) -> object:
-    return key if isinstance(key, str | int | float | None) else printable(str(key))
+    if hasattr(value, "__dict__"):
+        return dict(vars(value))
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"

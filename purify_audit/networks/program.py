@@ -100,7 +100,8 @@ class _Call:
 class Program:
     """The network of an exported graph: tensors, in the order of its signature, to one tensor.
 
-    It computes on the device that it was given, whatever device it was exported on.
+    It computes on the device that it was given, whatever device it was exported on. Given float64,
+    it computes in float64 throughout: weights are widened, and float32 in the graph means float64.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Program:
         self._source, self._device, self._output = source, device, graph.signature.output.name
         self._inputs = tuple(spec.name for spec in graph.signature.inputs)
         self._weights = {name: arrays[a].to(device) for name, a in graph.weights.items()}
+        self._wide: dict[str, Tensor] = {}
         try:
             self._calls = _calls(graph.nodes, self._output)
         except _Unknown as unknown:
@@ -140,11 +142,13 @@ class Program:
         Raises:
             CheckpointError: an operator cannot be computed.
         """
-        values: dict[str, Any] = dict(zip(self._inputs, inputs, strict=True)) | self._weights
+        wide = any(tensor.dtype == torch.float64 for tensor in inputs)
+        values: dict[str, Any] = dict(zip(self._inputs, inputs, strict=True))
+        values |= self._widened() if wide else self._weights
         for call in self._calls:
             try:
-                arguments = [self._given(a, values) for a in call.arguments]
-                keywords = {n: self._given(a, values) for n, a in call.keywords.items()}
+                arguments = [self._given(a, values, wide) for a in call.arguments]
+                keywords = {n: self._given(a, values, wide) for n, a in call.keywords.items()}
                 _keep(call.results, call.function(*arguments, **keywords), values)
             except torch.OutOfMemoryError:
                 raise
@@ -165,14 +169,24 @@ class Program:
         output: Tensor = values[self._output]
         return output
 
-    def _given(self, argument: Any, values: dict[str, Any]) -> Any:
+    def _widened(self) -> dict[str, Tensor]:
+        if not self._wide:
+            self._wide = {
+                name: tensor.double() if tensor.is_floating_point() else tensor
+                for name, tensor in self._weights.items()
+            }
+        return self._wide
+
+    def _given(self, argument: Any, values: dict[str, Any], wide: bool) -> Any:
         match argument:
             case _Value(name=name):
                 return values[name]
             case tuple():
-                return [self._given(part, values) for part in argument]
+                return [self._given(part, values, wide) for part in argument]
             case torch.device():
                 return self._device
+            case torch.dtype() if wide and argument.is_floating_point:
+                return torch.float64
         return argument
 
 

@@ -55,12 +55,12 @@ class FFDNet(nn.Module):
 
 
 class DRUNet(nn.Module):
-    """A residual U-Net told the level of noise (Zhang et al., "Plug-and-play ... prior", 2021).
+    """A residual U-Net told the level of noise (Zhang et al., DPIR, 2021).
 
-    Section III.A and figure 1: no biases, so that without noise or with twice of everything the
-    output scales alike; strided 2×2 convolutions down, transposed ones up, sums for skips. Sizes
-    are made multiples of 2 ** (levels − 1) by repeating the last row and column. Published:
-    widths 64, 128, 256, 512 and 4 blocks, for grey or colour images.
+    "Plug-and-play image restoration with deep denoiser prior", section III.A and figure 1: strided
+    2×2 convolutions down, transposed ones up, sums for skips, and no biases, so that the output
+    scales with the image and the level. Sizes are made multiples of 2 ** (levels − 1) by repeating
+    the last row and column. Published: widths 64, 128, 256, 512 and 4 blocks.
     """
 
     def __init__(self, channels: int, args: DRUNetArgs) -> None:
@@ -119,9 +119,14 @@ def _convolutions(
 
 
 def _whole(x: Tensor, unit: int) -> Tensor:
-    """Images of a multiple of `unit` rows and columns: the last ones are repeated."""
-    height, width = x.shape[2:]
-    return F.pad(x, (0, -width % unit, 0, -height % unit), mode="replicate")
+    """Images of a multiple of `unit` rows and columns: the last ones are repeated.
+
+    (The gradient of `F.pad` by replication is summed in no fixed order on a GPU.)
+    """
+    for axis in (2, 3):
+        last = x.narrow(axis, x.shape[axis] - 1, 1)
+        x = torch.cat((x, *[last] * (-x.shape[axis] % unit)), axis)
+    return x
 
 
 def _with_level(x: Tensor, level: Tensor | float) -> Tensor:

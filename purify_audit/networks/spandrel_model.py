@@ -35,14 +35,17 @@ def spandrel_network(
         with torch.random.fork_rng(devices=()):  # weights that are replaced at once are drawn first
             descriptor = loader.load_from_state_dict(state)
     except Exception as error:  # as many kinds as spandrel has architectures
-        reason = printable(str(error).partition("\n")[0])
-        raise CheckpointError(f"{source}: spandrel cannot use these tensors: {reason}") from None
+        raise CheckpointError(
+            f"{source}: spandrel cannot use these tensors ({_reason(error)}); name their"
+            " architecture on the card, or wrap it in a factory of your own"
+        ) from None
     name = f"{source}: the {printable(descriptor.architecture.name)} network that spandrel detects"
     channels = descriptor.input_channels, descriptor.output_channels
     if descriptor.scale != 1 or channels != (shape[0], shape[0]):
         raise CheckpointError(
-            f"{name} enlarges {descriptor.scale} times and maps {channels[0]} channels to"
-            f" {channels[1]}; a purifier of these images keeps their size and {shape[0]} channels"
+            f"{name} has scale {descriptor.scale} and maps {channels[0]} channels to {channels[1]},"
+            f" where the card needs scale 1 and {shape[0]} to {shape[0]}; correct the card's"
+            " channels or per_channel, or take other weights"
         )
     network: nn.Module = descriptor.model.eval().requires_grad_(False)
     _check_plain(descriptor, network, shape, name)
@@ -53,10 +56,9 @@ def _loader(source: str) -> Any:
     try:
         from spandrel import ModelLoader
     except (ImportError, RuntimeError) as error:  # a torchvision of another build: RuntimeError
-        reason = printable(str(error).partition("\n")[0])
         raise CardError(
-            f"{source}: its network is detected by spandrel, which cannot be imported ({reason});"
-            " install purify-audit[restoration]"
+            f"{source}: its network is detected by spandrel, which cannot be imported"
+            f" ({_reason(error)}); install purify-audit[restoration]"
         ) from None
     return ModelLoader(device="cpu")
 
@@ -77,5 +79,9 @@ def _check_plain(
     if not plain:
         raise CheckpointError(
             f"{name} does not map images of {' x '.join(map(str, shape))} to images by itself;"
-            " wrap it in a factory of your own"
+            " name its architecture on the card, or wrap it in a factory of your own"
         )
+
+
+def _reason(error: Exception) -> str:
+    return printable(f"{type(error).__name__}: {error}".partition("\n")[0])

@@ -10,9 +10,9 @@ So numbers depend on nothing but the order of draws, and still come again wherev
 come again on purpose: gradient checkpointing puts a saved state back before it recomputes, and
 Brownian intervals (torchsde) seed a new generator with an old seed.
 
-The global generators of torch, NumPy and Python are put aside meanwhile, and put back after. What
-draws elsewhere is not seen: an unseeded `numpy.random.Generator`, the operating system, other
-threads, custom kernels. Preflight sees that the output does not repeat, or ignores its draw.
+The global generators of torch, NumPy and Python are put aside meanwhile, seeded from the rows'
+address, and put back after. What draws elsewhere is not seen: an unseeded `numpy.random.Generator`,
+the operating system, the clock. Preflight sees that the output does not repeat.
 """
 
 import contextlib
@@ -95,10 +95,10 @@ class Capture:
         self._stack = contextlib.ExitStack()
 
     @property
-    def python_states(self) -> dict[str, object]:
-        """The states of NumPy's and Python's generators when the context was left."""
+    def states(self) -> dict[str, object]:
+        """The states of the global generators when the context was left."""
         assert self._inner is not None, "asked after the context"
-        return self._inner.python_states
+        return self._inner.states
 
     def __enter__(self) -> Self:
         """Put the global generators aside."""
@@ -120,13 +120,17 @@ class Capture:
         """Put the global generators back, and tell what the code may have swallowed."""
         self._inner = GlobalGenerators.now()
         self._stack.close()
-        self.used |= {n for n, s in self.python_states.items() if s != self._seeded[n]}
+        seeded, now = self._seeded.states, self._inner.states
+        self.used |= {name for name in ("numpy.random", "random") if now[name] != seeded[name]}
         if self._fault is not None and error is not self._fault:
             raise self._fault from None
 
-    def again(self) -> "Capture":
-        """The same capture, not yet entered."""
-        return Capture(self.noise, self.sharing, self.salt)
+    def restart(self) -> None:
+        """Forget what happened: the next time it is entered is the first."""
+        self.draws.clear()
+        self.used.clear()
+        self._steps.clear()
+        self._fault = self._inner = None
 
     def summary(self) -> tuple[CapturedDraw, ...]:
         """Draws by kind, in the order in which each was first seen."""
@@ -201,7 +205,7 @@ class Capture:
         if self.sharing.harmless or not _one_address(noise):
             noise = _nowhere(noise.device, self.salt, 1)
         seed_all(noise.integers(_SEED_STEP, (8,), 2**32)[0].tolist())
-        self._seeded = GlobalGenerators.now().python_states
+        self._seeded = GlobalGenerators.now()
 
 
 class _Tap(TorchDispatchMode):  # type: ignore[no-untyped-call]

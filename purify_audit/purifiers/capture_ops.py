@@ -77,6 +77,8 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: Call) -> Call:
     """The arguments of a call by name."""
     schema = func._schema.arguments
     call = {a.name: a.default_value for a in schema if a.has_default_value()}
+    if isinstance(call.get("dtype"), int):  # the schema's own number for int64, as of `randint`
+        call["dtype"] = torch.int64
     return call | {a.name: value for a, value in zip(schema, args, strict=False)} | kwargs
 
 

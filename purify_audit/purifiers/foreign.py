@@ -31,7 +31,7 @@ Code = Callable[[Tensor], Any]
 
 
 @dataclass
-class _Learnt:
+class Learnt:
     """What running the code has shown so far.
 
     Attributes:
@@ -60,14 +60,15 @@ class ForeignPurifier:
         card: what is known of it.
         code: images in its data range, [n, c, h, w], to images in it.
         data_range: what pixels 0 and 1 are mapped to before the code sees them.
+        learnt: what running it has shown so far.
         any_precision: it runs in float64 when given float64.
     """
 
     card: CodeCard
     code: Code
     data_range: DataRange = (0.0, 1.0)
+    learnt: Learnt = field(default_factory=Learnt, repr=False, compare=False)
     any_precision: bool = field(default=True, init=False)
-    _learnt: _Learnt = field(default_factory=_Learnt, init=False, repr=False, compare=False)
 
     @property
     def image(self) -> ImageSpec:
@@ -98,9 +99,9 @@ class ForeignPurifier:
                 try:
                     return self._in_groups(x, noise, handling)
                 except NeedsFewerRows:
-                    handling = self._learnt.handling = handling.stricter()
+                    handling = self.learnt.handling = handling.stricter()
         except UnalignedRandomnessError as fault:
-            self._learnt.refused = fault
+            self.learnt.refused = fault
             return torch.full_like(x, torch.nan)
 
     def handling(self, x: Tensor) -> Handling:
@@ -110,9 +111,9 @@ class ForeignPurifier:
             UnalignedRandomnessError: the code draws what cannot be aligned.
             ForeignCodeError: the code does not run.
         """
-        if self._learnt.handling is None:
-            self._learnt.handling = self._studied(x.detach())
-        return self._learnt.handling
+        if self.learnt.handling is None:
+            self.learnt.handling = self._studied(x.detach())
+        return self.learnt.handling
 
     def capture_report(self, x: Tensor) -> tuple[CapturedDraw, ...]:
         """What the code draws while it purifies images [n, c, h, w].
@@ -131,7 +132,7 @@ class ForeignPurifier:
 
     def findings(self) -> list[Finding]:
         """What running the code has shown to be wrong with it, or worth knowing."""
-        fault, handling = self._learnt.refused, self._learnt.handling
+        fault, handling = self.learnt.refused, self.learnt.handling
         found = []
         if fault is not None:
             sentence = f"The code draws what cannot be aligned: {printable(str(fault))}."
@@ -183,13 +184,13 @@ class ForeignPurifier:
 
     def _run(self, x: Tensor, capture: Capture) -> Tensor:
         """Without a gradient with respect to x, and with autograd only if the code needs it."""
-        if not self._learnt.takes_gradients:
+        if not self.learnt.takes_gradients:
             try:
                 with torch.inference_mode(False), torch.no_grad(), capture:
                     return self._purify(x.clone())
             except NoGraphError:
-                self._learnt.takes_gradients = True
-                capture = capture.again()
+                self.learnt.takes_gradients = True
+                capture.restart()
         with torch.inference_mode(False), torch.enable_grad(), capture:
             return self._purify(x.clone()).detach()
 

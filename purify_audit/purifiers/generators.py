@@ -19,11 +19,12 @@ class GlobalGenerators:
     python: Any
 
     @property
-    def python_states(self) -> dict[str, object]:
-        """Those of NumPy and Python, each as something that can be compared."""
+    def states(self) -> dict[str, object]:
+        """Each as something that can be compared."""
         inner = self.numpy["state"]
         normals = self.numpy["has_gauss"], self.numpy["gauss"]
         return {
+            "torch": tuple(state.numpy().tobytes() for state in self.torch),
             "numpy.random": (inner["key"].tobytes(), inner["pos"], normals),
             "random": self.python,
         }

@@ -83,7 +83,7 @@ def study(run: Run, x: Tensor) -> Handling:
         other_y, _ = _try(run, x, _SIZES[0], studying, salt=1)
     matters = not torch.equal(y.nan_to_num(), other_y.nan_to_num())
     randomised = bool(matters or {d.state for d in two.draws} - constant)
-    if shared is None or (matters and two.python_states != three.python_states):
+    if shared is None or (matters and two.states != three.states):
         return Handling("row", replace(known, harmless=False), randomised)
     together: Together = "address" if matters else "batch"
     return Handling(together, replace(known, harmless=not matters), randomised)

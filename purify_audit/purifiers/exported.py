@@ -1,0 +1,280 @@
+"""Purifiers and classifiers that are exported graphs: torch.export, ONNX or TorchScript.
+
+Rows are given to a graph in portions that it takes, whatever the micro-batch: graphs are exported
+for one batch size, or for a range of them. What fills up a portion is a copy of its first row.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purify_audit.architectures import CodeArgs, GraphArgs
+from purify_audit.card import ClassifierCard, CodeCard, GraphCard, ImageSpec
+from purify_audit.checkpoint import Checkpoint
+from purify_audit.errors import CheckpointError
+from purify_audit.formats.graph_cards import image_input
+from purify_audit.formats.onnx_graphs import read_onnx
+from purify_audit.formats.pt2 import read_exported, read_tensors
+from purify_audit.formats.signature import Signature, TensorSpec
+from purify_audit.formats.zip_checks import check_archive
+from purify_audit.networks.onnx_network import OnnxNetwork
+from purify_audit.networks.program import Program
+from purify_audit.networks.torch_network import TorchNetwork
+from purify_audit.noise import Noise
+from purify_audit.purifier import Purifier
+from purify_audit.purifiers.foreign import ForeignPurifier
+
+Network = Callable[..., Tensor]
+"""Tensors in the order of a signature to one tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph that runs.
+
+    Attributes:
+        network: computes it, on one device.
+        inputs: what it takes, in order.
+        image: the name of the input that takes images.
+        seed: the name of the input that takes one seed for all rows of a call, if there is one.
+        differentiable: whether autograd sees through it; then it computes in the precision that it
+            is given.
+    """
+
+    network: Network
+    inputs: tuple[TensorSpec, ...]
+    image: str
+    seed: str | None
+    differentiable: bool
+
+    def __call__(self, given: dict[str, Tensor]) -> Tensor:
+        """The output for any number of rows.
+
+        Args:
+            given: inputs by name, [n, …] each, the seed too: then rows are computed one by one.
+
+        Returns:
+            [n, …]; an output that does not have a row for each of the input's, as it is.
+        """
+        x = given[self.image]
+        rows = next(spec.rows for spec in self.inputs if spec.name == self.image)
+        size = min(len(x), len(x) if rows.most is None else rows.most, 1 if self.seed else len(x))
+        parts = []
+        for portion in _portions(len(x), size, rows.least):
+            index = torch.tensor(portion.filled, device=x.device)
+            filled = {name: tensor[index] for name, tensor in given.items()}
+            if self.seed is not None:
+                filled[self.seed] = filled[self.seed][0]
+            part = self.network(*(filled[spec.name] for spec in self.inputs))
+            if part.shape[:1] != index.shape:
+                return part
+            parts.append(part[: portion.count])
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Portion:
+    """Rows of one call, the last ones copies of the first; `count` of them are asked for."""
+
+    filled: list[int]
+    count: int
+
+
+def _portions(n: int, size: int, least: int) -> Iterator[_Portion]:
+    """Portions of equal length: kernels are chosen by it, and a row's last bits by them."""
+    for first in range(0, n, size):
+        rows = list(range(first, min(first + size, n)))
+        fill = max(size, least) - len(rows)
+        yield _Portion(rows + fill * [first], len(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPurifier:
+    """An exported graph as a purifier whose randomness is given to it, or that has none.
+
+    Attributes:
+        card: what is known of it.
+        graph: images in the card's data range, and noise or a seed, to images in that range.
+    """
+
+    card: GraphCard
+    graph: Graph
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes and returns."""
+        return self.card.image
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the output depends on the draw."""
+        return self.card.randomised
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one purification, as its card says."""
+        return self.card.evaluations
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient can be taken through it."""
+        return self.graph.differentiable
+
+    @property
+    def any_precision(self) -> bool:
+        """Whether it runs in float64 when given float64."""
+        return self.graph.differentiable
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Purify images float32 [n, c, h, w] in [0, 1] under their draws.
+
+        The k-th noise input has the standard normals of step k. A seed is one integer for a whole
+        call, so a graph that takes one purifies row by row, each under a seed of its own, made of
+        the integers of step 0.
+        """
+        low, high = self.card.data_range
+        given = {self.graph.image: x * (high - low) + low}
+        for step, (name, shape) in enumerate(self.card.noise_inputs.items()):
+            given[name] = noise.normal(step, shape).to(x.dtype)
+        if self.graph.seed is not None:
+            given[self.graph.seed] = self._seeds(noise)
+        y = self.graph(given)
+        if not y.is_floating_point():
+            return y
+        y = (y - low) / (high - low)
+        return y.clamp(0.0, 1.0) if self.card.clamp else y
+
+    def _seeds(self, noise: Noise) -> Tensor:
+        """A seed for each row, not negative, of the type and shape that the graph takes."""
+        spec = next(spec for spec in self.graph.inputs if spec.name == self.graph.seed)
+        words = noise.integers(0, (2,), 2**32)
+        seeds = words[:, 0] * 2**31 + (words[:, 1] >> 1)
+        if spec.dtype != "int64":
+            seeds = (words[:, 0] >> 1).to(getattr(torch, spec.dtype))
+        return seeds.reshape(-1, *(1 for _ in spec.shape or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphClassifier:
+    """An exported graph as a classifier, behind the normalisation on its card.
+
+    Attributes:
+        card: what is known of it.
+        graph: normalised images to logits.
+    """
+
+    card: ClassifierCard
+    graph: Graph
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes."""
+        return self.card.image
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return self.card.classes
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient can be taken through it."""
+        return self.graph.differentiable
+
+    @property
+    def any_precision(self) -> bool:
+        """Whether it runs in float64 when given float64."""
+        return self.graph.differentiable
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1].
+
+        Raises:
+            CheckpointError: the graph gives something else.
+        """
+        mean, std = (x.new_tensor(v).reshape(1, -1, 1, 1) for v in (self.card.mean, self.card.std))
+        logits = self.graph({self.graph.image: (x - mean) / std})
+        if logits.shape != (len(x), self.classes):
+            raise CheckpointError(
+                f"{self.card.name}: gave an output of shape {list(logits.shape)}, not logits of"
+                f" shape {[len(x), self.classes]}"
+            )
+        return logits
+
+
+def load_graph_purifier(checkpoint: Checkpoint, card: GraphCard, device: torch.device) -> Purifier:
+    """The purifier of an exported graph, ready on a device.
+
+    One that draws by itself is run as somebody's own code is, its randomness captured.
+
+    Raises:
+        CheckpointError: it cannot be computed here.
+    """
+    graph = _graph(checkpoint, card, device)
+    if card.noise != "captured":
+        return GraphPurifier(card, graph)
+    code = CodeCard(
+        name=card.name,
+        image=card.image,
+        provenance=card.provenance,
+        network=CodeArgs(factory=checkpoint.source[-500:]),
+        randomised=True,
+        evaluations=card.evaluations,
+        clamp=card.clamp,
+    )
+    return ForeignPurifier(code, lambda x: graph({graph.image: x}), card.data_range)
+
+
+def load_graph_classifier(checkpoint: Checkpoint, device: torch.device) -> GraphClassifier:
+    """The classifier of an exported graph, ready on a device.
+
+    Raises:
+        CheckpointError: it cannot be computed here.
+    """
+    card = checkpoint.card
+    assert isinstance(card, ClassifierCard), "the caller has checked"
+    return GraphClassifier(card, _graph(checkpoint, card, device))
+
+
+def _graph(checkpoint: Checkpoint, card: GraphCard | ClassifierCard, device: torch.device) -> Graph:
+    assert isinstance(card.network, GraphArgs), "the caller has checked"
+    network, signature = _network(checkpoint, card, device)
+    image = image_input(card, signature).name
+    noise = card.noise_inputs if isinstance(card, GraphCard) else {}
+    seed = next((s.name for s in signature.inputs if s.name not in (image, *noise)), None)
+    differentiable = card.network.container != "onnx"
+    return Graph(network, signature.inputs, image, seed, differentiable)
+
+
+def _network(
+    checkpoint: Checkpoint, card: GraphCard | ClassifierCard, device: torch.device
+) -> tuple[Network, Signature]:
+    """What computes a graph, and what it takes."""
+    path = checkpoint.path
+    assert path is not None, "a graph is a file"
+    assert isinstance(card.network, GraphArgs), "the caller has checked"
+    allowed = checkpoint.recognised is not None and checkpoint.recognised.unpickled
+    match card.network.container:
+        case "onnx":
+            signature = read_onnx(path).signature
+            return OnnxNetwork(path, signature), signature
+        case "pt2":
+            archive = check_archive(path)
+            graph = read_exported(archive)
+            if graph.opaque is None:
+                arrays = read_tensors(archive, graph)
+                return Program(str(path), graph, arrays, device), graph.signature
+            return TorchNetwork(path, device, allowed), graph.signature
+        case "torchscript":
+            return TorchNetwork(path, device, allowed), _by_card(card)
+
+
+def _by_card(card: GraphCard | ClassifierCard) -> Signature:
+    """What a graph takes that does not tell: images, then noise or a seed, in the card's order."""
+    names = ["images", *(card.noise_inputs if isinstance(card, GraphCard) else ())]
+    inputs = [TensorSpec(name, "float32", None) for name in names]
+    if isinstance(card, GraphCard) and card.noise == "seed":
+        inputs.append(TensorSpec("seed", "int64", ()))
+    return Signature(tuple(inputs), TensorSpec("output", "float32", None), None)

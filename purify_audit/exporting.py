@@ -159,7 +159,7 @@ def _traced(source: str, purifier: _Native, draws: int) -> torch.export.Exported
     rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
     like = torch.zeros(_TRACED_ROWS, *purifier.image.shape)
     free = {0: rows}
-    shapes = (free, (free,) * draws) if draws else (free, ())
+    shapes = (free, (free,) * draws) if draws else (free,)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch.export about itself

@@ -107,8 +107,13 @@ def _must_be_said(
 ) -> None:
     missing = [name for name in _NEEDED[fields["family"]] if name not in fields]
     answered = {name for name, _, _ in said}
-    for choice in _ASKED.get(fields.get("network", {}).get("arch", ""), ()):
-        if not answered.intersection(choice.split(" or ")):
+    network = fields.get("network", {})
+    asked = _ASKED.get(network.get("arch", ""), ())
+    if network.get("embedding") == "fourier":
+        asked = (*asked, "network.centered")  # published VE networks take [0, 1], and double it
+    for choice in asked:
+        known = choice.partition(".")[2] in network
+        if not known and not answered.intersection(choice.split(" or ")):
             missing.append(choice)
     if not missing:
         return

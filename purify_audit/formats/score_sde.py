@@ -50,6 +50,10 @@ def _draft(state: State) -> Draft:
         "embedding": "fourier" if fourier else "positional",
         "progressive_input": "residual" if "pyramid" in kinds else "none",
     }
+    if "pyramid" in kinds:
+        network["fir"] = True  # only these resample the image with the filter
+    if "sigmas" in state:
+        network["scales"] = shape(state, "sigmas", 1)[0]
     fields = {"family": "diffusion", "network": network, "channels": channels}
     return Draft(fields, {name: name for name in state})
 

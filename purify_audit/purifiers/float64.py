@@ -6,15 +6,18 @@ float64 instead of what it asked for.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+_IN_PLACE = re.compile(r"\w*[^_]_|__i\w+__|__setitem__")
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -24,7 +27,7 @@ def in_float64() -> Iterator[None]:
     found = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Widen():  # type: ignore[no-untyped-call]
+        with _WidenMixed(), _Widen():  # type: ignore[no-untyped-call]
             yield
     finally:
         torch.set_default_dtype(found)
@@ -49,6 +52,25 @@ class _Widen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kwargs.get("dtype") in _NARROW:
             kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
+
+
+class _WidenMixed(TorchFunctionMode):
+    """Casts where types are mixed: convolutions and others compare them before they dispatch."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = {t.dtype for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        name = getattr(func, "__name__", "")
+        writes = "out" in kwargs or name == "__set__" or _IN_PLACE.fullmatch(name)
+        if writes or torch.float64 not in found or found.isdisjoint(_NARROW):
+            return func(*args, **kwargs)
+        return func(*_widen(args), **_widen(kwargs))
 
 
 def _widen(argument: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from purify_audit.choices import Norm, Radius
+from purify_audit.errors import PlanError
 from purify_audit.record import Record
 
 HELD_OUT = 2**16
@@ -74,6 +75,40 @@ class AttackPlan(Record):
         if (self.steps + 1) * self.draws * self.restarts > 2**31:
             raise ValueError("steps x draws x restarts needs more draws than there are addresses")
         return self
+
+    def forward_only(self, purifier: bool, classifier: bool) -> "AttackPlan":
+        """The same attack where no gradient can be had; what was asked for by name stays.
+
+        Without one through the purifier the gradient is `none`: finite differences along the
+        classifier's. Without the classifier's there is none to go along, and only a search is left,
+        of at least `square_queries`.
+
+        Args:
+            purifier: whether it is differentiable.
+            classifier: whether it is.
+
+        Raises:
+            PlanError: what was asked for by name needs a gradient that is not there.
+        """
+        if self.predict_only and not classifier:
+            raise PlanError(
+                "nothing can be foretold: no gradient goes through the classifier; attack with"
+                " --optimiser square"
+            )
+        searches = self.optimiser == "square"
+        changes: dict[str, object] = {}
+        if not (classifier or searches):
+            queries = max(self.steps, self.square_queries)
+            changes = {"optimiser": "square", "steps": queries}
+        elif not (purifier or searches or self.gradient in ("none", "bpda")):
+            changes = {"gradient": "none"}
+        for name in ("optimiser", "gradient"):
+            if name in changes and name in self.model_fields_set:
+                raise PlanError(
+                    f"--{name} {getattr(self, name)}: no gradient goes through the"
+                    f" {'purifier' if classifier else 'classifier'}; use --{name} {changes[name]}"
+                )
+        return self.model_copy(update=changes)
 
     def aligned(self) -> tuple[int, ...]:
         """The draws that attacker and defender share."""

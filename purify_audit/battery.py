@@ -45,7 +45,7 @@ from purify_audit.attack_samples import AttackSamples, CapRows, Scored, join_att
 from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise, Stream
 from purify_audit.plan import AuditPlan
-from purify_audit.purifier import Purifier
+from purify_audit.purifier import Purifier, is_differentiable
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
 from purify_audit.runtime import deterministic
 from purify_audit.subject import Subject
@@ -118,17 +118,25 @@ def attack_all(subject: Subject, tick: Tick, found: Found) -> None:
 
 def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[Finding]:
     how = _how(subject.plan)
-    on = _on(subject, _looked_at(how))
-    aim = objective(defence, on, how, how.norm, how.eps[0])
-    mismatches, errors = check_gradient(aim, on.x)
-    useless, cosines = check_usefulness(aim, on.x)
-    found.gradients, found.foretells = errors | cosines, not useless
-    if how.predict_only:
-        return mismatches + useless
+    mismatches, useless = list[Finding](), list[Finding]()
+    if _has_gradients(defence):
+        on = _on(subject, _looked_at(how))
+        aim = objective(defence, on, how, how.norm, how.eps[0])
+        mismatches, errors = check_gradient(aim, on.x)
+        useless, cosines = check_usefulness(aim, on.x)
+        found.gradients, found.foretells = errors | cosines, not useless
+        if how.predict_only:
+            return mismatches + useless
+    else:
+        found.foretells = is_differentiable(defence.classifier)
     if how.optimiser == "square" or how.gradient != "exact":
         used = "no gradient" if how.optimiser == "square" else f"gradient '{how.gradient}'"
         return [finding("PA310", f"The attack used {used}.", {"gradient": how.gradient})]
     return mismatches + useless
+
+
+def _has_gradients(defence: Defence) -> bool:
+    return is_differentiable(defence.purifier) and is_differentiable(defence.classifier)
 
 
 def _attack_group(
@@ -258,7 +266,8 @@ def planned_evaluations(subject: Subject) -> int:
     passes = 2 if how.gradient == "none" else 3
     prediction = n * how.draws * foretold * (steps * passes + 1) + n * score_cost(0)
     total = n * (how.draws + how.held_out) * each + len(how.eps) * prediction
-    total += min(n, _looked_at(how)) * usefulness_evaluations(subject.purifier)
+    if _has_gradients(defence):
+        total += min(n, _looked_at(how)) * usefulness_evaluations(subject.purifier)
     if how.predict_only:
         return total
     for _ in how.eps:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from purify_audit.architectures import CodeArgs, GraphArgs
+from purify_audit.architectures import CodeArgs, GraphArgs, SpandrelArgs
 from purify_audit.card import (
     ClassifierCard,
     CodeCard,
@@ -24,6 +24,7 @@ from purify_audit.choices import VPODESampler, VPSDESampler
 from purify_audit.errors import CardError, CheckpointError, PlanError
 from purify_audit.factories import load_code_classifier, load_code_purifier
 from purify_audit.networks import build_network
+from purify_audit.networks.spandrel_model import spandrel_network
 from purify_audit.purifier import Classifier, Purifier
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.exported import load_graph_classifier, load_graph_purifier
@@ -148,6 +149,10 @@ def _network(
     device: torch.device,
 ) -> nn.Module:
     """Build without memory, compare with the file, then take the file's tensors as weights."""
+    if isinstance(card.network, SpandrelArgs):  # detected in the tensors, not built from a card
+        channels = 1 if card.per_channel else card.image.channels
+        shape = (channels, card.image.height, card.image.width)
+        return spandrel_network(load_tensors(checkpoint), shape, checkpoint.source).to(device)
     try:
         with torch.device("meta"):
             network = build_network(card)

@@ -14,7 +14,7 @@ from purify_audit.images import ImageSet, choose, load_images, restrict
 from purify_audit.loading import load_classifier, load_purifier, purifier_card
 from purify_audit.opening import open_checkpoint, open_classifier
 from purify_audit.plan import AuditPlan, FileProbe
-from purify_audit.purifier import Classifier, Purifier
+from purify_audit.purifier import Classifier, Purifier, is_differentiable
 from purify_audit.reading import Reading
 from purify_audit.record import first_fault
 from purify_audit.shipped import shipped_classifier
@@ -153,15 +153,19 @@ def _assemble(
     images = choose(available, plan.images, plan.seed)
     card = _overridden(purifier_card(checkpoint), plan)
     _must_fit(checkpoint.source, card.image, images)
+    purifier, judge = load_purifier(checkpoint, device, card), _judge(plan, images, device)
+    if plan.attack is not None and judge is not None:
+        able = is_differentiable(purifier), is_differentiable(judge[1])
+        plan = plan.model_copy(update={"attack": plan.attack.forward_only(*able)})
     return Subject(
         plan=plan,
         checkpoint=checkpoint,
         card=card,
-        purifier=load_purifier(checkpoint, device, card),
+        purifier=purifier,
         images=images,
         available=len(available),
         brought=_brought(plan, images),
-        judge=_judge(plan, images, device),
+        judge=judge,
         device=device,
     )
 

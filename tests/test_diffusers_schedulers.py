@@ -40,14 +40,14 @@ GRIDS = [
 
 
 class Waves(nn.Module):
-    """A prediction that drives pixels out of range, for clipping to bite; or with variance logits."""
+    """A prediction that drives pixels out of range, for clipping to bite; perhaps variances too."""
 
     def __init__(self, learned=False):
         super().__init__()
         self.learned = learned
 
     def forward(self, x, t):
-        out = -torch.sin(1.7 * x + 0.01 * t[:, None, None, None]) + 0.3 * x.flip(1)
+        out = 0.5 - torch.sin(1.7 * x + 0.01 * t[:, None, None, None]) + 0.3 * x.flip(1)
         return torch.cat((out, torch.cos(2.0 * x)), 1) if self.learned else out
 
 

@@ -51,12 +51,16 @@ EVERY = [
     DDPMSampler(stride=9, variance="fixed-large", **RAW),
     DDPMSampler(steps=11, variance="learned-range", **RAW),
     DDPMSampler(steps=4, rounds=3, **RAW),
+    DDPMSampler(steps=7, spacing="leading", offset=2, rounds=2, **RAW),
+    DDPMSampler(steps=8, spacing="linspace", variance="fixed-large", **RAW),
     DDIMSampler(**RAW),
     DDIMSampler(eta=0.5, **RAW),
     DDIMSampler(eta=1.0, **RAW),
     DDIMSampler(eta=0.0, steps=7, **RAW),
     DDIMSampler(eta=0.5, steps=7, rounds=2, **RAW),
     DDIMSampler(eta=1.0, stride=8, **RAW),
+    DDIMSampler(eta=0.5, steps=7, spacing="leading", **RAW),
+    DDIMSampler(eta=0.5, steps=1, spacing="linspace", **RAW),
     VPSDESampler(clamp=False),
     VPSDESampler(steps=13, clamp=False),
     VPSDESampler(steps=45, rounds=2, clamp=False),
@@ -117,12 +121,16 @@ class Affine:
 
 
 def visited(t_star, sampler):
-    """Pairs (i, the index after it), from t* - 1 to -1."""
+    """Pairs (i, the index after it), from t* - 1 (leading: lower) to -1."""
+    n = sampler.steps or t_star
     if sampler.stride:
         grid = list(range(t_star - 1, -1, -sampler.stride))
-    else:
-        n = sampler.steps or t_star
+    elif sampler.spacing == "trailing":
         grid = [math.ceil(Fraction(t_star * (n - k), n)) - 1 for k in range(n)]
+    elif sampler.spacing == "leading":
+        grid = [k * (t_star // n) + sampler.offset for k in reversed(range(n))]
+    else:
+        grid = [round(Fraction((t_star - 1) * k, max(n - 1, 1))) for k in reversed(range(n))]
     return list(zip(grid, [*grid[1:], -1], strict=True))
 
 
@@ -145,7 +153,9 @@ def by_hand(card, mean, std, logit=0.0) -> Affine:
     state = Affine(1.0, 0.0).then(high - low, low)
     abar = [*literal_abar(card.schedule), 1.0]  # index -1 is the clean image
     for _ in range(card.sampler.rounds):
-        a = abar[card.t_star - 1]
+        strided = isinstance(card.sampler, DDPMSampler | DDIMSampler)
+        first = visited(card.t_star, card.sampler)[0][0] if strided else card.t_star - 1
+        a = abar[first]
         state = state.then(math.sqrt(a), 0.0).plus(math.sqrt(1.0 - a))
         match card.sampler:
             case DDPMSampler() as sampler:
@@ -550,13 +560,14 @@ def test_clipping_limits_every_clean_estimate(sampler, prediction, data_range, s
     assert (unclipped - want).abs().min() > 0.1
 
 
-def test_clipped_ddim_by_hand():
+@pytest.mark.parametrize("anew", [True, False])
+def test_clipped_ddim_by_hand(anew):
     """Indices 29 and 14, eta = 0, and a network that says eps = 20: both x0 are clipped to -1.
 
     x_14 = sqrt(a_14) (-1) + sqrt(1 - a_14) (x_29 + sqrt(a_29)) / sqrt(1 - a_29): the noise is the
-    one that leads from -1 to x_29. Keeping 20 instead would give a pixel further off by a lot.
+    one that leads from -1 to x_29. Without `clipped_eps` it stays 20, and the pixel is further off.
     """
-    card = diffusion_card(DDIMSampler(steps=2, clamp=False))
+    card = diffusion_card(DDIMSampler(steps=2, clamp=False, clipped_eps=anew))
     a = np.cumprod(1.0 - np.linspace(1e-4, 2e-2, 1000))
     x = torch.full((1, 1, 2, 2), 0.6, dtype=torch.float64)
     recorder = Recorder(Constant(20.0))
@@ -564,9 +575,10 @@ def test_clipped_ddim_by_hand():
     y = DiffusionPurifier(card, recorder)(x, script)
     x_29 = math.sqrt(a[29]) * 0.2 + math.sqrt(1.0 - a[29]) * 0.7
     eps = (x_29 + math.sqrt(a[29])) / math.sqrt(1.0 - a[29])
-    x_14 = -math.sqrt(a[14]) + math.sqrt(1.0 - a[14]) * eps
+    x_14 = -math.sqrt(a[14]) + math.sqrt(1.0 - a[14]) * (eps if anew else 20.0)
     assert (x_29 - math.sqrt(1.0 - a[29]) * 20.0) / math.sqrt(a[29]) < -1.0
-    assert (x_14 - math.sqrt(1.0 - a[14]) * 20.0) / math.sqrt(a[14]) < -1.0
+    second = (x_14 - math.sqrt(1.0 - a[14]) * 20.0) / math.sqrt(a[14])
+    assert second < -1.0 if anew else second == pytest.approx(-1.0, abs=1e-12)
     assert abs(eps - 20.0) > 1.0
     assert recorder.times == [29.0, 14.0]
     assert float(recorder.images[0][0, 0, 0, 0]) == pytest.approx(x_29, abs=1e-12)
@@ -716,6 +728,7 @@ class Varied(nn.Module):
         DDPMSampler(steps=4, variance="learned-range", **RAW),
         DDIMSampler(steps=4, eta=0.5, **RAW),
         DDIMSampler(steps=4, clamp=False),
+        DDIMSampler(steps=4, clipped_eps=False, clamp=False),
         VPSDESampler(steps=4, rounds=2, clamp=False),
         VPODESampler(steps=4, clamp=False),
         OneStepSampler(**RAW),

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -122,3 +123,50 @@ def test_every_index_without_steps_or_stride():
     assert reverse_indices(1, None, None) == (0,)
     assert reverse_indices(100, 4, None) == (99, 74, 49, 24)
     assert reverse_indices(100, None, 30) == (99, 69, 39, 9)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.data())
+def test_leading_steps_are_equal_jumps_down_to_the_offset(data):
+    t_star = data.draw(st.integers(1, 4000))
+    n = data.draw(st.integers(1, t_star))
+    jump = t_star // n
+    offset = data.draw(st.integers(0, t_star - 1 - (n - 1) * jump))
+    grid = reverse_indices(t_star, n, None, "leading", offset)
+    assert list(grid) == [k * jump + offset for k in reversed(range(n))]
+    assert t_star > grid[0] >= grid[-1] == offset
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.data())
+def test_linspace_steps_have_both_ends(data):
+    """Nearest integers, halves to even; where n is 1, only the lower end."""
+    t_star = data.draw(st.integers(1, 4000))
+    n = data.draw(st.integers(1, t_star))
+    grid = reverse_indices(t_star, n, None, "linspace")
+    exact = [Fraction((t_star - 1) * k, max(n - 1, 1)) for k in reversed(range(n))]
+    assert all(abs(index - want) <= Fraction(1, 2) for index, want in zip(grid, exact))
+    assert [i for i, e in zip(grid, exact) if e.denominator != 2] == [
+        round(e) for e in exact if e.denominator != 2
+    ]
+    assert all(a > b for a, b in pairwise(grid))
+    assert grid[-1] == 0
+    assert n == 1 or grid[0] == t_star - 1
+
+
+def test_spacings_by_example():
+    assert reverse_indices(100, 4, None, "trailing", 7) == (99, 74, 49, 24)
+    assert reverse_indices(100, 4, None, "leading") == (75, 50, 25, 0)
+    assert reverse_indices(100, 4, None, "leading", 1) == (76, 51, 26, 1)
+    assert reverse_indices(103, 4, None, "leading", 27) == (102, 77, 52, 27)
+    assert reverse_indices(100, 4, None, "linspace") == (99, 66, 33, 0)
+    assert reverse_indices(6, 3, None, "linspace") == (5, 2, 0)
+    assert reverse_indices(100, 1, None, "linspace") == (0,)
+    for spacing in ("trailing", "leading", "linspace"):
+        assert reverse_indices(4, None, None, spacing) == (3, 2, 1, 0)
+        assert reverse_indices(100, None, 30, spacing, 5) == (99, 69, 39, 9)
+
+
+def test_leading_steps_beyond_t_star_are_refused():
+    with pytest.raises(ValueError, match="4 leading steps from offset 25 begin at 100"):
+        reverse_indices(100, 4, None, "leading", 25)

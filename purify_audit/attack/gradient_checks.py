@@ -16,6 +16,8 @@ from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Classifier, Purifier, Step
 from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.foreign import ForeignPurifier
+from purify_audit.purifiers.foreign_errors import ForeignCodeError
 
 CHECKED = 8
 """Images whose gradients are checked in float64."""
@@ -84,6 +86,8 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
     near = (_INSIDE + (1.0 - 2.0 * _INSIDE) * x[:n] + _BESIDE * (2.0 * u - 1.0)).float()
     wide = near.double()
     purifier = in_float64(aim.defence.purifier)
+    if (unchecked := _refuses_float64(purifier, wide, noise)) is not None:
+        return [unchecked], {}
     head = _head(in_float64(aim.defence.classifier), labels, aim.loss)
 
     def loss(z: Tensor) -> Tensor:
@@ -111,6 +115,19 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
         f" {errors['float32_error']:.2g} (relative)."
     )
     return [finding("PA301", told, dict(errors))], errors
+
+
+def _refuses_float64(purifier: Purifier, wide: Tensor, noise: Noise) -> Finding | None:
+    """Somebody's own code may hold types together that nobody can change from outside."""
+    if not isinstance(purifier, ForeignPurifier):
+        return None
+    try:
+        with torch.no_grad():
+            purifier(wide, noise)
+    except ForeignCodeError as error:
+        told = f"The gradient could not be checked in float64: {error}."
+        return finding("PA301", told, {"error": str(error)}, severity="warning")
+    return None
 
 
 def _head(classifier: Classifier, labels: Tensor, loss: Loss) -> Head:

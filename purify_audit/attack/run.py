@@ -20,7 +20,7 @@ from purify_audit.choices import DDIMSampler, DDPMSampler, Norm, OneStepSampler
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet
 from purify_audit.noise import Noise, Stream
-from purify_audit.purifier import Purifier
+from purify_audit.purifier import Purifier, is_differentiable
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 
 Randomness = Literal["aligned", "fresh"]
@@ -126,7 +126,8 @@ def _warm(
 
 def _easy(aim: Objective, short: Purifier) -> Objective:
     """The same objective with a cheaper purifier, and with gradients of it if there are any."""
-    kind: GradientKind = "none" if aim.gradient == "none" else "exact"
+    able = aim.gradient != "none" and is_differentiable(short)
+    kind: GradientKind = "exact" if able else "none"
     defence = replace(aim.defence, purifier=short)
     return replace(aim, defence=defence, gradient=kind, surrogate=None)
 

@@ -26,6 +26,7 @@ def _is_classic(state: State) -> bool:
 
 
 def _classic(state: State) -> Draft:
+    """RobustBench's class also has `sub_block1`, whose weights it saves and never uses."""
     blocks = len(indices(state, "block1.layer."))
     wide = ratio(shape(state, "block1.layer.0.conv1.weight", 4)[0], 16, "width of a level")
     network = {
@@ -34,7 +35,8 @@ def _classic(state: State) -> Draft:
         "width": wide,
         "layout": "classic",
     }
-    return _classifier(state, network, shape(state, "conv1.weight", 4)[1], "fc.weight")
+    used = {name: t for name, t in state.items() if not name.startswith("sub_block1.")}
+    return _classifier(used, network, shape(state, "conv1.weight", 4)[1], "fc.weight")
 
 
 def _is_deepmind(state: State) -> bool:

@@ -155,6 +155,11 @@ PRESETS: dict[str, Preset] = {
         "Zhang et al. 2018, 2021: told a noise level of 25/255, which is added before it",
         {"sigma": 25 / 255, "level": 25 / 255},
     ),
+    "spandrel": Preset(
+        ("spandrel",),
+        "spandrel (an extra) detects the network in the weights; images in [0, 1]",
+        {},
+    ),
     "robustbench-standard": Preset(
         ("wideresnet",),
         "RobustBench, `Standard` and others of its classic layout: pixels in [0, 1] as they are",

@@ -83,7 +83,12 @@ def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Check
     if path.is_dir():
         return _read_folder(path, reading, image)
     contents = read_weights(path, reading.allow_pickle)
-    chosen, note = _choose(path, _candidates(path, contents), reading)
+    if reading.preset == restoration.SPANDREL.name:
+        states = state_dicts(contents.tree).items()
+        found = [Candidate(place, restoration.SPANDREL, state) for place, state in states]
+    else:
+        found = _candidates(path, contents)
+    chosen, note = _choose(path, found, reading)
     try:
         draft = chosen.format.draft(chosen.state)
     except CheckpointError as error:

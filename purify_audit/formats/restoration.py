@@ -70,6 +70,14 @@ def _feedforward(state: State, network: dict[str, object], channels: int) -> Dra
     return Draft(fields, {name: name for name in state})
 
 
+def _any(state: State) -> Draft:
+    fields = {"family": "feedforward", "network": {"arch": "spandrel"}, "data_range": [0.0, 1.0]}
+    return Draft(fields, {name: name for name in state})
+
+
+SPANDREL = Format("spandrel", "a restorer for spandrel to detect", lambda state: True, _any)
+"""Whatever the user says is one (`--as spandrel`); loading it tells whether it is."""
+
 FORMATS = (
     Format("dncnn", "a DnCNN denoiser", _is_dncnn, _dncnn),
     Format("ffdnet", "an FFDNet denoiser", _is_ffdnet, _ffdnet),

@@ -103,7 +103,11 @@ class DiffusionPurifier:
                 yield lambda x: self._limit(self.predict(x, indices[0]).x0, sampler.clip)
 
     def _ddpm(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
-        """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021."""
+        """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021.
+
+        (Diffusers' DDPMScheduler also adds noise in a last jump that is not from index 0, unless
+        the variance is fixed-small.)
+        """
         sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
         assert isinstance(sampler, DDPMSampler)
         here, there = schedule.left(i), schedule.left(p)

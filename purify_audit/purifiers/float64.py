@@ -1,36 +1,44 @@
-"""Code written for float32, run in float64 without changing a line or a weight of it.
+"""Code written for float32, run in float64 without changing a line of it.
 
-Rounding hides whether a gradient is right; float64 shows it. Networks that nobody can find (in a
-closure, a global, a library's object) cannot be copied and converted, so every operator is given
-float64 instead of what it asked for.
+Rounding hides whether a gradient is right; float64 shows it. Networks deep inside of somebody's
+code cannot be copied, so their weights are float64 for as long as it runs, and every operator is
+given float64 instead of what it asked for.
 """
 
 import contextlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-_IN_PLACE = re.compile(r"\w*[^_]_|__i\w+__|__setitem__")
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """Every operator within computes in float64, whatever type its tensors have or it is told."""
+def in_float64(modules: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """Every operator within computes in float64, whatever type its tensors have or it is told.
+
+    Args:
+        modules: networks whose weights are float64 meanwhile. Others are cast where an operator
+            reads them, which convolutions refuse: they compare types before anybody can cast.
+    """
     found = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    weights = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
+    narrow = {key: t.data for key, t in weights.items() if t.dtype in _NARROW}
     try:
-        with _WidenMixed(), _Widen():  # type: ignore[no-untyped-call]
+        torch.set_default_dtype(torch.float64)
+        for key, values in narrow.items():
+            weights[key].data = values.double()
+        with _Widen():  # type: ignore[no-untyped-call]
             yield
     finally:
         torch.set_default_dtype(found)
+        for key, values in narrow.items():
+            weights[key].data = values
 
 
 class _Widen(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -52,25 +60,6 @@ class _Widen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kwargs.get("dtype") in _NARROW:
             kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
-
-
-class _WidenMixed(TorchFunctionMode):
-    """Casts where types are mixed: convolutions and others compare them before they dispatch."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        found = {t.dtype for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        name = getattr(func, "__name__", "")
-        writes = "out" in kwargs or name == "__set__" or _IN_PLACE.fullmatch(name)
-        if writes or torch.float64 not in found or found.isdisjoint(_NARROW):
-            return func(*args, **kwargs)
-        return func(*_widen(args), **_widen(kwargs))
 
 
 def _widen(argument: Any) -> Any:

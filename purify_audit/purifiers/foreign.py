@@ -22,7 +22,7 @@ from purify_audit.purifiers.capture import Capture
 from purify_audit.purifiers.draws import CapturedDraw, NeedsFewerRows, UnalignedRandomnessError
 from purify_audit.purifiers.float64 import in_float64
 from purify_audit.purifiers.foreign_errors import ForeignCodeError, NoGraphError, told
-from purify_audit.purifiers.foreign_modules import in_training_mode
+from purify_audit.purifiers.foreign_modules import in_training_mode, modules_of
 from purify_audit.purifiers.rows import ONE_ROW, Handling, study
 from purify_audit.record import printable
 
@@ -196,8 +196,7 @@ class ForeignPurifier:
 
     def _purify(self, x: Tensor) -> Tensor:
         low, high = self.data_range
-        precision = in_float64() if x.dtype == torch.float64 else contextlib.nullcontext()
-        with precision:
+        with _precision(x, self.code):
             if (low, high) != (0.0, 1.0):
                 x = x * (high - low) + low
             with told(self.card.network.factory):
@@ -223,7 +222,7 @@ class _Differentiable(torch.autograd.Function):
         with torch.inference_mode(False), torch.enable_grad(), capture:
             leaf = x.detach().clone().requires_grad_()
             y = purifier._purify(leaf.clone())  # the code may write to what it is given
-        ctx.graph = leaf, y, capture, purifier.card.network.factory
+        ctx.graph = leaf, y, capture, purifier
         out = y.detach()
         if not y.requires_grad:
             ctx.mark_non_differentiable(out)
@@ -232,16 +231,23 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None]:
-        leaf, y, capture, factory = ctx.graph
-        precision = in_float64() if leaf.dtype == torch.float64 else contextlib.nullcontext()
-        with capture, precision, _reentrant_checkpoints(), told(factory):
-            (at_x,) = torch.autograd.grad(y, leaf, g, allow_unused=True)
-        return at_x, None, None
+        leaf, y, capture, purifier = ctx.graph
+        precision = _precision(leaf, purifier.code)
+        with capture, precision, _reentrant_checkpoints(), told(purifier.card.network.factory):
+            torch.autograd.backward(y, g, inputs=leaf)
+        return leaf.grad, None, None
+
+
+def _precision(x: Tensor, code: Code) -> contextlib.AbstractContextManager[None]:
+    """Code runs in float64 when it is given float64."""
+    if x.dtype == torch.float64:
+        return in_float64(modules_of(code))
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _reentrant_checkpoints() -> Iterator[None]:
-    """Lets `checkpoint(use_reentrant=True)` work below `torch.autograd.grad`.
+    """Lets `checkpoint(use_reentrant=True)` work where only the gradient at x is wanted.
 
     It refuses there because it would miss gradients of weights, which nobody asks for here; those
     of its inputs are right.
@@ -293,8 +299,7 @@ class ForeignClassifier:
             torch.tensor(v, dtype=x.dtype, device=x.device).reshape(1, -1, 1, 1)
             for v in (self.card.mean, self.card.std)
         )
-        precision = in_float64() if x.dtype == torch.float64 else contextlib.nullcontext()
-        with precision, told(factory):
+        with _precision(x, self.code), told(factory):
             logits = self.code((x - mean) / std)
         if not isinstance(logits, Tensor) or logits.shape != (len(x), self.classes):
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Iterator
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,10 @@ _DEPTH = 4  # of an object in an attribute of an object in a closure, say
 
 
 def modules_of(code: object) -> list[nn.Module]:
-    """Networks that a callable is, or holds: in attributes, closures, defaults or containers."""
+    """Networks that a callable is, holds or names.
+
+    In attributes, closures, defaults, global variables, and containers of these.
+    """
     found: dict[int, nn.Module] = {}
     seen = set[int]()
     level: list[object] = [code]
@@ -54,7 +57,7 @@ def _parts(thing: Any) -> Iterable[object]:
             return thing
         case dict():
             return thing.values()
-        case type():
+        case type() | ModuleType():
             return ()
         case _:
             return vars(thing).values() if hasattr(thing, "__dict__") else ()
@@ -69,7 +72,8 @@ def _cells(function: FunctionType) -> Iterator[object]:
 
 
 def _globals(function: FunctionType) -> Iterator[object]:
-    """Global networks that a function names; other globals may be anything."""
+    """Global objects that a function names."""
     for name in function.__code__.co_names:
-        if isinstance(thing := function.__globals__.get(name), nn.Module):
+        thing = function.__globals__.get(name)
+        if not isinstance(thing, ModuleType | type):
             yield thing

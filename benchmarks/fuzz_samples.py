@@ -4,14 +4,14 @@ To add a kind, write a function that makes one and put it into `SAMPLES` with wh
 """
 
 import gzip
-import json
 import os
 import pickle  # noqa: TID251 - hostile pickles, to be refused
 import struct
-import zipfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from purify_audit.architectures import AutoencoderArgs, DDPMUNetArgs, DnCNNArgs, NCSNppArgs, UNetArgs
+from purify_audit.architectures import (
+    AutoencoderArgs,
+    DDPMUNetArgs,
+    DnCNNArgs,
+    NCSNppArgs,
+    UNetArgs,
+)
 from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard, ImageSpec, Provenance
 from purify_audit.checkpoint import save_checkpoint
 from purify_audit.errors import InputError
@@ -60,18 +66,19 @@ class Sample:
     share: float = 1.0
     refused: bool = False
 
-    def must_be_valid(self, folder: Path) -> None:
-        """Read the undamaged sample, so that damage and not the sample is what is refused.
+    def check(self, folder: Path) -> None:
+        """Read the undamaged sample, so that it is damage and not the sample that is refused.
 
         Raises:
-            AssertionError: it is refused and should not be, or the other way about.
+            ValueError: it is refused and should not be, or the other way about.
         """
+        fault = "is read"
         try:
             self.read(folder / self.file)
         except InputError as error:
-            assert self.refused, f"{self.name}: {error}"
-        else:
-            assert not self.refused, f"{self.name}: is read"
+            fault = str(error)
+        if (fault != "is read") != self.refused:
+            raise ValueError(f"the undamaged sample '{self.name}' {fault}")
 
 
 # --- readers ------------------------------------------------------------------------------------
@@ -208,8 +215,6 @@ class _Blur(nn.Module):
 
 
 def _torchscript(path: Path) -> None:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and still what people have
         torch.jit.save(torch.jit.trace(_Blur(), torch.ones(3, 1, 8, 8)), path)
@@ -247,18 +252,22 @@ def _diffusers(path: Path) -> None:
 
 # --- images -------------------------------------------------------------------------------------
 
-_PIXELS = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8)
-_LABELS = np.array([0, 1, 2])
+_PIXELS = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
+_LABELS = [0, 1, 2, 1]
 
 
 def _npz(path: Path, save: Callable[..., None]) -> None:
-    save(path, x=_PIXELS, y=_LABELS)
+    save(path, x=_PIXELS, y=np.array(_LABELS))
+
+
+def _image_tensors(path: Path) -> None:
+    save_file({"x": torch.from_numpy(_PIXELS), "y": torch.tensor(_LABELS)}, path)
 
 
 def _idx_folder(path: Path) -> None:
     path.mkdir()
     images = struct.pack(">4B3I", 0, 0, 8, 3, *_PIXELS.shape) + _PIXELS.tobytes()
-    labels = struct.pack(">4BI", 0, 0, 8, 1, 3) + bytes([0, 1, 2])
+    labels = struct.pack(">4BI", 0, 0, 8, 1, 4) + bytes(_LABELS)
     (path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, mtime=0))
     (path / "t10k-labels-idx1-ubyte").write_bytes(labels)
 
@@ -282,8 +291,6 @@ def _cifar_bin(path: Path) -> None:
 
 
 def _parquet(path: Path) -> None:
-    from io import BytesIO
-
     import pyarrow
     from PIL import Image
     from pyarrow import parquet
@@ -292,20 +299,49 @@ def _parquet(path: Path) -> None:
     for row in _PIXELS:
         Image.fromarray(row).save(data := BytesIO(), "PNG")
         pictures.append({"bytes": data.getvalue(), "path": "x.png"})
-    parquet.write_table(pyarrow.table({"image": pictures, "label": [0, 1, 2]}), path)
+    parquet.write_table(pyarrow.table({"image": pictures, "label": _LABELS}), path)
 
 
-def _zip_of_text(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("model/data.json", json.dumps({"weights": [1.0] * 9}))
-
+_SDE = {"prediction": "eps", "clock": "continuous", "schedule.kind": "linear"}
+_SDE |= {"data_range": "-1,1", "network.fir": "false", "network.scale_by_sigma": "false"}
 
 SAMPLES = (
     Sample("native purifier", "a.safetensors", _native, _purifier, 2),
     Sample("native classifier", "c.safetensors", _native_classifier, _classifier),
-    Sample(
-        "weights, zip pickle", "w.pth", partial(_training, zipped=True), read_weights, 3
+    Sample("weights, zip", "w.pth", partial(_training, zipped=True), read_weights, 3),
+    Sample("weights, legacy", "w.ckpt", partial(_training, zipped=False), read_weights, 3),
+    *(
+        Sample(
+            f"hostile, {'zip' if zipped else 'legacy'}, protocol {protocol}",
+            "h.pth",
+            partial(_hostile, protocol=protocol, zipped=zipped),
+            read_weights,
+            refused=True,
+        )
+        for zipped, protocol in ((True, 2), (True, 4), (False, 2))
     ),
-    Sample("weights, legacy pickle", "w.ckpt", partial(_training, zipped=False), read_weights, 3),
-    Sample("hostile, zip pickle", "h.pth", partial(_hostile, protocol=2, zipped=True), read_weights, 2, True),
+    Sample("hostile, plain", "h.pkl", _hostile_plain, read_weights, 0.5, refused=True),
+    Sample("ddim list", "d.pth", _ddim_list, partial(_purifier, weights="ema", assume=_CHAIN)),
+    Sample(
+        "score_sde", "s.pth", _score_sde, partial(_purifier, weights="ema", assume=_CHAIN | _SDE)
+    ),
+    Sample("dncnn, legacy", "n.pth", _legacy_dncnn, partial(_purifier, assume={"sigma": "0.1"})),
+    Sample("diffusers", "folder", _diffusers, partial(_purifier, assume=_CHAIN)),
+    Sample("exported program", "e.pt2", _exported, _purifier, 2),
+    Sample("torchscript", "t.pt", _torchscript, _purifier, 0.5, refused=True),
+    Sample(
+        "onnx",
+        "o.onnx",
+        _onnx,
+        partial(_purifier, assume={"data_range": "0,1", "noise": "none"}),
+    ),
+    Sample("npy", "x.npy", lambda path: np.save(path, _PIXELS), _images),
+    Sample("npz", "x.npz", partial(_npz, save=np.savez), _images),
+    Sample("npz, compressed", "x.npz", partial(_npz, save=np.savez_compressed), _images),
+    Sample("safetensors images", "x.safetensors", _image_tensors, _images),
+    Sample("idx", "idx", _idx_folder, _images),
+    Sample("pictures", "pictures", _pictures, _images),
+    Sample("cifar pickle", "cifar", _cifar, _images, 2),
+    Sample("cifar binary", "b.bin", _cifar_bin, _images, 0.5),
+    Sample("parquet", "p.parquet", _parquet, _images, 2),
 )

@@ -190,6 +190,7 @@ class LucidrainsArgs(Record):
         groups: of GroupNorm inside the blocks (package versions before 2.0); or none, for RMSNorm.
         heads: of every attention.
         head_channels: width of one head.
+        memory: learned keys and values that each head has besides those of the pixels.
         full_attention: levels with softmax attention; the others have linear attention. The
             middle always has softmax attention; the package's default is the last level.
     """
@@ -200,6 +201,7 @@ class LucidrainsArgs(Record):
     groups: Channels | None = None
     heads: Annotated[int, Field(ge=1, le=256)] = 4
     head_channels: Channels = 32
+    memory: Annotated[int, Field(ge=1, le=1024)] = 4
     full_attention: Levels = ()
 
     @model_validator(mode="after")

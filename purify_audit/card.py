@@ -107,7 +107,9 @@ class DiffusionCard(_Card):
     schedule: Schedule
     data_range: DataRange
     learned_variance: bool = False  # the network has a second half of channels: variance logits
-    t_star: Positive  # purification noises to index t* − 1 of the schedule (Nie et al. 2022)
+    # Purification noises to index t* − 1 of the schedule (Nie et al. 2022); with leading spacing,
+    # to the highest index of the grid.
+    t_star: Positive
     sampler: Sampler
 
     @property
@@ -150,14 +152,14 @@ class DiffusionCard(_Card):
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
         sampler = self.sampler
-        if isinstance(sampler, DDPMSampler | DDIMSampler) and sampler.spacing == "leading":
-            count = sampler.steps or self.t_star
-            first = (count - 1) * (self.t_star // count) + sampler.offset
-            if sampler.stride is None and first >= self.t_star:
-                raise ValueError(
-                    f"{count} steps of leading spacing and offset {sampler.offset} begin at index"
-                    f" {first}, but the highest below t_star is {self.t_star - 1}"
-                )
+        if not isinstance(sampler, DDPMSampler | DDIMSampler) or sampler.steps is None:
+            return self
+        first = (sampler.steps - 1) * (self.t_star // sampler.steps) + sampler.offset
+        if sampler.spacing == "leading" and first >= self.t_star:
+            raise ValueError(
+                f"{sampler.steps} steps of leading spacing and offset {sampler.offset} begin at"
+                f" index {first}, but the highest below t_star is {self.t_star - 1}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -206,8 +206,6 @@ class Langevin(nn.Module):
         for _ in range(3):
             if not self.differentiable or not x.requires_grad:
                 x = x.detach().requires_grad_()
-            (g,) = torch.autograd.grad(
-                self.energy(x).sum(), x, create_graph=self.differentiable
-            )
+            (g,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=self.differentiable)
             x = x - 0.5 * g + 0.05 * torch.randn_like(x)
         return x if self.differentiable else x.detach()

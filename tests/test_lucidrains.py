@@ -16,7 +16,9 @@ from purify_audit.loading import load_purifier
 from purify_audit.networks.lucidrains import LucidrainsUNet
 
 GREY = ImageSpec(channels=1, height=8, width=8)
-SMALL = LucidrainsArgs(width=8, multipliers=(1, 2), heads=2, head_channels=5, full_attention=(1,))
+SMALL = LucidrainsArgs(
+    width=8, multipliers=(1, 2), heads=2, head_channels=5, memory=3, full_attention=(1,)
+)
 GROUPS = LucidrainsArgs(width=8, multipliers=(2, 1, 1), groups=4, heads=1, head_channels=6)
 VARIANTS = pytest.mark.parametrize("args", [SMALL, GROUPS], ids=["rms", "groups"])
 
@@ -47,10 +49,10 @@ def block_shapes(key, c_in, c_out, time, norms=(".norm.g",)):
 
 
 def attention_shapes(key, width, full):
-    """Two heads of 5 channels, 4 learned keys and values."""
+    """Two heads of 5 channels, 3 learned keys and values."""
     shapes = {
         f"{key}.norm.g": (1, width, 1, 1),
-        f"{key}.mem_kv": (2, 2, 4, 5) if full else (2, 2, 5, 4),
+        f"{key}.mem_kv": (2, 2, 3, 5) if full else (2, 2, 5, 3),
         f"{key}.to_qkv.weight": (30, width, 1, 1),
     }
     out = f"{key}.to_out" if full else f"{key}.to_out.0"

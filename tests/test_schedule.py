@@ -163,7 +163,8 @@ def test_spacings_by_example():
     assert reverse_indices(6, 3, None, "linspace") == (5, 2, 0)
     assert reverse_indices(100, 1, None, "linspace") == (0,)
     for spacing in ("trailing", "leading", "linspace"):
-        assert reverse_indices(4, None, None, spacing) == (3, 2, 1, 0)
+        assert reverse_indices(4, None, None, spacing, 5) == (3, 2, 1, 0)
+        assert reverse_indices(4, 4, None, spacing) == (3, 2, 1, 0)
         assert reverse_indices(100, None, 30, spacing, 5) == (99, 69, 39, 9)
 
 

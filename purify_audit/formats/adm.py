@@ -17,7 +17,8 @@ def _draft(state: State) -> Draft:
         raise CheckpointError(
             "this network is told a class (label_emb.weight), and a purifier knows none"
         )
-    width, channels, _, _ = shape(state, "input_blocks.0.0.weight", 4)
+    width = shape(state, "time_embed.0.weight", 2)[1]  # the first convolution may be wider
+    channels = shape(state, "input_blocks.0.0.weight", 4)[1]
     out = shape(state, "out.2.weight", 4)[0]
     if out not in (channels, 2 * channels):
         raise CheckpointError(f"{out} channels come out where {channels} go in")
@@ -56,7 +57,7 @@ def _draft(state: State) -> Draft:
         "prediction": "eps",
         "clock": "index",
     }
-    return Draft(fields, {name: name for name in state})
+    return Draft(fields, {name: name for name in state}, ("prediction", "clock"))
 
 
 def _period(state: State) -> int | None:

@@ -1,6 +1,7 @@
 """From a draft to a card: what a file does not say comes from a preset, from the user, or not."""
 
 import json
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _ASKED = {  # what cannot be left to a default, by network
     "drunet": ("level",),
     "dncnn": ("sigma",),
 }
+_USUAL = "no tensor tells; every published file of this layout has it"
 
 
 def preset_of(reading: Reading, format_name: str, where: str) -> Preset | None:
@@ -62,6 +64,7 @@ def complete_card(
     drafted: dict[str, Any],
     reading: Reading,
     image: ImageSpec | None,
+    conventions: tuple[str, ...] = (),
 ) -> tuple[PurifierCard | ClassifierCard, tuple[Assumption, ...]]:
     """A card, and what in it the file does not say.
 
@@ -71,25 +74,29 @@ def complete_card(
         drafted: what the file says; `channels` where the size of the images is not known.
         reading: the user's answers.
         image: of the images that are to be purified, if they are known.
+        conventions: drafted fields that the file does not say, but its layout.
 
     Raises:
         PlanError: something is left to say; the message lists it, and presets that say it.
         CardError: the answers contradict the file or each other.
     """
-    fields = deepcopy(drafted)
-    notes: list[Assumption] = []
-    channels = fields.pop("channels", None)
+    channels = drafted.get("channels")
+    known = deepcopy({name: value for name, value in drafted.items() if name != "channels"})
+    fields = {"spec": 1, "name": (path.absolute().name or "/")[:200]} | deepcopy(known)
+    usual = [(name, _take(known, name), _USUAL) for name in conventions]
+    known.pop("sampler", None)  # what a scheduler's file says of it is a proposal
     preset = preset_of(reading, format_name, str(path))
+    fields["provenance"] = _provenance(preset)
     said: list[tuple[str, Any, str]] = []
     if preset is not None:
         said += [(name, value, preset.source) for name, value in preset.fields.items()]
     answers = {name: _value(name, text) for name, text in reading.assume.items()}
     said += [(name, value, "given by the user") for name, value in answers.items()]
     last: dict[str, Assumption] = {}
-    for name, value, source in said:
-        _put(fields, drafted, name, value, f"{path}: {source}")
+    for name, value, source in (*usual, *said):
+        _put(fields, known, name, value, f"{path}: {source}")
         last[name] = Assumption(what=name, value=printable(json.dumps(value)), source=source)
-    notes += last.values()
+    notes = list(last.values())
     if "image" not in fields and image is not None:
         fields["image"] = image.model_dump()
         notes.append(
@@ -97,7 +104,6 @@ def complete_card(
         )
     _must_be_said(path, format_name, fields, said)
     _must_have(path, fields, channels)
-    fields |= {"spec": 1, "name": path.name[:200], "provenance": _provenance(preset)}
     card = parse_card(json.dumps(fields), str(path))
     return card, tuple(notes)
 
@@ -107,23 +113,31 @@ def _must_be_said(
 ) -> None:
     missing = [name for name in _NEEDED[fields["family"]] if name not in fields]
     answered = {name for name, _, _ in said}
-    network = fields.get("network", {})
-    asked = _ASKED.get(network.get("arch", ""), ())
-    if network.get("embedding") == "fourier":
-        asked = (*asked, "network.centered")  # published VE networks take [0, 1], and double it
-    for choice in asked:
-        known = choice.partition(".")[2] in network
+    for choice in _asked(fields):
+        known = choice.partition(".")[2] in fields["network"]
         if not known and not answered.intersection(choice.split(" or ")):
             missing.append(choice)
     if not missing:
         return
     fitting = presets_for(format_name)
-    presets = f"--preset {' or '.join(fitting)}, or by " if fitting else ""
+    presets = f"--as {' or '.join(fitting)}, or by " if fitting else ""
     raise PlanError(
         f"{path}: is {format_name}, but nothing says {', '.join(missing)}; answer with {presets}"
         f"--assume {missing[0].split(' or ')[0]}=…"
         + (" (or --t-star)" if "t_star" in missing else "")
     )
+
+
+def _asked(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Choices of a network that its tensors do not show, and that have no safe default."""
+    network, schedule = fields.get("network", {}), fields.get("schedule")
+    asked = _ASKED.get(network.get("arch", ""), ())
+    if network.get("embedding") == "fourier":
+        asked = (*asked, "network.centered")  # published VE networks take [0, 1], and double it
+    steps = schedule.get("steps", 1000) if isinstance(schedule, dict) else 1000
+    if network.get("arch") == "adm" and steps != 1000:  # the time may be told as if they were 1000
+        asked = (*asked, "network.time_scale")
+    return asked
 
 
 def _must_have(path: Path, fields: dict[str, Any], channels: int | None) -> None:
@@ -142,7 +156,7 @@ def _must_have(path: Path, fields: dict[str, Any], channels: int | None) -> None
 
 
 def _put(
-    fields: dict[str, Any], drafted: dict[str, Any], name: str, value: Any, where: str
+    fields: dict[str, Any], known: dict[str, Any], name: str, value: Any, where: str
 ) -> None:
     """Set a field by its dotted name, unless the file says otherwise.
 
@@ -150,17 +164,35 @@ def _put(
         CardError: the file says otherwise.
     """
     *parents, last = name.split(".")
-    here, known = fields, drafted
+    here = fields
     for parent in parents:
         here, known = here.setdefault(parent, {}), known.get(parent, {})
         if not isinstance(here, dict) or not isinstance(known, dict):
-            raise CardError(f"{where}: '{name}' is inside what is no group of fields")
-    if last in known and last not in ("sampler", "schedule", "data_range") and known[last] != value:
+            raise CardError(f"{where}: '{printable(name)}' is inside what is no group of fields")
+    if last not in known:
+        here[last] = deepcopy(value)
+    elif not _agree(known[last], value):
         raise CardError(
             f"{where}: '{name}' is {printable(json.dumps(value))}, but the file itself says"
             f" {printable(json.dumps(known[last]))}"
         )
-    here[last] = value
+
+
+def _take(known: dict[str, Any], name: str) -> Any:
+    """Remove a field by its dotted name."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        known = known[parent]
+    return known.pop(last)
+
+
+def _agree(known: Any, value: Any) -> bool:
+    """Whether two values are the same, numbers as far as float32 tells."""
+    if isinstance(known, list) and isinstance(value, list) and len(known) == len(value):
+        return all(map(_agree, known, value))
+    if isinstance(known, float) and isinstance(value, float):
+        return math.isclose(known, value, rel_tol=1e-6)
+    return bool(known == value)
 
 
 def _value(name: str, text: str) -> Any:
@@ -169,14 +201,18 @@ def _value(name: str, text: str) -> Any:
         return parse_sampler(*parse_settings(text)).model_dump()
     if name == "image":
         parts = text.split("x")
-        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-            raise PlanError(f"image '{text}' is not CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+        if len(parts) != 3 or not all(part.isdecimal() and len(part) < 6 for part in parts):
+            raise PlanError(
+                f"image '{printable(text)}' is not CHANNELSxHEIGHTxWIDTH, such as 3x32x32"
+            )
         return dict(zip(("channels", "height", "width"), map(int, parts), strict=True))
     for attempt in (text, f"[{text}]"):
         try:
-            return json.loads(attempt)
+            value = json.loads(attempt)
         except (ValueError, RecursionError):
             continue
+        lone = name in ("mean", "std") and isinstance(value, int | float)
+        return [value] if lone else value
     return text
 
 

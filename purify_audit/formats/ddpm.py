@@ -40,7 +40,8 @@ def _draft(state: State) -> Draft:
         "data_range": [-1.0, 1.0],
         "schedule": {"kind": "linear"},
     }
-    return Draft(fields, {name: name for name in state})
+    conventions = ("prediction", "clock", "data_range", "schedule")
+    return Draft(fields, {name: name for name in state}, conventions)
 
 
 FORMAT = Format("ddpm", "Ho et al.'s DDPM U-Net", _marks, _draft)

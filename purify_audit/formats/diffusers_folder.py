@@ -21,7 +21,6 @@ _VARIANCE = {
     "fixed_small": "fixed-small",
     "fixed_small_log": "fixed-small",
     "fixed_large": "fixed-large",
-    "fixed_large_log": "fixed-large",
     "learned_range": "learned-range",
 }
 
@@ -54,13 +53,16 @@ def draft_fields(folder: Path) -> dict[str, Any]:
     for field in ("num_class_embeds", "class_embed_type"):
         if config.get(field) is not None:
             raise CheckpointError(f"{folder}: its network is told a class ('{field}' is set)")
+    centred = config.get("center_input_sample") is True  # then it doubles pixels by itself
     size = config.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
     if not (len(sides) == 2 and all(type(side) is int for side in sides)):
         raise CheckpointError(f"{folder}: config.json does not give sample_size")
     channels, out = config.get("in_channels", 3), config.get("out_channels", 3)
-    if out not in (channels, 2 * channels):
-        raise CheckpointError(f"{folder}: {out} channels come out where {channels} go in")
+    if not (type(channels) is type(out) is int and out in (channels, 2 * channels)):
+        raise CheckpointError(
+            f"{folder}: {printable(str(out))} channels come out where {printable(str(channels))} go in"
+        )
     public = {n: v for n, v in config.items() if n == "_class_name" or not n.startswith("_")}
     return {
         "family": "diffusion",
@@ -68,7 +70,7 @@ def draft_fields(folder: Path) -> dict[str, Any]:
         "image": {"channels": channels, "height": sides[0], "width": sides[1]},
         "learned_variance": out == 2 * channels,
         "clock": "index",
-        "data_range": [-1.0, 1.0],
+        **({} if centred else {"data_range": [-1.0, 1.0]}),
         **_scheduler_fields(folder),
     }
 

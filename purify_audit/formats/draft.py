@@ -20,10 +20,13 @@ class Draft:
     Attributes:
         fields: of the card; `network` is a mapping too.
         tensors: the file's name of each of the network's tensors.
+        conventions: fields, by dotted name, that no tensor tells and that published files of the
+            layout have alike; they are recorded, and the user may say otherwise.
     """
 
     fields: dict[str, Any]
     tensors: dict[str, str] = field(default_factory=dict)
+    conventions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ def _draft(state: State) -> Draft:
         if found := _BLOCK.fullmatch(name):
             here = blocks.setdefault(int(found[1]), {})
             here[int(found[2])] = shape(state, name, 4)[0]
-    if not blocks or len({len(here) for here in blocks.values()}) != 1:
-        raise CheckpointError("its encoder's blocks are not those of a SongUNet")
     sides = sorted(blocks, reverse=True)
+    count = len(blocks[sides[0]]) if sides else 0
+    if not count or any(set(here) != set(range(count)) for here in blocks.values()):
+        raise CheckpointError("its encoder's blocks are not those of a SongUNet")
     width, channels, _, _ = shape(state, f"model.enc.{sides[0]}x{sides[0]}_conv.weight", 4)
     attention = [
         level
@@ -42,7 +43,7 @@ def _draft(state: State) -> Draft:
         "arch": "edm",
         "width": width,
         "multipliers": [ratio(blocks[side][0], width, "width of a level") for side in sides],
-        "blocks": len(blocks[sides[0]]),
+        "blocks": count,
         "attention": attention,
         "augment": shape(state, augment, 2)[1] if augment in state else 0,
     }
@@ -54,7 +55,7 @@ def _draft(state: State) -> Draft:
         "clock": "sigma",
         "data_range": [-1.0, 1.0],
     }
-    return Draft(fields, {name: name for name in state})
+    return Draft(fields, {name: name for name in state}, ("data_range",))
 
 
 FORMAT = Format("edm", "an EDM network (SongUNet)", _marks, _draft)

@@ -7,7 +7,8 @@ network predicts. Its clean estimates are clipped to [−1, 1], and its variance
 from purify_audit.errors import CheckpointError
 from purify_audit.formats.draft import Draft, Format, State, indices, ratio, shape
 
-_BUFFERS = ("betas", "alphas_cumprod", "loss_weight", "sqrt_", "log_one_minus_", "posterior_")
+_BUFFERS = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_")
+_BUFFERS += ("loss_weight", "p2_loss_weight")
 
 
 def _prefix(state: State) -> str | None:
@@ -38,7 +39,7 @@ def _draft(state: State) -> Draft:
             full.append(level)
         last = f"{down}3.1.weight" if f"{down}3.1.weight" in state else f"{down}3.weight"
         wide.append(shape(state, last, 4)[0])
-    heads, _, head_channels = shape(state, f"{prefix}mid_attn.mem_kv", 4)[1:]
+    heads, memory, head_channels = shape(state, f"{prefix}mid_attn.mem_kv", 4)[1:]
     grouped = f"{prefix}downs.0.0.block1.norm.weight" in state
     network = {
         "arch": "lucidrains-unet",
@@ -46,6 +47,7 @@ def _draft(state: State) -> Draft:
         "multipliers": [ratio(w, width, "width of a level") for w in wide],
         "heads": heads,
         "head_channels": head_channels,
+        "memory": memory,
         "full_attention": full,
         "groups": 8 if grouped else None,
     }
@@ -60,7 +62,8 @@ def _draft(state: State) -> Draft:
         betas = [float(beta) for beta in state["betas"].flatten()[:10_001]]
         fields["schedule"] = {"kind": "table", "betas": betas}
     network_names = [n for n in state if not (prefix == "model." and n.startswith(_BUFFERS))]
-    return Draft(fields, {name.removeprefix(prefix): name for name in network_names})
+    conventions = ("clock", "network.groups") if grouped else ("clock",)
+    return Draft(fields, {name.removeprefix(prefix): name for name in network_names}, conventions)
 
 
 FORMAT = Format("lucidrains", "a denoising-diffusion-pytorch network", _marks, _draft)

@@ -86,6 +86,7 @@ PRESETS: dict[str, Preset] = {
             "data_range": [-1.0, 1.0],
             "network.heads": 4,
             "network.new_attention_order": False,
+            "network.time_scale": 0.25,  # its rescale_timesteps: 1000 / 4000
             "sampler": {"kind": "ddpm", "variance": "learned-range", "clip": True},
         },
     ),

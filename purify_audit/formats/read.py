@@ -43,6 +43,7 @@ FORMATS: tuple[Format, ...] = (
 _INNER = ("ema_model.", "online_model.", "model.", "net.", "unet.", "denoise_fn.", "network.")
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16"}
 _DTYPES |= {torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
+_AVERAGED = ("score_sde", "adm", "ddpm", "edm", "lucidrains")  # as publications sample from them
 _DDIM_LIST = {"0": "raw", "4": "ema"}  # [model, optimiser, epoch, step, moving average]
 
 
@@ -64,7 +65,11 @@ class Candidate:
     def kind(self) -> str:
         """`ema` if its place in the file says that it is the moving average, else `raw`."""
         parts = self.path.lower().split(".")
-        return "ema" if any("ema" in part for part in parts) else _DDIM_LIST.get(parts[0], "raw")
+        words = [word for part in parts for word in part.split("_")]
+        if "online" in words:  # ema-pytorch keeps the trained weights beside their average
+            return "raw"
+        averaged = any(word.startswith("ema") or word.endswith("ema") for word in words)
+        return "ema" if averaged else _DDIM_LIST.get(parts[0], "raw")
 
 
 def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Checkpoint:
@@ -83,18 +88,19 @@ def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Check
     if path.is_dir():
         return _read_folder(path, reading, image)
     contents = read_weights(path, reading.allow_pickle)
-    if reading.preset == restoration.SPANDREL.name:
-        states = state_dicts(contents.tree).items()
-        found = [Candidate(place, restoration.SPANDREL, state) for place, state in states]
-    else:
-        found = _candidates(path, contents)
+    try:
+        found = _candidates(contents.tree, reading.preset == restoration.SPANDREL.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     chosen, note = _choose(path, found, reading)
     try:
         draft = chosen.format.draft(chosen.state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: looks like {chosen.format.title}, but {error}") from None
     notes = (*note, *_silent_average(chosen, note))
-    card, assumed = complete_card(path, chosen.format.name, draft.fields, reading, image)
+    card, assumed = complete_card(
+        path, chosen.format.name, draft.fields, reading, image, draft.conventions
+    )
     recognised = Recognised(
         format=chosen.format.name,
         container=contents.container,
@@ -119,36 +125,37 @@ def _checkpoint(
     return Checkpoint(str(path), card, infos, sha256, path, lambda: dict(tensors), recognised)
 
 
-def _candidates(path: Path, contents: Contents) -> list[Candidate]:
-    found = []
-    states = state_dicts(contents.tree)
-    for place, state in states.items():
-        found += list(_recognise(place, strip_prefix(state)))
-    shadow = _shadow(contents.tree)
-    for each in list(found):
-        if shadow is not None and each.format is score_sde.FORMAT:
-            found.append(Candidate("ema.shadow_params", each.format, each.state))
+def _candidates(tree: object, for_spandrel: bool) -> list[Candidate]:
+    states = state_dicts(tree)
+    if for_spandrel:
+        found = [Candidate(place, restoration.SPANDREL, each) for place, each in states.items()]
+    else:
+        found = [c for place, each in states.items() for c in _recognise(place, each)]
+    if _shadow(tree) is not None:
+        raw = [each for each in found if each.format is score_sde.FORMAT]
+        found += [Candidate("ema.shadow_params", each.format, each.state) for each in raw]
     if not found:
         names = sorted({name for state in states.values() for name in state})
         listed = ", ".join(map(printable, names[:3]))
         raise CheckpointError(
-            f"{path}: no known format has tensors of such names ({listed or 'there are none'}, …);"
+            f"no known format has tensors of such names ({listed or 'there are none'}, …);"
             " write a card and attach it with `purify-audit attach`, or give the code that builds"
             " the purifier with --purifier module:factory"
         )
     return found
 
 
-def _recognise(place: str, state: State) -> Iterator[Candidate]:
+def _recognise(place: str, state: State, depth: int = 4) -> Iterator[Candidate]:
+    """What is in a state dict, perhaps inside wrappers, which put a prefix before its names."""
+    state = strip_prefix(dict(state))
     for form in FORMATS:
         if form.marks(state):
             yield Candidate(place, form, state)
             return
     for inner in _INNER:
         part = {n.removeprefix(inner): t for n, t in state.items() if n.startswith(inner)}
-        if part and len(part) < len(state) + 1:
-            where = f"{place}.{inner}".strip(".")
-            yield from _recognise(where, part)
+        if part and depth:
+            yield from _recognise(f"{place}.{inner}".strip("."), part, depth - 1)
 
 
 def _shadow(tree: object) -> list["Tensor"] | None:
@@ -183,6 +190,8 @@ def _choose(
         fitting = found
         if reading.weights is not None and found[0].kind != reading.weights:
             raise PlanError(f"{path}: holds no {reading.weights} weights, only {found[0].kind}")
+    first = fitting[:1]
+    fitting = first + [each for each in fitting[1:] if not _same(each.state, first[0].state)]
     if len(fitting) != 1:
         places = ", ".join(printable(each.path or "the top") for each in fitting or found)
         raise PlanError(
@@ -195,14 +204,18 @@ def _choose(
     return fitting[0], (note,)
 
 
+def _same(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
 def _silent_average(chosen: Candidate, note: tuple[Assumption, ...]) -> tuple[Assumption, ...]:
     """A lone set of a diffusion model's weights does not say whether it is the moving average."""
-    if note or chosen.kind == "ema" or chosen.format.name not in ("adm", "ddpm", "edm"):
+    if note or chosen.kind == "ema" or chosen.format.name not in _AVERAGED:
         return ()
     return (
         Assumption(
             what="weights",
-            value="the only ones in the file",
+            value="the only ones of this layout in the file",
             source="it does not say whether they are a moving average; the denoising check speaks",
         ),
     )
@@ -227,9 +240,16 @@ def _named_average(
 def _read_folder(folder: Path, reading: Reading, image: ImageSpec | None) -> Checkpoint:
     fields = diffusers_folder.draft_fields(folder)
     contents = read_weights(diffusers_folder.weights_in(folder), reading.allow_pickle)
-    (state,) = state_dicts(contents.tree).values() or ({},)  # a folder's file is one state dict
-    card, assumed = complete_card(folder, "diffusers", fields, reading, image)
-    names = modern_keys(list(state))
+    try:
+        states = list(state_dicts(contents.tree).values())
+        if len(states) != 1:
+            raise CheckpointError(f"its file holds {len(states)} sets of weights, not one")
+        (state,) = states
+        names = modern_keys(list(state))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    conventions = ("data_range",) if "data_range" in fields else ()
+    card, assumed = complete_card(folder, "diffusers", fields, reading, image, conventions)
     tensors = {names[name]: tensor for name, tensor in state.items()}
     recognised = Recognised(
         format="diffusers",

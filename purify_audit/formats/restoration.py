@@ -22,7 +22,9 @@ def _chain(state: State) -> bool:
 def _ends(state: State) -> tuple[int, int, int]:
     """Channels in, width, and channels out of a chain."""
     wide, here, _, _ = shape(state, "model.0.weight", 4)
-    return here, wide, shape(state, f"model.{indices(state, 'model.')[-1]}.weight", 4)[0]
+    last = f"model.{indices(state, 'model.')[-1]}."
+    end = state.get(f"{last}weight", state.get(f"{last}bias"))
+    return here, wide, 0 if end is None or not end.ndim else end.shape[0]
 
 
 def _is_dncnn(state: State) -> bool:
@@ -31,7 +33,10 @@ def _is_dncnn(state: State) -> bool:
 
 def _dncnn(state: State) -> Draft:
     channels, width, _ = _ends(state)
-    network = {"arch": "dncnn", "width": width, "depth": len(indices(state, "model."))}
+    depth = len(indices(state, "model."))
+    if (width, depth) == (64, 7):
+        raise CheckpointError("so does an IRCNN, whose dilations are not in its tensors")
+    network = {"arch": "dncnn", "width": width, "depth": depth}
     return _feedforward(state, network, channels)
 
 
@@ -67,12 +72,12 @@ def _feedforward(state: State, network: dict[str, object], channels: int) -> Dra
         "channels": channels,
         "data_range": [0.0, 1.0],
     }
-    return Draft(fields, {name: name for name in state})
+    return Draft(fields, {name: name for name in state}, ("data_range",))
 
 
 def _any(state: State) -> Draft:
     fields = {"family": "feedforward", "network": {"arch": "spandrel"}, "data_range": [0.0, 1.0]}
-    return Draft(fields, {name: name for name in state})
+    return Draft(fields, {name: name for name in state}, ("data_range",))
 
 
 SPANDREL = Format("spandrel", "a restorer for spandrel to detect", lambda state: True, _any)

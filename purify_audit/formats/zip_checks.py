@@ -73,7 +73,7 @@ class Archive:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(self.top + name)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
+        except Exception as error:  # zipfile and its decompressors promise no list
             fault = printable(str(error) or type(error).__name__)
             raise CheckpointError(f"{self.path}: entry '{name}' cannot be read: {fault}") from None
 

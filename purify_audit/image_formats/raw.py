@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
+from purify_audit.record import printable
 
 _MAX_BYTES = 16 * 2**30  # of memory for one array, after conversion to float32
 
@@ -30,7 +31,8 @@ def reading(where: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # zipfile, zlib, numpy and PIL promise no list of what they raise
         text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        raise ImageError(f"{where}: cannot be read: {text.splitlines()[0][:200]}") from error
+        reason = printable(text.splitlines()[0])
+        raise ImageError(f"{where}: cannot be read: {reason}") from error
 
 
 def check_memory(where: str | Path, shape: tuple[int, ...], item_bytes: int) -> None:

@@ -25,8 +25,6 @@ from purify_audit.architectures import LucidrainsArgs
 from purify_audit.card import ImageSpec
 from purify_audit.networks.ncsnpp import sines_and_cosines
 
-_MEMORY = 4  # learned keys and values that each head has besides those of the pixels
-
 
 class LucidrainsUNet(nn.Module):
     """Residual U-Net conditioned on a time, with linear or softmax attention at every level.
@@ -208,7 +206,7 @@ class _Attention(_Heads):
     """Softmax attention over pixels and learned keys (Vaswani et al. 2017, eq. 1)."""
 
     def __init__(self, channels: int, args: LucidrainsArgs) -> None:
-        super().__init__(channels, (args.heads, _MEMORY, args.head_channels), args)
+        super().__init__(channels, (args.heads, args.memory, args.head_channels), args)
         self.to_out = nn.Conv2d(args.heads * args.head_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,7 +225,7 @@ class _LinearAttention(_Heads):
     """
 
     def __init__(self, channels: int, args: LucidrainsArgs) -> None:
-        super().__init__(channels, (args.heads, args.head_channels, _MEMORY), args)
+        super().__init__(channels, (args.heads, args.head_channels, args.memory), args)
         out = nn.Conv2d(args.heads * args.head_channels, channels, 1)
         self.to_out = nn.Sequential(out, _RMSNorm(channels))
 

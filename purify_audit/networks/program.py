@@ -123,7 +123,7 @@ class Program:
         self._weights = {name: arrays[a].to(device) for name, a in graph.weights.items()}
         self._wide: dict[str, Tensor] = {}
         try:
-            self._calls = _calls(graph.nodes, self._output)
+            self._calls = _calls(graph, self._output)
         except _Unknown as unknown:
             raise CheckpointError(f"{source}: {printable(str(unknown))}") from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -194,13 +194,18 @@ class _Unknown(Exception):
     """An operator that is not computed; the message says which."""
 
 
-def _calls(nodes: list[Any], output: str) -> tuple[_Call, ...]:
+def _calls(graph: ExportedGraph, output: str) -> tuple[_Call, ...]:
     """The operators, each with the values that it is the last to need."""
     calls, needed = list[_Call](), {output}
-    for node in reversed(nodes):
+    for node in reversed(graph.nodes):
         if node["target"] == _CHECKS_OF_TYPE:  # of the type and device at the time of export
             continue
         function = _function(node)
+        for name in _written(function, node) & graph.weights.keys():
+            raise _Unknown(
+                f"every call changes '{graph.weights[name]}', so no two calls are alike; export the"
+                " model in eval mode"
+            )
         given = [(a["name"], _argument(a["arg"], node), a.get("kind")) for a in node["inputs"]]
         plain = tuple(value for _, value, kind in given if kind != _KEYWORD)
         named = {str(name): value for name, value, kind in given if kind == _KEYWORD}
@@ -234,6 +239,14 @@ def _function(node: Any) -> Callable[..., Any]:
     if text and name[2] not in _MODES:
         raise _Unknown(f"gives text to operator '{target}', which may be the name of a file")
     return found
+
+
+def _written(function: Callable[..., Any], node: Any) -> set[str]:
+    """Values that an operator writes to."""
+    schema = function._schema.arguments if isinstance(function, torch._ops.OpOverload) else ()
+    writes = {a.name for a in schema if a.alias_info is not None and a.alias_info.is_write}
+    given = [a["arg"] for a in node["inputs"] if a["name"] in writes]
+    return {str(a["as_tensor"]["name"]) for a in given if "as_tensor" in a}
 
 
 def _argument(argument: Any, node: Any) -> Any:

@@ -57,6 +57,7 @@ from purify_audit.purifiers.generators import (
     state_digest,
 )
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _SEED_STEP = 2**24 - 1
 """The last step of a purification seeds NumPy's and Python's generators; draws have the others."""
 
@@ -222,10 +223,8 @@ class _Tap(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not _is_random(func):
             return func(*args, **kwargs)
         if _is_composite(func):  # under inference_mode these arrive whole
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+            with self:  # by its own kernel: `decompose` has one in Python that forgets dropout
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         return self.capture.result(func, args, kwargs)
 
 
@@ -236,8 +235,7 @@ def _is_random(func: Any) -> bool:
 
 @cache
 def _is_composite(func: Any) -> bool:
-    key = "CompositeImplicitAutograd"
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))
 
 
 def _one_address(noise: Noise) -> bool:

@@ -80,7 +80,8 @@ def reverse_indices(
 ) -> tuple[int, ...]:
     """Indices visited on the way down; the jump after the last is to the image.
 
-    With T = t_star, n = `steps` (or T) and k = 0 … n − 1, in the order visited:
+    With neither steps nor a stride: every index. With T = t_star, n = `steps` and k = 0 … n − 1, in
+    the order visited:
 
     - trailing: ceil(T (n − k) / n) − 1: from T − 1, in jumps as even as integers allow;
     - leading: (n − 1 − k) floor(T / n) + offset: down to `offset`;
@@ -92,26 +93,28 @@ def reverse_indices(
 
     Where T is the length of the training schedule, these are the timesteps of diffusers' schedulers
     (`timestep_spacing`, `steps_offset`); its trailing rounds to nearest, which is the same where n
-    divides T. Where T is shorter, the indices below t* are divided as if they were the whole
-    schedule. The last timesteps of a leading or trailing grid over the whole schedule, which is how
-    diffusers goes from image to image, are a stride from t* instead: of 50 timesteps of 1000 with
-    offset 1 the last five (81, 61, 41, 21, 1) are t* = 82, stride 20.
+    divides T. From each, its DDIMScheduler jumps floor(T / n) indices and not to the next, which is
+    not the same for linspace (diffusers issue 12633).
+
+    Where T is shorter, the indices below t* are divided as if they were the whole schedule. The
+    last timesteps of a leading or trailing grid over the whole schedule, which is how diffusers
+    goes from image to image, are a stride from t* instead: of 50 timesteps of 1000 with offset 1
+    the last five (81, 61, 41, 21, 1) are t* = 82, stride 20.
 
     Raises:
         ValueError: the offset of a leading grid leads beyond T − 1.
     """
-    if stride is not None:
-        return tuple(range(t_star - 1, -1, -stride))
-    count = t_star if steps is None else steps
+    if steps is None:
+        return tuple(range(t_star - 1, -1, -(stride or 1)))
     match spacing:
         case "trailing":
-            return tuple(-(-t_star * (count - k) // count) - 1 for k in range(count))
+            return tuple(-(-t_star * (steps - k) // steps) - 1 for k in range(steps))
         case "leading":
-            jump = t_star // count
-            first = (count - 1) * jump + offset
+            jump = t_star // steps
+            first = (steps - 1) * jump + offset
             if first >= t_star:
-                raise ValueError(f"{count} leading steps from offset {offset} begin at {first}")
+                raise ValueError(f"{steps} leading steps from offset {offset} begin at {first}")
             return tuple(range(first, offset - 1, -jump))
         case "linspace":
-            grid = np.linspace(0, t_star - 1, count).round()
+            grid = np.linspace(0, t_star - 1, steps).round()
             return tuple(int(index) for index in grid[::-1])

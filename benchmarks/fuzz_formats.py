@@ -22,10 +22,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 HERE = Path(__file__).parent
 _BATCH = 500
@@ -41,7 +40,7 @@ class Reader:
         self.folder, self.options = folder, options
         self.process: subprocess.Popen[bytes] | None = None
         self.text = b""
-        for name in ("work", "cwd", "home", "tmp"):
+        for name in ("cwd", "home", "tmp"):
             (folder / name).mkdir()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -100,7 +99,7 @@ class Reader:
             yield from self.read(number + 1, last)
 
     def stop(self) -> None:
-        """Kill the worker, if there is one."""
+        """Kill the worker, if there is one, and clear away what it left."""
         if self.process is not None:
             self.process.kill()
             self.process.communicate()
@@ -143,12 +142,8 @@ def _keep(told: dict[str, Any], options: argparse.Namespace, folder: Path) -> No
     print(f"FAULT seed {options.seed} file {told['number']} ({told['sample']}): {told['outcome']}")
     print(f"  {told['fault']}\n  kept in {kept}", flush=True)
     shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    for left in (folder / "work").glob("*"):
-        shutil.move(left, kept)
-    for name in ("cwd", "home", "tmp"):
-        for left in (folder / name).iterdir():
-            shutil.move(left, kept / f"{name}-{left.name}")
+    aside = folder / "faults" / str(told["number"])  # unless it killed the worker
+    shutil.copytree(aside if aside.exists() else folder / "work", kept)
 
 
 def main() -> None:
@@ -172,7 +167,7 @@ def main() -> None:
         f" {options.seed} --write",
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "files": options.files,
         "seed": options.seed,
         "duration_seconds": round(time.monotonic() - start),

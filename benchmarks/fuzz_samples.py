@@ -9,7 +9,6 @@ import pickle  # noqa: TID251 - hostile pickles, to be refused
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fuzz_worker import Sample
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -29,7 +29,6 @@ from purify_audit.architectures import (
 )
 from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard, ImageSpec, Provenance
 from purify_audit.checkpoint import save_checkpoint
-from purify_audit.errors import InputError
 from purify_audit.exporting import export_purifier
 from purify_audit.formats.containers import read_weights
 from purify_audit.images import load_images
@@ -44,41 +43,6 @@ CANARY = "canary"
 _CPU = torch.device("cpu")
 _IMAGE = ImageSpec(channels=1, height=8, width=8)
 _PROVENANCE = Provenance(data="none", command="none", licence="Apache-2.0")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A kind of file.
-
-    Attributes:
-        name: in the counts.
-        file: its name, or that of its folder.
-        make: writes a valid one at a path.
-        read: what a user's command would call; raises InputError for a file that is refused.
-        share: how often it is chosen, against others' 1.
-        refused: whether even the valid one is refused.
-    """
-
-    name: str
-    file: str
-    make: Callable[[Path], None]
-    read: Callable[[Path], object]
-    share: float = 1.0
-    refused: bool = False
-
-    def check(self, folder: Path) -> None:
-        """Read the undamaged sample, so that it is damage and not the sample that is refused.
-
-        Raises:
-            ValueError: it is refused and should not be, or the other way about.
-        """
-        fault = "is read"
-        try:
-            self.read(folder / self.file)
-        except InputError as error:
-            fault = str(error)
-        if (fault != "is read") != self.refused:
-            raise ValueError(f"the undamaged sample '{self.name}' {fault}")
 
 
 # --- readers ------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random  # noqa: TID251 - damage, addressed by a seed
 from typing import Any
@@ -31,6 +32,41 @@ _LONGEST = 2000  # characters of a message
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _ACTS = ("os.", "shutil.", "subprocess.", "socket.", "pty.", "ftplib.", "urllib.", "webbrowser.")
 _LOOKS = {"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.listxattr", "os.getxattr"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A kind of file.
+
+    Attributes:
+        name: in the counts.
+        file: its name, or that of its folder.
+        make: writes a valid one at a path.
+        read: what a user's command would call; raises InputError for a file that is refused.
+        share: how often it is chosen, against others' 1.
+        refused: whether even the valid one is refused.
+    """
+
+    name: str
+    file: str
+    make: Callable[[Path], None]
+    read: Callable[[Path], object]
+    share: float = 1.0
+    refused: bool = False
+
+    def check(self, folder: Path) -> None:
+        """Read the undamaged sample, so that it is damage and not the sample that is refused.
+
+        Raises:
+            ValueError: it is refused and should not be, or the other way about.
+        """
+        fault = "is read"
+        try:
+            self.read(folder / self.file)
+        except InputError as error:
+            fault = str(error)
+        if (fault != "is read") != self.refused:
+            raise ValueError(f"the undamaged sample '{self.name}' {fault}")
 
 
 class TooLongError(BaseException):
@@ -112,9 +148,17 @@ class Worker:
             told["fault"] = f"left files {left}"
         elif self.watch.seen:
             told["fault"] = f"did {self.watch.seen[:3]}"
-        if "fault" not in told:
-            shutil.rmtree(self.folder / "work")
+        if "fault" in told:
+            self._set_aside(number)
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
         return told
+
+    def _set_aside(self, number: int) -> None:
+        """Keep the file that made a fault, and what was left behind, for whoever started this."""
+        kept = self.folder / "faults" / str(number)
+        shutil.copytree(self.folder / "work", kept, dirs_exist_ok=True)
+        for path in self._left():
+            shutil.move(path, kept / f"{path.parent.name}-{path.name}")
 
     def _left(self) -> list[Path]:
         """Files in the folders that reading has no business in."""
@@ -131,7 +175,7 @@ class Worker:
         except TooLongError:
             return {"outcome": "too long", "fault": f"took more than {self.seconds} seconds"}
         except BaseException as error:  # whatever it is, it is no answer to a user
-            fault = "".join(traceback.format_exception(error)[-3:])
+            fault = "".join(traceback.format_exception(error)[-6:])
             return {"outcome": type(error).__name__, "fault": fault}
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

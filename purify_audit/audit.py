@@ -22,6 +22,7 @@ from purify_audit.noise import NOISE_SPEC, Noise, Stream
 from purify_audit.plan import AuditPlan
 from purify_audit.preflight import preflight
 from purify_audit.purifier import Classifier
+from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import DataInfo, ModelInfo, Report
@@ -38,6 +39,7 @@ from purify_audit.statistics import (
 )
 from purify_audit.subject import Subject
 
+_UNUSABLE = ("PA104", "PA111")  # there is no output to measure
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
 _REPLAY_TOLERANCE = 1e-4  # of a distance; kernels may differ in the last bits by row
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
@@ -78,13 +80,13 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
     with deterministic():
         before = preflight(runner, subject.images)
         findings, floor = before.findings, before.floor
-        fatal = any(f.code == "PA104" for f in findings)
+        fatal = any(f.code in _UNUSABLE for f in findings)
         if fatal or (any(f.severity == "error" for f in findings) and not measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
         parts, complete = _measure(subject, runner, watch)
         samples = join(parts) if parts else None
         if samples is not None:
-            findings += _after(subject, samples, floor)
+            findings += _after(subject, samples, floor) + _shown_later(subject, findings)
             if complete:  # somebody who asked to stop should not wait for more
                 findings += _replays(subject, samples) + _tolerance_missed(samples, plan)
     status = "complete" if complete else "partial"
@@ -160,6 +162,14 @@ def _after(subject: Subject, samples: CompressionSamples, floor: dict[str, float
         _anchors_lost(estimates),
     ]
     return [check for check in checks if check is not None]
+
+
+def _shown_later(subject: Subject, before: list[Finding]) -> list[Finding]:
+    """What somebody's own code did only while it was measured."""
+    if not isinstance(subject.purifier, ForeignPurifier):
+        return []
+    known = {f.code for f in before}
+    return [f for f in subject.purifier.findings() if f.code not in known]
 
 
 def _broken(samples: CompressionSamples) -> Finding | None:

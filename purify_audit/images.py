@@ -117,6 +117,8 @@ def load_images(source: str) -> ImageSet:
             return _digits(source)
         raw = read_source(*split_source(source))
     pixels = _channels_first(raw.pixels, source)
+    if not pixels.size:
+        raise ImageError(f"{source}: shape {list(pixels.shape)} holds no images")
     if pixels.dtype == np.uint8:
         pixels = np.true_divide(pixels, np.float32(255), dtype=np.float32)
     ids = np.arange(len(pixels)) if raw.ids is None else raw.ids

@@ -20,12 +20,19 @@ from purify_audit.formats.hub import HUB, download
 from purify_audit.formats.read import read_foreign
 from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
 from purify_audit.reading import Reading
+from purify_audit.record import printable
 
 _ANY_IMAGE = ImageSpec(channels=1, height=8, width=8)
 
 
+_OPTIONS = {"preset": "--as", "weights": "--weights", "assume": "--assume", "arguments": "--arg"}
+
+
 def open_checkpoint(
-    text: str, spec: ImageSpec | None, reading: Reading | None = None
+    text: str,
+    spec: ImageSpec | None,
+    reading: Reading | None = None,
+    overrides: dict[str, str] | None = None,
 ) -> Checkpoint:
     """The purifier of a path, of code, or of an input transformation such as `jpeg:quality=75`.
 
@@ -34,6 +41,8 @@ def open_checkpoint(
             transformation over a factory (`package.module:function`).
         spec: the images that it will get, if they are known.
         reading: the user's answers to what it does not say of itself.
+        overrides: `t_star` and `sampler` of the plan, as text: of a diffusion model that does not
+            say them they are answers too.
 
     Raises:
         InputError: it cannot be used.
@@ -41,12 +50,14 @@ def open_checkpoint(
     reading = reading or Reading()
     here = os.path.exists(text)
     if not here and text.partition(":")[0] in TRANSFORM_NAMES:
+        _refuse_unused(f"{text}: is a transformation", reading, ())
         return transform_checkpoint(text, parse_transform(text, spec or _ANY_IMAGE))
-    if not here and is_factory(text):
+    if not here and _is_code(text):
+        _refuse_unused(f"{text}: is code", reading, ("arguments",))
         return code_checkpoint(text, reading.arguments, spec)
-    if not here and "/" not in text and "." not in text:
+    if not here and not text.startswith(HUB) and "/" not in text and "." not in text:
         parse_transform(text, _ANY_IMAGE)  # names the nearest
-    return _open_file(text, spec, reading)
+    return _open_file(text, spec, reading, overrides or {})
 
 
 def open_classifier(text: str, spec: ImageSpec, reading: Reading | None = None) -> Checkpoint:
@@ -56,30 +67,48 @@ def open_classifier(text: str, spec: ImageSpec, reading: Reading | None = None) 
         InputError: it cannot be used.
     """
     reading = reading or Reading()
-    if not os.path.exists(text) and is_factory(text):
+    if not os.path.exists(text) and _is_code(text):
+        _refuse_unused(f"{text}: is code", reading, ("arguments",))
         return code_checkpoint(text, reading.arguments, spec, classifier=True)
-    checkpoint = _open_file(text, spec, reading)
+    checkpoint = _open_file(text, spec, reading, {})
     if not isinstance(checkpoint.card, ClassifierCard):
         raise CheckpointError(f"{text}: is a purifier, not a classifier")
     return checkpoint
 
 
-def _open_file(text: str, spec: ImageSpec | None, reading: Reading) -> Checkpoint:
+def _is_code(text: str) -> bool:
+    return is_factory(text) and not text.startswith(HUB)
+
+
+def _open_file(
+    text: str, spec: ImageSpec | None, reading: Reading, overrides: dict[str, str]
+) -> Checkpoint:
     path = download(text) if text.startswith(HUB) else Path(text)
-    if not path.exists():
-        raise CheckpointError(f"{text}: no such file")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise CheckpointError(f"{text}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        told = getattr(error, "strerror", None) or "not a file's name"
+        raise CheckpointError(f"{printable(text)}: cannot be read: {told}") from None
     if path.is_dir():
-        return read_foreign(path, reading, spec)
+        _refuse_unused(f"{text}: is a folder of weights", reading, ("assume",))
+        return read_foreign(path, reading, spec, overrides)
     if is_native(path):
-        if reading != Reading():
-            raise PlanError(
-                f"{text}: has a card, which says how to run it; leave out what presets and answers"
-                " say of other files"
-            )
+        _refuse_unused(f"{text}: has a card, which says how to run it", reading, ())
         return read_checkpoint(path)
     if graph_container(path) is not None:
+        _refuse_unused(f"{text}: is a graph", reading, ("assume",))
         return read_graph(path, None, reading)
-    return read_foreign(path, reading, spec)
+    _refuse_unused(f"{text}: is a file of weights", reading, ("preset", "weights", "assume"))
+    return read_foreign(path, reading, spec, overrides)
+
+
+def _refuse_unused(what: str, reading: Reading, used: tuple[str, ...]) -> None:
+    """Raise PlanError for answers that nothing would read; to allow unpickling answers nothing."""
+    given = {name for name in _OPTIONS if getattr(reading, name)}
+    if unused := [_OPTIONS[name] for name in _OPTIONS if name in given - set(used)]:
+        raise PlanError(f"{what}; leave out {' and '.join(unused)}")
 
 
 def is_native(path: Path) -> bool:

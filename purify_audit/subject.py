@@ -1,11 +1,11 @@
 """From what the user asked for to everything an audit needs, loaded and checked."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from purify_audit.card import DiffusionCard, ImageSpec, PurifierCard
 from purify_audit.checkpoint import Checkpoint
@@ -15,7 +15,6 @@ from purify_audit.loading import load_classifier, load_purifier, purifier_card
 from purify_audit.opening import open_checkpoint, open_classifier
 from purify_audit.plan import AuditPlan, FileProbe
 from purify_audit.purifier import Classifier, Purifier, is_differentiable
-from purify_audit.reading import Reading
 from purify_audit.record import first_fault
 from purify_audit.shipped import shipped_classifier
 
@@ -71,9 +70,9 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
     if "data" not in given:
-        given["data"] = _bundled_data(source, _answers(given))
+        given["data"] = _bundled_data(source, given)
     images = _available(given)
-    checkpoint = open_checkpoint(source, _spec(images), _answers(given))
+    checkpoint = open_checkpoint(source, _spec(images), given.get("reading"), _overrides(given))
     defaults = {
         "norm": norm,
         "images": min(given.pop("preset_images", _DEFAULT_IMAGES), len(images)),
@@ -142,8 +141,8 @@ def load_subject(plan: AuditPlan, device: torch.device) -> Subject:
         InputError: see `prepare`.
     """
     images = _available(plan.model_dump(include={"data", "first_id", "last_id"}))
-    answers = _answers({"reading": plan.reading, "t_star": plan.t_star})
-    checkpoint = open_checkpoint(plan.checkpoint, _spec(images), answers)
+    overrides = _overrides({"t_star": plan.t_star, "sampler": plan.sampler})
+    checkpoint = open_checkpoint(plan.checkpoint, _spec(images), plan.reading, overrides)
     return _assemble(plan, images, checkpoint, device)
 
 
@@ -170,17 +169,17 @@ def _assemble(
     )
 
 
-def _answers(given: dict[str, Any]) -> Reading | None:
-    """The answers of a plan; t* and the sampler, which it may override, are answers too."""
-    reading = given.get("reading")
-    if reading is None or given.get("t_star") is None:
-        return cast("Reading | None", reading)
-    assume = {"t_star": str(given["t_star"])} | reading.assume
-    return cast(Reading, reading).model_copy(update={"assume": assume})
+def _overrides(given: dict[str, Any]) -> dict[str, str]:
+    """What a plan may override, as text: t* and the sampler."""
+    told = {name: given[name] for name in ("t_star", "sampler") if given.get(name) is not None}
+    return {
+        name: value.model_dump_json() if isinstance(value, BaseModel) else str(value)
+        for name, value in told.items()
+    }
 
 
-def _bundled_data(source: str, reading: Reading | None) -> str:
-    checkpoint = open_checkpoint(source, None, reading)
+def _bundled_data(source: str, given: dict[str, Any]) -> str:
+    checkpoint = open_checkpoint(source, None, given.get("reading"), _overrides(given))
     shape = purifier_card(checkpoint).image.shape
     if shape not in BUNDLED:
         raise PlanError(

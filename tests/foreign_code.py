@@ -65,7 +65,7 @@ def until_bright(x):
 
 def shuffled_strengths(x):
     """Mixes strengths among the images of a batch."""
-    strength = torch.linspace(0.0, 0.1, len(x))[torch.randperm(len(x))]
+    strength = torch.linspace(0.1, 0.05, len(x))[torch.randperm(len(x))]
     return 0.5 * x + 0.25 + strength[:, None, None, None] * torch.randn_like(x)
 
 
@@ -89,11 +89,11 @@ def always_seed_zero(x):
 
 
 def replays_itself(x):
-    """Adds noise and takes the same noise away again, by going back to an old state."""
+    """Adds noise and takes half of the same noise away again, by going back to an old state."""
     state = torch.get_rng_state()
     x = x + torch.randn_like(x)
     torch.set_rng_state(state)
-    return 0.5 * (x - torch.randn_like(x)) + 0.25
+    return 0.5 * (x - 0.5 * torch.randn_like(x)) + 0.25
 
 
 def unseeded_numpy(x):
@@ -155,6 +155,7 @@ class Dropout(nn.Module):
 
     def __init__(self, channels=1):
         super().__init__()
+        torch.manual_seed(5)
         self.conv = nn.Conv2d(channels, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8)
         self.dropout = nn.Dropout(0.2)
@@ -209,3 +210,39 @@ class Langevin(nn.Module):
             (g,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=self.differentiable)
             x = x - 0.5 * g + 0.05 * torch.randn_like(x)
         return x if self.differentiable else x.detach()
+
+
+class BatchNormLeftOn(nn.Module):
+    """A network that nobody put into eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return 0.5 + 0.1 * self.norm(x + 0.05 * torch.randn_like(x))
+
+
+class HalfPrecision(nn.Module):
+    """Computes and returns float16."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv = nn.Conv2d(1, 1, 3, padding=1).half()
+
+    def forward(self, x):
+        return 0.5 * x.half() + 0.25 + 0.1 * self.conv(x.half()) + 0.05 * torch.randn_like(x).half()
+
+
+class Counter:
+    """Holds a network, and a generator that is seeded once and goes on from call to call."""
+
+    def __init__(self):
+        torch.manual_seed(5)
+        self.network = nn.Conv2d(1, 1, 1)
+        self.generator = torch.Generator().manual_seed(1)
+
+    def __call__(self, x):
+        noise = torch.randn(x.shape, generator=self.generator)
+        return 0.5 * x + 0.25 + 0.05 * noise + 0.0 * self.network(x)

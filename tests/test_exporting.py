@@ -1,6 +1,7 @@
 """Native purifiers written as graphs: the same purifier under the same addresses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from purify_audit.checkpoint import read_checkpoint, transform_checkpoint
 from purify_audit.errors import CheckpointError, PlanError
 from purify_audit.exporting import export_purifier
 from purify_audit.loading import load_purifier
+
+MODELS = Path(__file__).parents[1] / "models"
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_a_diffusion_purifier_is_the_same_as_a_graph(stored, tmp_path, sampler, 
 
 
 def test_the_shipped_diffusion_model_is_the_same_as_a_graph(tmp_path, steps):
-    checkpoint = read_checkpoint("models/digits-ddpm.safetensors")
+    checkpoint = read_checkpoint(MODELS / "digits-ddpm.safetensors")
     card = steps(checkpoint, steps=2)
     export_purifier(checkpoint, tmp_path / "digits.pt2", card)
     native, graph = load_purifier(checkpoint, CPU, card), load(tmp_path / "digits.pt2")
@@ -68,7 +71,7 @@ def test_the_shipped_diffusion_model_is_the_same_as_a_graph(tmp_path, steps):
 
 @pytest.mark.parametrize(("sigma", "inputs"), [(0.0, []), (0.2, ["z_0"])])
 def test_the_shipped_autoencoder_is_the_same_as_a_graph(tmp_path, sigma, inputs):
-    checkpoint = read_checkpoint("models/digits-autoencoder.safetensors")
+    checkpoint = read_checkpoint(MODELS / "digits-autoencoder.safetensors")
     card = checkpoint.card.model_copy(update={"sigma": sigma})
     export_purifier(checkpoint, tmp_path / "auto.pt2", card)
     native, graph = load_purifier(checkpoint, CPU, card), load(tmp_path / "auto.pt2")

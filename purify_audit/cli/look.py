@@ -22,14 +22,12 @@ def inspect(
     """Show a checkpoint's card, parameter count and digest, without running anything."""
     from purify_audit.checkpoint import holds_card, read_checkpoint
 
-    if holds_card(Path(file)):  # then PyTorch need not be imported
+    answers = o.reading(preset=preset, weights=weights, assume=assume, allow_pickle=allow_pickle)
+    if answers is None and holds_card(Path(file)):  # then PyTorch need not be imported
         checkpoint = read_checkpoint(file)
     else:
         from purify_audit.opening import open_checkpoint
 
-        answers = o.reading(
-            preset=preset, weights=weights, assume=assume, allow_pickle=allow_pickle
-        )
         checkpoint = open_checkpoint(file, None, answers)
     recognised = checkpoint.recognised
     if as_json:

@@ -110,7 +110,7 @@ def one_purifier(named: str | None, code: str | None) -> str:
     """
     if (named is None) == (code is None):
         raise PlanError("name one purifier: a checkpoint, or code with --purifier module:factory")
-    return str(named or code)
+    return str(code if named is None else named)
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

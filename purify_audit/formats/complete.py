@@ -102,27 +102,29 @@ def complete_card(
         notes.append(
             Assumption(what="image", value="x".join(map(str, image.shape)), source="the images")
         )
-    _must_be_said(path, format_name, fields, said)
+    fitting = [] if preset else presets_for(format_name)
+    _must_be_said(f"{path}: is {format_name}", fields, {name for name, _, _ in said}, fitting)
     _must_have(path, fields, channels)
     card = parse_card(json.dumps(fields), str(path))
     return card, tuple(notes)
 
 
 def _must_be_said(
-    path: Path, format_name: str, fields: dict[str, Any], said: list[tuple[str, Any, str]]
+    what: str, fields: dict[str, Any], answered: set[str], presets: list[str]
 ) -> None:
+    """Raise PlanError, with the presets that would help, if something is left to say."""
     missing = [name for name in _NEEDED[fields["family"]] if name not in fields]
-    answered = {name for name, _, _ in said}
     for choice in _asked(fields):
         known = choice.partition(".")[2] in fields["network"]
         if not known and not answered.intersection(choice.split(" or ")):
             missing.append(choice)
     if not missing:
         return
-    fitting = presets_for(format_name)
-    presets = f"--as {' or '.join(fitting)}, or by " if fitting else ""
+    asked = {name for choice in missing for name in choice.split(" or ")}
+    helping = [name for name in presets if asked & PRESETS[name].fields.keys()]
+    advice = f"--as {' or '.join(helping)}, or by " if helping else ""
     raise PlanError(
-        f"{path}: is {format_name}, but nothing says {', '.join(missing)}; answer with {presets}"
+        f"{what}, but nothing says {', '.join(missing)}; answer with {advice}"
         f"--assume {missing[0].split(' or ')[0]}=…"
         + (" (or --t-star)" if "t_star" in missing else "")
     )
@@ -155,9 +157,7 @@ def _must_have(path: Path, fields: dict[str, Any], channels: int | None) -> None
         )
 
 
-def _put(
-    fields: dict[str, Any], known: dict[str, Any], name: str, value: Any, where: str
-) -> None:
+def _put(fields: dict[str, Any], known: dict[str, Any], name: str, value: Any, where: str) -> None:
     """Set a field by its dotted name, unless the file says otherwise.
 
     Raises:
@@ -197,7 +197,7 @@ def _agree(known: Any, value: Any) -> bool:
 
 def _value(name: str, text: str) -> Any:
     """A value as the user wrote it: a sampler, an image size, JSON, a list of numbers, or text."""
-    if name == "sampler":
+    if name == "sampler" and not text.startswith("{"):
         return parse_sampler(*parse_settings(text)).model_dump()
     if name == "image":
         parts = text.split("x")

@@ -66,6 +66,9 @@ class Contents:
 def read_weights(path: Path, allow_pickle: bool = False) -> Contents:
     """Read a file of weights: what `torch.save` writes, now or before 1.6, or safetensors.
 
+    Zip archives and safetensors are mapped: their tensors take memory when they are used, and then
+    the file's size at most. A legacy file's take its size at once.
+
     Args:
         path: the file; a link to one will do.
         allow_pickle: unpickle fully, and so perhaps run code, if there is no other way.

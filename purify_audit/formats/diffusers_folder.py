@@ -13,8 +13,14 @@ from purify_audit.errors import CheckpointError
 from purify_audit.record import printable
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-_MODEL = ("unet", ".")
-_SCHEDULER = ("scheduler/scheduler_config.json", "scheduler_config.json")
+_PLACES = ("unet", ".")
+
+MODEL = ("config.json", *_WEIGHTS)
+"""Files of a model, in `unet/` or at the root."""
+
+SCHEDULER = ("scheduler/scheduler_config.json", "scheduler_config.json")
+"""Where a scheduler's settings lie."""
+
 _LONGEST = 1_000_000  # bytes of a JSON file
 _PREDICTION = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _VARIANCE = {
@@ -22,7 +28,9 @@ _VARIANCE = {
     "fixed_small_log": "fixed-small",
     "fixed_large": "fixed-large",
     "learned_range": "learned-range",
-}
+}  # in diffusers, fixed_large_log takes the root of a negative number
+_SAMPLERS = ("DDPMScheduler", "DDIMScheduler")
+_SETTINGS = ("beta_schedule", "beta_start", "trained_betas")  # of schedules that are known here
 
 
 def weights_in(folder: Path) -> Path:
@@ -60,9 +68,8 @@ def draft_fields(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: config.json does not give sample_size")
     channels, out = config.get("in_channels", 3), config.get("out_channels", 3)
     if not (type(channels) is type(out) is int and out in (channels, 2 * channels)):
-        raise CheckpointError(
-            f"{folder}: {printable(str(out))} channels come out where {printable(str(channels))} go in"
-        )
+        told = printable(f"{out} channels come out where {channels} go in")
+        raise CheckpointError(f"{folder}: {told}")
     public = {n: v for n, v in config.items() if n == "_class_name" or not n.startswith("_")}
     return {
         "family": "diffusion",
@@ -88,7 +95,7 @@ def folder_sha256(folder: Path, files: list[Path]) -> str:
 def files_of(folder: Path) -> list[Path]:
     """The files that say how the purifier runs: configurations and weights."""
     _, model = _model_config(folder)
-    scheduler = [folder / name for name in _SCHEDULER if (folder / name).exists()]
+    scheduler = [folder / name for name in SCHEDULER if (folder / name).exists()]
     weights = [model / name for name in _WEIGHTS if (model / name).exists()]
     return [model / "config.json", *scheduler[:1], *weights[:1]]
 
@@ -109,7 +116,7 @@ def inside(folder: Path, path: Path) -> Path:
 
 
 def _model_config(folder: Path) -> tuple[dict[str, Any], Path]:
-    for place in _MODEL:
+    for place in _PLACES:
         if (folder / place / "config.json").exists():
             path = inside(folder, folder / place / "config.json")
             return _read_json(path), folder / place
@@ -140,7 +147,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _scheduler_fields(folder: Path) -> dict[str, Any]:
     """Prediction, schedule and sampler."""
-    paths = [folder / name for name in _SCHEDULER if (folder / name).exists()]
+    paths = [folder / name for name in SCHEDULER if (folder / name).exists()]
     if not paths:
         return {}  # then they are asked for
     config = _read_json(inside(folder, paths[0]))
@@ -148,23 +155,35 @@ def _scheduler_fields(folder: Path) -> dict[str, Any]:
     for field in ("thresholding", "rescale_betas_zero_snr"):
         if config.get(field):
             raise CheckpointError(f"{where}: '{field}' is not supported")
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTION:
-        raise CheckpointError(f"{where}: prediction_type {prediction!r} is not supported")
+    name = str(config.get("_class_name")).replace("Gaussian", "")
+    if name not in _SAMPLERS and not any(setting in config for setting in _SETTINGS):
+        return {}
     fields: dict[str, Any] = {
-        "prediction": _PREDICTION[prediction],
+        "prediction": _meaning(config, ("prediction_type", "epsilon"), _PREDICTION, where),
         "schedule": _schedule(config, where),
     }
-    if sampler := _sampler(config, where):
-        fields["sampler"] = sampler
+    if name in _SAMPLERS:
+        fields["sampler"] = _sampler(config, name, where)
     return fields
+
+
+def _meaning(
+    config: dict[str, Any], setting: tuple[str, str], meanings: dict[str, str], where: str
+) -> str:
+    """Of a setting (its name, its default), among those that are supported."""
+    name, default = setting
+    value = config.get(name, default)
+    if not isinstance(value, str) or value not in meanings:
+        raise CheckpointError(f"{where}: {name} {printable(str(value))} is not supported")
+    return meanings[value]
 
 
 def _schedule(config: dict[str, Any], where: str) -> dict[str, Any]:
     steps = config.get("num_train_timesteps", config.get("timesteps", 1000))
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 2e-2)
     if not (type(steps) is int and 1 <= steps <= 100_000):
-        raise CheckpointError(f"{where}: num_train_timesteps {steps!r} is no number of steps")
+        told = printable(str(steps))
+        raise CheckpointError(f"{where}: num_train_timesteps {told} is no number of steps")
     if not all(isinstance(beta, float | int) and 0 < beta < 1 for beta in (start, end)):
         raise CheckpointError(f"{where}: beta_start and beta_end must lie between 0 and 1")
     if config.get("trained_betas") is not None:
@@ -179,28 +198,23 @@ def _schedule(config: dict[str, Any], where: str) -> dict[str, Any]:
         case "squaredcos_cap_v2":
             return {"kind": "cosine", "steps": steps}
         case other:
-            raise CheckpointError(f"{where}: beta_schedule {other!r} is not supported")
+            told = printable(str(other))
+            raise CheckpointError(f"{where}: beta_schedule {told} is not supported")
 
 
-def _sampler(config: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """The sampler of a scheduler's class; none for a class that has no counterpart here."""
-    name = str(config.get("_class_name")).replace("Gaussian", "")
-    if name not in ("DDPMScheduler", "DDIMScheduler"):
-        return None
+def _sampler(config: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The sampler of a scheduler's class."""
     clip = bool(config.get("clip_sample", True))
     if clip and config.get("clip_sample_range", 1.0) != 1.0:
         raise CheckpointError(f"{where}: a clip_sample_range other than 1 is not supported")
-    default = "leading"
     common = {
         "clip": clip,
-        "spacing": config.get("timestep_spacing", default),
+        "spacing": config.get("timestep_spacing", "leading"),
         "offset": config.get("steps_offset", 0),
     }
     if name == "DDIMScheduler":
         if config.get("set_alpha_to_one", True) is False:
             raise CheckpointError(f"{where}: set_alpha_to_one false is not supported")
         return {"kind": "ddim", "clipped_eps": False, **common}
-    variance = config.get("variance_type", "fixed_small")
-    if variance not in _VARIANCE:
-        raise CheckpointError(f"{where}: variance_type {variance!r} is not supported")
-    return {"kind": "ddpm", "variance": _VARIANCE[variance], **common}
+    variance = _meaning(config, ("variance_type", "fixed_small"), _VARIANCE, where)
+    return {"kind": "ddpm", "variance": variance, **common}

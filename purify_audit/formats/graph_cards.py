@@ -49,7 +49,9 @@ def assumed_card(
     drafted = {"network": network} | _drafted(signature, reading.assume)
     family = str(reading.assume.get("family", drafted.get("family")))
     given = drafted.keys() | {name.partition(".")[0] for name in reading.assume}
-    missing = [name for name in _NEEDED.get(family, ("family",)) if name not in given]
+    missing = [name for name in _NEEDED.get(family, ()) if name not in given]
+    if family not in _NEEDED:
+        missing = ["family"]
     if missing:
         raise PlanError(
             f"{path}: has no card, and a graph does not say everything; give"

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 from purify_audit.errors import CheckpointError
+from purify_audit.formats.diffusers_folder import MODEL, SCHEDULER
 from purify_audit.record import printable
 
 HUB = "hub:"
 _NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-_FILES = ["*config.json", "unet/config.json", "scheduler/*.json", "*.safetensors", "unet/*"]
+_FILES = [*SCHEDULER, *(f"{folder}{name}" for folder in ("", "unet/") for name in MODEL)]
 
 
 def download(text: str) -> Path:

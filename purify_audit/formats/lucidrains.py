@@ -7,8 +7,10 @@ network predicts. Its clean estimates are clipped to [−1, 1], and its variance
 from purify_audit.errors import CheckpointError
 from purify_audit.formats.draft import Draft, Format, State, indices, ratio, shape
 
-_BUFFERS = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_")
-_BUFFERS += ("loss_weight", "p2_loss_weight")
+_BUFFERS = (
+    *("betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_"),
+    *("loss_weight", "p2_loss_weight"),
+)
 
 
 def _prefix(state: State) -> str | None:

@@ -60,7 +60,7 @@ def read_onnx(path: Path) -> OnnxGraph:
     inputs = [_spec(value) for value in model.graph.input if value.name not in weights]
     outputs = [_spec(value) for value in model.graph.output]
     if len(outputs) != 1:
-        told = printable(", ".join(str(spec) for spec in outputs))
+        told = "; ".join(str(spec) for spec in outputs)
         raise CheckpointError(
             f"{path}: returns {len(outputs)} values ({told}); export a function that returns one"
             " image"

@@ -72,13 +72,19 @@ class Candidate:
         return "ema" if averaged else _DDIM_LIST.get(parts[0], "raw")
 
 
-def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Checkpoint:
+def read_foreign(
+    path: Path,
+    reading: Reading,
+    image: ImageSpec | None,
+    overrides: dict[str, str] | None = None,
+) -> Checkpoint:
     """A checkpoint of another format than ours.
 
     Args:
         path: a file of weights, or a diffusers folder.
         reading: the user's answers to what it does not say.
         image: the images that will be purified, if they are known.
+        overrides: more answers, for diffusion models: the plan's `t_star` and `sampler`.
 
     Raises:
         CheckpointError: it cannot be read, or is of no known format.
@@ -86,7 +92,7 @@ def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Check
         CardError: what was said contradicts the file.
     """
     if path.is_dir():
-        return _read_folder(path, reading, image)
+        return _read_folder(path, _also(reading, overrides), image)
     contents = read_weights(path, reading.allow_pickle)
     try:
         found = _candidates(contents.tree, reading.preset == restoration.SPANDREL.name)
@@ -98,6 +104,8 @@ def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Check
     except CheckpointError as error:
         raise CheckpointError(f"{path}: looks like {chosen.format.title}, but {error}") from None
     notes = (*note, *_silent_average(chosen, note))
+    if draft.fields["family"] == "diffusion":
+        reading = _also(reading, overrides)
     card, assumed = complete_card(
         path, chosen.format.name, draft.fields, reading, image, draft.conventions
     )
@@ -113,6 +121,10 @@ def read_foreign(path: Path, reading: Reading, image: ImageSpec | None) -> Check
         draft = Draft(draft.fields, {name: name for name in state})
     tensors = {name: state[stored] for name, stored in draft.tensors.items()}
     return _checkpoint(path, contents.sha256, (card, recognised), tensors)
+
+
+def _also(reading: Reading, overrides: dict[str, str] | None) -> Reading:
+    return reading.model_copy(update={"assume": (overrides or {}) | reading.assume})
 
 
 def _checkpoint(

@@ -226,6 +226,8 @@ def _opened(value: Any) -> object:
             return value
         case np.generic():
             return value.item()
+        case str() | int() | float() | complex():  # of a class of their own
+            return value
         case bytes() | bytearray():
             return value.decode("latin1")
         case torch.dtype() | torch.device():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
 from purify_audit.image_formats.raw import RawImages, check_memory, reading
+from purify_audit.record import printable
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 _KEYS = (("x", "images", "data"), ("y", "labels"), ("idx", "ids"))
@@ -42,7 +43,7 @@ def _named(path: Path, keys: Collection[str], read: Callable[[str], NDArray[Any]
         if len(found) > 1:
             raise ImageError(f"{path}: arrays '{found[0]}' and '{found[1]}' compete; keep one")
     if not chosen[0]:
-        held = ", ".join(map(repr, sorted(keys)[:10])) or "nothing"
+        held = printable(", ".join(map(repr, sorted(keys)[:10]))) or "nothing"
         raise ImageError(f"{path}: no array is named 'x', 'images' or 'data'; it holds {held}")
     labels, ids = (read(found[0]) if found else None for found in chosen[1:])
     return RawImages(read(chosen[0][0]), labels, ids)
@@ -61,7 +62,12 @@ def _read_npz(path: Path, archive: zipfile.ZipFile) -> RawImages:
 
 def _read_npy(file: IO[bytes], size: int, where: str) -> NDArray[Any]:
     """One array in numpy's format, its header checked against the `size` in bytes it comes in."""
-    if np.lib.format.read_magic(file) == (1, 0):
+    version, start = np.lib.format.read_magic(file), file.tell()
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    file.seek(start)
+    if length > size:
+        raise ImageError(f"{where}: the header claims {length} bytes of {size}: damaged")
+    if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     else:
         shape, _, dtype = np.lib.format.read_array_header_2_0(file)

@@ -74,7 +74,10 @@ def _script(path: Path, device: torch.device) -> Any:
     load: Any = torch.jit.load
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
-        return load(path, map_location=device).eval().requires_grad_(False)
+        module = load(path, map_location=device).eval()
+    for weights in module.parameters():
+        weights.requires_grad_(False)
+    return module
 
 
 def _first_line(error: Exception) -> str:

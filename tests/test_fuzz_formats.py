@@ -11,10 +11,12 @@ import fuzz_cheats
 import pytest
 import torch
 from fuzz_mutations import damage
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
-from purify_audit.errors import CheckpointError
+from purify_audit.errors import CheckpointError, ImageError
 from purify_audit.formats.containers import read_weights
+from purify_audit.image_formats import reading
+from purify_audit.images import load_images
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,3 +106,37 @@ def test_what_is_inside_containers_is_damaged_too(tmp_path):
     assert opened["m.pth", True] > 20
     assert opened["m.safetensors", True] > 20
     assert opened["m.pth", "read"] > 5
+
+
+# --- what it found ------------------------------------------------------------------------------
+
+
+def _npy(header, version=1):
+    text = header.encode().ljust(118) + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "x.npy",
+            _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (9007199254740992, 0, 8)}"),
+            "shape [9007199254740992, 1, 0, 8] holds no images",
+        ),
+        ("x.npy", _npy("{}", version=2), "the header claims 2105213047 bytes of 129: damaged"),
+        ("x.safetensors", save({"y" * 5000: torch.ones(1)}), "…"),
+    ],
+)
+def test_images_are_refused_in_a_sentence(name, content, reason, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError) as raised:
+        load_images(str(tmp_path / name))
+    assert str(raised.value).endswith(reason)
+    assert len(str(raised.value)) < 600
+    assert raised.value.__cause__ is None
+
+
+def test_a_parser_may_say_what_cannot_be_printed():
+    with pytest.raises(ImageError, match=r"^x: cannot be read: type \\x0f$"), reading("x"):
+        raise ValueError("type \x0f")

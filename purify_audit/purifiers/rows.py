@@ -33,7 +33,7 @@ class Handling:
     Attributes:
         together: the rows of one call.
         sharing: what is known of draws that are not indexed by row.
-        randomised: whether it draws anything that is not constant.
+        randomised: whether its output depends on what it draws.
     """
 
     together: Together
@@ -77,23 +77,30 @@ def study(run: Run, x: Tensor) -> Handling:
     constant = frozenset(d.state for d in two.draws) & frozenset(d.state for d in other.draws)
     shared = _shared(two.draws, three.draws)
     known = Sharing(shared or frozenset(), constant, harmless=True)
-    if known != Sharing(harmless=True):  # answered otherwise, now that they are known
-        studying = replace(known, studied=False)
+    studying = replace(known, studied=False)
+    if studying != UNSTUDIED:  # some draws are answered otherwise, now that they are known
         y, _ = _try(run, x, _SIZES[0], studying)
         other_y, _ = _try(run, x, _SIZES[0], studying, salt=1)
-    matters = not torch.equal(y.nan_to_num(), other_y.nan_to_num())
-    randomised = bool(matters or {d.state for d in two.draws} - constant)
+    matters = randomised = not _same(y, other_y)
+    if two.draws and not matters:
+        randomised = not _same(y, _try(run, x, _SIZES[0], studying, seed=1)[0])
     if shared is None or (matters and two.states != three.states):
         return Handling("row", replace(known, harmless=False), randomised)
     together: Together = "address" if matters else "batch"
     return Handling(together, replace(known, harmless=not matters), randomised)
 
 
-def _try(run: Run, x: Tensor, size: int, sharing: Sharing, salt: int = 0) -> tuple[Tensor, Capture]:
+def _try(
+    run: Run, x: Tensor, size: int, sharing: Sharing, salt: int = 0, seed: int = 0
+) -> tuple[Tensor, Capture]:
     rows = x[torch.arange(size, device=x.device) % len(x)]
     ids = tuple(range(size))
-    capture = Capture(Noise(0, ids, ids, device=x.device), sharing, salt)
+    capture = Capture(Noise(seed, ids, ids, device=x.device), sharing, salt)
     return run(rows, capture), capture
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _shared(two: list[Draw], three: list[Draw]) -> frozenset[DrawSite] | None:

@@ -1,7 +1,4 @@
-"""The networks that cards are made of: each a record with the arguments that build it.
-
-Levels count from 0 at full resolution; each level after the first halves the resolution.
-"""
+"""Networks of diffusion models: noisy images and times to a prediction."""
 
 from typing import Annotated, Literal, Self
 
@@ -14,25 +11,8 @@ from pydantic import (
     model_validator,
 )
 
+from purify_audit.architectures.sizes import Blocks, Channels, Levels, Multipliers, levels_exist
 from purify_audit.record import Record, first_fault
-
-Channels = Annotated[int, Field(ge=1, le=4096)]
-"""Bounded, so that a hostile card cannot ask for a network that never finishes building."""
-
-Multipliers = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=8)
-]
-Blocks = Annotated[int, Field(ge=1, le=16)]
-Levels = Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)]
-
-
-def _levels_exist(attention: tuple[int, ...], multipliers: tuple[int, ...]) -> None:
-    """Raise ValueError if attention is asked for where there is no level."""
-    if any(level >= len(multipliers) for level in attention):
-        raise ValueError(f"attention {attention} names a level that is not there")
-
-
-# --- of diffusion models: (noisy images, times) to a prediction ----------------------------------
 
 
 class UNetArgs(Record):
@@ -87,7 +67,7 @@ class NCSNppArgs(Record):
 
     @model_validator(mode="after")
     def _published_together(self) -> Self:
-        _levels_exist(self.attention, self.multipliers)
+        levels_exist(self.attention, self.multipliers)
         if self.progressive_input == "residual" and not self.fir:
             raise ValueError("progressive_input residual resamples by the filter: it needs fir")
         if self.scale_by_sigma and self.embedding != "fourier":
@@ -126,7 +106,7 @@ class ADMArgs(Record):
 
     @model_validator(mode="after")
     def _one_rule_for_heads(self) -> Self:
-        _levels_exist(self.attention, self.multipliers)
+        levels_exist(self.attention, self.multipliers)
         if (self.heads is None) == (self.head_channels is None):
             raise ValueError("give heads or head_channels, and not both")
         for level in {*self.attention, len(self.multipliers) - 1}:
@@ -154,7 +134,7 @@ class DDPMUNetArgs(Record):
 
     @model_validator(mode="after")
     def _levels_are_there(self) -> Self:
-        _levels_exist(self.attention, self.multipliers)
+        levels_exist(self.attention, self.multipliers)
         return self
 
 
@@ -179,7 +159,7 @@ class EDMArgs(Record):
 
     @model_validator(mode="after")
     def _attends_where_it_can(self) -> Self:
-        _levels_exist(self.attention, self.multipliers)
+        levels_exist(self.attention, self.multipliers)
         return self
 
 
@@ -206,7 +186,7 @@ class LucidrainsArgs(Record):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        _levels_exist(self.full_attention, self.multipliers)
+        levels_exist(self.full_attention, self.multipliers)
         if self.groups is not None and self.width % self.groups:
             raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
         return self
@@ -269,238 +249,5 @@ class DiffusersArgs(Record):
 
 DiffusionNetwork = Annotated[
     UNetArgs | NCSNppArgs | ADMArgs | DDPMUNetArgs | EDMArgs | LucidrainsArgs | DiffusersArgs,
-    Field(discriminator="arch"),
-]
-
-# --- plain chains of layers ---------------------------------------------------------------------
-
-
-Features = Annotated[int, Field(ge=1, le=1_000_000)]
-TensorPrefix = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
-_MOST_NUMBERS = 2**30  # in all layers of a chain; VGG-16 has 2**27
-
-# What a layer must be given and what it may be given besides; it has no use for the rest.
-_SIZES: dict[str, tuple[set[str], set[str]]] = {
-    "conv": ({"name", "inputs", "outputs", "kernel"}, {"stride", "padding", "bias"}),
-    "conv-transpose": ({"name", "inputs", "outputs", "kernel"}, {"stride", "padding", "bias"}),
-    "linear": ({"name", "inputs", "outputs"}, {"bias"}),
-    "batch-norm": ({"name", "inputs"}, set()),
-    "max-pool": ({"kernel", "stride"}, {"padding"}),
-    "average-pool": ({"kernel", "stride"}, {"padding"}),
-    "upsample": ({"stride"}, set()),
-}
-
-
-class Layer(Record):
-    """One layer of `purify_audit.networks.sequential.Sequential`.
-
-    Attributes:
-        kind: which; `upsample` repeats pixels (nearest neighbour), `flatten` leaves one axis.
-        name: prefix of its tensors' names (`conv1`, `model.0`); none for a layer without weights.
-        inputs: channels, or features of `linear`.
-        outputs: the same, where they can differ.
-        kernel: its height and width.
-        stride: of the kernel, which for a pool must be said; the factor of `upsample`.
-        padding: with zeros, on every side (a max-pool's never win; an average-pool's count).
-        bias: whether something is added to every output.
-    """
-
-    kind: Literal[
-        "conv",
-        "conv-transpose",
-        "linear",
-        "batch-norm",
-        "relu",
-        "silu",
-        "sigmoid",
-        "tanh",
-        "max-pool",
-        "average-pool",
-        "upsample",
-        "flatten",
-    ]
-    name: TensorPrefix | None = None
-    inputs: Features | None = None
-    outputs: Features | None = None
-    kernel: Annotated[int, Field(ge=1, le=64)] = 1
-    stride: Annotated[int, Field(ge=1, le=64)] = 1
-    padding: Annotated[int, Field(ge=0, le=64)] = 0
-    bias: bool = True
-
-    @property
-    def numbers(self) -> int:
-        """How many its tensors hold."""
-        inputs, outputs = self.inputs or 0, self.outputs or 0
-        if self.kind == "batch-norm":
-            return 4 * inputs
-        return outputs * (inputs * self.kernel**2 + self.bias)
-
-    @model_validator(mode="after")
-    def _has_its_sizes(self) -> Self:
-        needed, taken = _SIZES.get(self.kind, (set(), set()))
-        said = {name for name in self.model_fields_set if getattr(self, name) is not None}
-        if missing := sorted(needed - said):
-            raise ValueError(f"a {self.kind} layer needs {' and '.join(missing)}")
-        defaults = {name: field.default for name, field in Layer.model_fields.items()}
-        changed = {name for name in said if getattr(self, name) != defaults[name]}
-        if useless := sorted(changed - needed - taken - {"kind"}):
-            raise ValueError(f"a {self.kind} layer has no use for {' and '.join(useless)}")
-        if self.kind.endswith("pool") and 2 * self.padding > self.kernel:
-            raise ValueError(f"padding {self.padding} is more than half of kernel {self.kernel}")
-        return self
-
-
-class SequentialArgs(Record):
-    """`purify_audit.networks.sequential.Sequential`: layers one after the other."""
-
-    arch: Literal["sequential"] = "sequential"
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)]
-
-    @model_validator(mode="after")
-    def _names_apart(self) -> Self:
-        names: set[str] = set()
-        for layer in self.layers:
-            if layer.name in names:
-                raise ValueError(f"two layers are named '{layer.name}'")
-            names |= {layer.name} if layer.name else set()
-        for name in sorted(names):
-            parts = name.split(".")
-            for end in range(1, len(parts)):
-                if (outer := ".".join(parts[:end])) in names:
-                    raise ValueError(f"layer '{name}' would be a part of layer '{outer}'")
-        return self
-
-    @model_validator(mode="after")
-    def _not_too_large(self) -> Self:
-        if (numbers := sum(layer.numbers for layer in self.layers)) > _MOST_NUMBERS:
-            raise ValueError(f"its layers hold {numbers:,} numbers, more than {_MOST_NUMBERS:,}")
-        return self
-
-
-# --- feed-forward purifiers ---------------------------------------------------------------------
-
-
-class AutoencoderArgs(Record):
-    """`purify_audit.networks.autoencoder.Autoencoder`."""
-
-    arch: Literal["autoencoder"] = "autoencoder"
-    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
-
-
-class DnCNNArgs(Record):
-    """`purify_audit.networks.restoration.DnCNN`: x − model(x) (Zhang et al. 2017).
-
-    Attributes:
-        depth: convolutions, the first and the last included.
-        batch_norm: after each but these two; published weights have it merged into them.
-    """
-
-    arch: Literal["dncnn"] = "dncnn"
-    width: Channels = 64
-    depth: Annotated[int, Field(ge=2, le=100)] = 17
-    batch_norm: bool = False
-
-
-class FFDNetArgs(Record):
-    """`purify_audit.networks.restoration.FFDNet`: told the noise level (Zhang et al. 2018).
-
-    Published: width 64 and depth 15 for grey images, 96 and 12 for colour.
-    """
-
-    arch: Literal["ffdnet"] = "ffdnet"
-    width: Channels
-    depth: Annotated[int, Field(ge=2, le=100)]
-
-
-class DRUNetArgs(Record):
-    """`purify_audit.networks.restoration.DRUNet`: told the noise level (Zhang et al. 2021).
-
-    Attributes:
-        widths: channels of every level.
-        blocks: residual blocks of every level, on the way down and again on the way up.
-    """
-
-    arch: Literal["drunet"] = "drunet"
-    widths: Annotated[tuple[Channels, ...], Field(min_length=2, max_length=8)] = (64, 128, 256, 512)
-    blocks: Blocks = 4
-
-
-class SpandrelArgs(Record):
-    """Whatever `spandrel` (an extra) detects in the weights, used as an image restorer."""
-
-    arch: Literal["spandrel"] = "spandrel"
-
-
-RestorationNetwork = Annotated[
-    AutoencoderArgs | SequentialArgs | DnCNNArgs | FFDNetArgs | DRUNetArgs | SpandrelArgs,
-    Field(discriminator="arch"),
-]
-
-# --- classifiers --------------------------------------------------------------------------------
-
-
-class CnnArgs(Record):
-    """`purify_audit.networks.classifiers.Cnn`."""
-
-    arch: Literal["cnn"] = "cnn"
-    widths: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]
-    hidden: Channels
-
-
-class CifarResNetArgs(Record):
-    """`purify_audit.networks.classifiers.CifarResNet` (He et al. 2016, section 4.2)."""
-
-    arch: Literal["cifar-resnet"] = "cifar-resnet"
-    depth: Annotated[int, Field(ge=8, le=1202)]
-
-    @model_validator(mode="after")
-    def _six_n_plus_two(self) -> Self:
-        if (self.depth - 2) % 6:
-            raise ValueError(f"depth {self.depth} is not 6n + 2")
-        return self
-
-
-class WideResNetArgs(Record):
-    """`purify_audit.networks.wideresnet.WideResNet` (Zagoruyko and Komodakis 2016).
-
-    Attributes:
-        layout: names of the tensors, as two families of published weights have them: `classic`
-            (`block1.layer.0.conv1`, ReLU) or `deepmind` (`layer.0.block.0.conv_0`, SiLU).
-    """
-
-    arch: Literal["wideresnet"] = "wideresnet"
-    depth: Annotated[int, Field(ge=10, le=1000)]
-    width: Annotated[int, Field(ge=1, le=64)]
-    layout: Literal["classic", "deepmind"]
-
-    @model_validator(mode="after")
-    def _six_n_plus_four(self) -> Self:
-        if (self.depth - 4) % 6:
-            raise ValueError(f"depth {self.depth} is not 6n + 4")
-        return self
-
-
-class CodeArgs(Record):
-    """A factory of somebody's own: an importable function that makes the model.
-
-    Attributes:
-        factory: `package.module:function`.
-        arguments: given to it, as text.
-    """
-
-    arch: Literal["code"] = "code"
-    factory: Annotated[str, Field(min_length=1, max_length=500)]
-    arguments: dict[str, str] = Field(default_factory=dict)
-
-
-class GraphArgs(Record):
-    """An exported graph: `torch.export`, ONNX or TorchScript."""
-
-    arch: Literal["graph"] = "graph"
-    container: Literal["pt2", "onnx", "torchscript"]
-
-
-ClassifierNetwork = Annotated[
-    CnnArgs | CifarResNetArgs | WideResNetArgs | SequentialArgs | CodeArgs | GraphArgs,
     Field(discriminator="arch"),
 ]

@@ -133,9 +133,9 @@ def numbers(report: Report) -> dict[str, object]:
         "findings": [f.code for f in report.findings],
     }
     for e in report.estimates:
-        if e.metric in ("anchor_accuracy", "clean_accuracy") or e.metric.endswith(
-            "_robust_accuracy"
-        ):
+        if e.probe in ("aligned", "fresh", "bare"):
+            found[f"{e.probe}/{e.metric}"] = [e.value, e.lower, e.upper]
+        elif e.metric in ("anchor_accuracy", "clean_accuracy"):
             found[e.metric] = [e.value, e.lower, e.upper]
     for metric in ("compression_rate", "unaligned_ratio", "randomness_share"):
         for probe, at in rates.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attack_pages import attack_sections, figures, markdown
+from third_party_page import third_party_section
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COVERAGE = {"clustered": "94.1%", "naive": "27.6%", "looks": "96.7%", "date": "2026-11-22"}
@@ -23,7 +24,8 @@ def results_page() -> str:
     farther = [_name(r) for r in rows if _verdict(r, "l2") == "farther"]
     everywhere = sum(_verdict(r, "linf") == "farther" for r in rows)
     dominated = [_name(r) for r in rows if r["randomness_share"][1] > 0.5]
-    return f"""# Results
+    return (
+        f"""# Results
 
 Every number was measured by the command beside it, on a CPU; the JSON files that the commands write are
 in `benchmarks/`. Intervals are 95%. Nothing here was measured on a GPU.
@@ -77,7 +79,10 @@ their best batch size ({o["best_batch"]}), alternating in one process.
 `make test-slow` ({COVERAGE["date"]}): 2,000 audits of 16 fresh images, 4 draws, 8 directions, of a purifier whose
 true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**; intervals that treat rows as independent in
 {COVERAGE["naive"]}. With `--tolerance` and looks (1,000 audits) {COVERAGE["looks"]}.
-""" + attack_sections(*(_load(name) for name in ("attack_sweep", "attack_cost", "predictor")))
+"""
+        + attack_sections(*(_load(name) for name in ("attack_sweep", "attack_cost", "predictor")))
+        + (third_party_section(_load("third_party"), _load("capture_study")))
+    )
 
 
 def figure(name: str) -> str:

@@ -22,6 +22,7 @@ from purify_audit.noise import NOISE_SPEC, Noise, Stream
 from purify_audit.plan import AuditPlan
 from purify_audit.preflight import preflight
 from purify_audit.purifier import Classifier
+from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
@@ -166,7 +167,7 @@ def _after(subject: Subject, samples: CompressionSamples, floor: dict[str, float
 
 def _shown_later(subject: Subject, before: list[Finding]) -> list[Finding]:
     """What somebody's own code did only while it was measured."""
-    if not isinstance(subject.purifier, ForeignPurifier):
+    if not isinstance(subject.purifier, ForeignPurifier | CapturedGraph):
         return []
     known = {f.code for f in before}
     return [f for f in subject.purifier.findings() if f.code not in known]

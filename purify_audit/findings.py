@@ -76,7 +76,7 @@ CODES: dict[str, Code] = {
     "PA106": Code(
         "does-not-denoise",
         "error",
-        "The network predicts the noise in noisy images no better than predicting zero.",
+        "The network predicts the noise in images worse than shrinking their pixels to grey does.",
         "Check the card: data range, clock (what time is fed), prediction (eps, x0, v or score),"
         " and whether these are the averaged (EMA) weights.",
     ),

@@ -13,6 +13,7 @@ import torch
 from purify_audit.findings import Finding, finding
 from purify_audit.images import ImageSet
 from purify_audit.noise import Noise, Stream
+from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.purifiers.schedule import noise_schedule
@@ -114,7 +115,9 @@ def _perturbed(x: np.ndarray, size: float) -> np.ndarray:
 def _foreign(runner: Runner) -> list[Finding]:
     """What somebody's own code has shown of itself while it was run."""
     purifier = runner.purifier
-    return purifier.findings() if isinstance(purifier, ForeignPurifier) else []
+    if not isinstance(purifier, ForeignPurifier | CapturedGraph):
+        return []
+    return purifier.findings()
 
 
 def _shape(y: np.ndarray, images: ImageSet) -> Finding | None:

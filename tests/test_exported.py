@@ -1,6 +1,7 @@
 """Exported programs (.pt2) as purifiers: computed as PyTorch does, and nothing in them is run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from graph_files import (
     save_pt2,
     target,
 )
+from support import codes, run
 
 from purify_audit.errors import CardError, CheckpointError, PlanError
 from purify_audit.formats.graphs import graph_container
 from purify_audit.formats.zip_checks import check_archive
 from purify_audit.loading import load_classifier, load_purifier
+from purify_audit.noise import Noise
 from purify_audit.purifier import is_differentiable
 
 
@@ -112,6 +115,21 @@ def test_what_a_graph_draws_is_captured_row_by_row(drawing):
         drawn = (together - Plain()(x)) / 0.1
     inside = (together > 0.0) & (together < 1.0)
     assert torch.allclose(drawn[inside], noise(3).normal(0, (1, 8, 8))[inside], atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [None, (1, 4)])
+def test_rows_of_one_address_draw_the_same_in_every_portion(tmp_path, rows):
+    card = graph_card(noise="captured", clamp=False)
+    purifier = load(save_pt2(tmp_path / "few.pt2", Drawing(), images(3), rows=rows, card=card))
+    one = Noise(3, (7,) * 11, (2,) * 11)  # an anchor and its probes
+    x = images(1).expand(11, -1, -1, -1)
+    made = purifier(x, one)
+    assert torch.allclose(made, made[:1].expand_as(made), atol=1e-6)
+    assert torch.allclose(purifier(x[:2], one[:2]), made[:2], atol=1e-6)
+    mixed = replace(noise(11), images=(7,) * 11, draws=(2, *range(10, 20)))
+    assert torch.allclose(purifier(x, mixed)[:1], made[:1], atol=1e-6)
+    found = set(codes(run(purifier, measure_anyway=True)))
+    assert found - {"PA105"} == (set() if rows else {"PA112"})  # one by one where rows is fixed
 
 
 def test_a_classifier_is_padded_too(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from purify_audit import importing
 from purify_audit.architectures import CodeArgs
 from purify_audit.arguments import FactoryError, convert_arguments, is_factory
 from purify_audit.card import ClassifierCard, CodeCard, ImageSpec
@@ -92,10 +93,6 @@ def module(tmp_path, monkeypatch):
     path.write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    for cached in (load_factory,):
-        assert callable(cached)
-    from purify_audit import importing
-
     importing._made.cache_clear()
     yield path
     importing._made.cache_clear()

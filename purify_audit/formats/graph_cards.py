@@ -96,6 +96,8 @@ def check_fit(path: Path, card: GraphCard | ClassifierCard, signature: Signature
     for spec in signature.inputs:
         if spec.name in card.noise_inputs:
             _check_tensor(path, spec, card.noise_inputs[spec.name], "noise")
+        elif spec is not image and not _is_seed(spec):
+            raise CardError(f"{path}: has '{spec}' for a seed, which is one int64 or int32")
     if signature.random and card.noise != "captured":
         raise CardError(
             f"{path}: draws random numbers ({', '.join(signature.random)}), but by its card its"
@@ -124,6 +126,11 @@ def _drafted(signature: Signature | None, answers: dict[str, str]) -> dict[str, 
         beside = [spec for spec in signature.inputs if spec is not image]
         fields["noise_inputs"] = {spec.name: (spec.shape or ())[1:] for spec in beside}
     return fields
+
+
+def _is_seed(spec: TensorSpec) -> bool:
+    sizes = set(spec.shape or ())
+    return spec.dtype in ("int32", "int64") and len(spec.shape or ()) < 2 and sizes <= {1, None}
 
 
 def _check_tensor(path: Path, spec: TensorSpec, wanted: tuple[int, ...], what: str) -> None:

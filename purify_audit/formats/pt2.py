@@ -8,15 +8,15 @@ where `torch.os.system` is; and it loads compiled libraries that lie in the arch
 `export/pt2_archive/_package.py`, `_export/serde/serialize.py`, `export/_unlift.py`).
 
 So the graph, which is JSON, and the weights, which are plain arrays, are read here, and
-`purify_audit.networks.program` computes with them operator by operator. The layout is that of
-`torch/_export/serde/schema.py`, version 8.
+`purify_audit.purifiers.program` computes with them operator by operator; ATen's operators are all
+that is trusted. The layout is that of `torch/_export/serde/schema.py`, version 8.
 """
 
 import json
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from purify_audit.errors import CheckpointError
@@ -200,7 +200,7 @@ def _graph(archive: Archive, program: Any) -> ExportedGraph:
         opaque.append(f"does not hold '{printable(missing[0])}' as a plain array")
     nodes = list(graph["nodes"])
     opaque += [f"calls '{printable(node['target'])}'" for node in nodes if _is_opaque(node)]
-    output = _tensor(_output(archive, signature["output_specs"]), values, ranges)
+    output = _tensor(_output(archive, signature["output_specs"]), values)
     draws = {n["target"].split(".")[3] for n in nodes if _RANDOM.match(n["target"]) or _drops(n)}
     random = None if opaque and not draws else tuple(sorted(draws))
     taken = Signature(tuple(inputs), output, random)
@@ -208,33 +208,39 @@ def _graph(archive: Archive, program: Any) -> ExportedGraph:
 
 
 def _input(archive: Archive, argument: Any, values: Any, ranges: Any) -> TensorSpec:
+    """What an input takes, and how many rows.
+
+    Raises:
+        CheckpointError: it is no tensor, or its first axis is of no plain length.
+    """
     if "as_tensor" not in argument:
         raise CheckpointError(
             f"{archive.path}: takes an input that is no tensor: {printable(str(argument))}; export"
             " it as a function of tensors"
         )
-    return _tensor(argument["as_tensor"]["name"], values, ranges)
-
-
-def _tensor(name: str, values: Any, ranges: Any) -> TensorSpec:
-    meta = values[name]
-    shape = tuple(size.get("as_int") for size in meta["sizes"])
-    dtype = DTYPES.get(meta["dtype"], "other")
-    rows = _rows(meta["sizes"][0], ranges) if shape else Rows()
-    return TensorSpec(str(name), dtype, shape, rows)
-
-
-def _rows(size: Any, ranges: Any) -> Rows:
-    """The lengths of an axis: as given, or the range of the symbol that stands for it."""
-    if (fixed := size.get("as_int")) is not None:
-        return Rows(int(fixed), int(fixed))
-    symbol = _SYMBOL.fullmatch(size["as_expr"]["expr_str"])
+    name = argument["as_tensor"]["name"]
+    spec, sizes = _tensor(name, values), values[name]["sizes"]
+    if not sizes:
+        return spec
+    if (fixed := sizes[0].get("as_int")) is not None:
+        return replace(spec, rows=Rows(int(fixed), int(fixed)))
+    length = sizes[0]["as_expr"]["expr_str"]
+    symbol = _SYMBOL.fullmatch(length)
     if symbol is None:
-        raise ValueError(f"an axis of length {size['as_expr']['expr_str']}")
+        raise CheckpointError(
+            f"{archive.path}: takes '{printable(name)}' with a first axis of length"
+            f" {printable(length)}; export it for any number of rows, or for one number"
+        )
     found = ranges.get(symbol[1], {"min_val": None, "max_val": None})
     most = found["max_val"]
     most = None if most is None or most > _UNBOUNDED else int(most)
-    return Rows(max(1, int(found["min_val"] or 1)), most)
+    return replace(spec, rows=Rows(max(1, int(found["min_val"] or 1)), most))
+
+
+def _tensor(name: str, values: Any) -> TensorSpec:
+    meta = values[name]
+    shape = tuple(size.get("as_int") for size in meta["sizes"])
+    return TensorSpec(str(name), DTYPES.get(meta["dtype"], "other"), shape)
 
 
 def _output(archive: Archive, specs: Any) -> str:

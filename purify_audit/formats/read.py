@@ -244,7 +244,7 @@ def _named_average(
     shadow = _shadow(contents.tree)
     assert shadow is not None
     try:
-        return {**chosen.state, **score_sde.averaged(trained, shadow)}
+        return score_sde.averaged(trained, shadow, chosen.state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -93,15 +93,18 @@ def _resamples(state: State, kinds: list[str]) -> list[bool]:
     return found
 
 
-def averaged(names: list[tuple[str, tuple[int, ...]]], shadow: list["Tensor"]) -> State:
-    """The moving average's list with names.
+def averaged(
+    names: list[tuple[str, tuple[int, ...]]], shadow: list["Tensor"], raw: State
+) -> dict[str, "Tensor"]:
+    """The moving average's list with names; with what is not trained, which is not in it.
 
     Args:
         names: name and shape of each trained parameter, in the network's order.
         shadow: the list.
+        raw: the trained weights beside it, under these names, and what is not trained.
 
     Raises:
-        CheckpointError: another number of tensors, or one of another shape.
+        CheckpointError: another number of tensors, or one of another shape, in either.
     """
     if len(names) != len(shadow):
         raise CheckpointError(
@@ -113,7 +116,9 @@ def averaged(names: list[tuple[str, tuple[int, ...]]], shadow: list["Tensor"]) -
                 f"tensor {place} of the moving average has shape {list(tensor.shape)};"
                 f" '{name}' needs {list(wanted)}"
             )
-    return {name: tensor for (name, _), tensor in zip(names, shadow, strict=True)}
+        if name not in raw or tuple(raw[name].shape) != wanted:
+            raise CheckpointError(f"the trained weights have no tensor '{name}' of {list(wanted)}")
+    return {**raw, **{name: tensor for (name, _), tensor in zip(names, shadow, strict=True)}}
 
 
 FORMAT = Format("score_sde", "a score_sde network (NCSN++ or DDPM++)", _marks, _draft)

@@ -1,17 +1,12 @@
-"""Purifiers and classifiers that are exported graphs: torch.export, ONNX or TorchScript.
+"""Purifiers and classifiers that are exported graphs: torch.export, ONNX or TorchScript."""
 
-Rows are given to a graph in portions that it takes, whatever the micro-batch: graphs are exported
-for one batch size, or for a range of them. What fills up a portion is a copy of its first row.
-"""
-
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from purify_audit.architectures import CodeArgs, GraphArgs
-from purify_audit.card import ClassifierCard, CodeCard, GraphCard, ImageSpec
+from purify_audit.architectures import GraphArgs
+from purify_audit.card import ClassifierCard, GraphCard, ImageSpec
 from purify_audit.checkpoint import Checkpoint
 from purify_audit.errors import CheckpointError
 from purify_audit.formats.graph_cards import image_input
@@ -19,75 +14,13 @@ from purify_audit.formats.onnx_graphs import read_onnx
 from purify_audit.formats.pt2 import read_exported, read_tensors
 from purify_audit.formats.signature import Signature, TensorSpec
 from purify_audit.formats.zip_checks import check_archive
-from purify_audit.networks.onnx_network import OnnxNetwork
-from purify_audit.networks.program import Program
-from purify_audit.networks.torch_network import TorchNetwork
 from purify_audit.noise import Noise
 from purify_audit.purifier import Purifier
-from purify_audit.purifiers.foreign import ForeignPurifier
-
-Network = Callable[..., Tensor]
-"""Tensors in the order of a signature to one tensor."""
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A graph that runs.
-
-    Attributes:
-        network: computes it, on one device.
-        inputs: what it takes, in order.
-        image: the name of the input that takes images.
-        seed: the name of the input that takes one seed for all rows of a call, if there is one.
-        differentiable: whether autograd sees through it; then it computes in the precision that it
-            is given.
-    """
-
-    network: Network
-    inputs: tuple[TensorSpec, ...]
-    image: str
-    seed: str | None
-    differentiable: bool
-
-    def __call__(self, given: dict[str, Tensor]) -> Tensor:
-        """The output for any number of rows.
-
-        Args:
-            given: inputs by name, [n, …] each, the seed too: then rows are computed one by one.
-
-        Returns:
-            [n, …]; an output that does not have a row for each of the input's, as it is.
-        """
-        x = given[self.image]
-        rows = next(spec.rows for spec in self.inputs if spec.name == self.image)
-        size = min(len(x), len(x) if rows.most is None else rows.most, 1 if self.seed else len(x))
-        parts = []
-        for portion in _portions(len(x), size, rows.least):
-            index = torch.tensor(portion.filled, device=x.device)
-            filled = {name: tensor[index] for name, tensor in given.items()}
-            if self.seed is not None:
-                filled[self.seed] = filled[self.seed][0]
-            part = self.network(*(filled[spec.name] for spec in self.inputs))
-            if part.shape[:1] != index.shape:
-                return part
-            parts.append(part[: portion.count])
-        return torch.cat(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Portion:
-    """Rows of one call, the last ones copies of the first; `count` of them are asked for."""
-
-    filled: list[int]
-    count: int
-
-
-def _portions(n: int, size: int, least: int) -> Iterator[_Portion]:
-    """Portions of equal length: kernels are chosen by it, and a row's last bits by them."""
-    for first in range(0, n, size):
-        rows = list(range(first, min(first + size, n)))
-        fill = max(size, least) - len(rows)
-        yield _Portion(rows + fill * [first], len(rows))
+from purify_audit.purifiers.captured_graph import captured
+from purify_audit.purifiers.graph import Graph, Network
+from purify_audit.purifiers.onnx_network import OnnxNetwork
+from purify_audit.purifiers.program import Program
+from purify_audit.purifiers.torch_network import TorchNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,24 +140,13 @@ class GraphClassifier:
 def load_graph_purifier(checkpoint: Checkpoint, card: GraphCard, device: torch.device) -> Purifier:
     """The purifier of an exported graph, ready on a device.
 
-    One that draws by itself is run as somebody's own code is, its randomness captured.
-
     Raises:
         CheckpointError: it cannot be computed here.
     """
     graph = _graph(checkpoint, card, device)
     if card.noise != "captured":
         return GraphPurifier(card, graph)
-    code = CodeCard(
-        name=card.name,
-        image=card.image,
-        provenance=card.provenance,
-        network=CodeArgs(factory=checkpoint.source[-500:]),
-        randomised=True,
-        evaluations=card.evaluations,
-        clamp=card.clamp,
-    )
-    return ForeignPurifier(code, lambda x: graph({graph.image: x}), card.data_range)
+    return captured(card, graph, checkpoint.source)
 
 
 def load_graph_classifier(checkpoint: Checkpoint, device: torch.device) -> GraphClassifier:

@@ -41,6 +41,7 @@ _MODES |= {"fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "_assert_scalar",
 """Operators whose text chooses a way of computing; that of others may name a file (`from_file`)."""
 
 _CHECKS_OF_TYPE = "torch.ops.aten._assert_tensor_metadata.default"
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 _FAULTS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, ArithmeticError)
 _FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 _KEYWORD = 2
@@ -126,7 +127,7 @@ class Program:
             self._calls = _calls(graph, self._output)
         except _Unknown as unknown:
             raise CheckpointError(f"{source}: {printable(str(unknown))}") from None
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except _MALFORMED as error:
             fault = printable(f"{type(error).__name__}: {error}")
             raise CheckpointError(
                 f"{source}: an operator is not written as torch.export writes it ({fault}):"

@@ -1,0 +1,87 @@
+"""Foreign code with its randomness captured, and with both calls drawing as they like.
+
+    python benchmarks/capture_study.py [--images 16] [--out benchmarks/capture_study.json]
+
+The code is that of the tests: loops over diffusers' schedulers and its pipeline, torchsde's solver
+as DiffPure calls it, torchdiffeq's, a Langevin purifier, dropout left on, and a toy whose rate is
+0.9 cubed. Their networks are small and untrained: it is the randomness that is looked at.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import foreign_code as code  # noqa: E402
+from support import grey_images, pick, run  # noqa: E402
+from test_foreign import Unaligned  # noqa: E402
+from test_third_party_code import CODE, foreign  # noqa: E402
+
+PURIFIERS: dict[str, Callable[[], Any]] = {
+    "toy: x ← 0.9 x + 0.05 `torch.randn_like(x)`, three times": lambda: code.three_steps,
+    "Langevin on an energy (autograd inside)": code.Langevin,
+    "a network with dropout left on": code.Dropout,
+    **CODE,
+}
+
+
+class Uncaptured(Unaligned):
+    """As a script calls it: gradients on, as code that differentiates inside needs them."""
+
+    def __call__(self, x: torch.Tensor, noise: object) -> torch.Tensor:
+        """Purify with whatever randomness comes."""
+        with torch.inference_mode(False), torch.enable_grad():
+            out: torch.Tensor = self.call(x.clone())
+            return out.detach()
+
+
+DRAWS, DIRECTIONS, EPS = 2, 4, 0.05
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "capture_study.json")
+    options = parser.parse_args()
+    images, start, rows = grey_images(options.images), time.monotonic(), []
+    for name, make in PURIFIERS.items():
+        settings = {"draws": DRAWS, "directions": DIRECTIONS, "eps": (EPS,)}
+        captured, uncaptured, other = (
+            pick(run(purifier, images, True, **settings, microbatch=size), "compression_rate", "l2")
+            for purifier, size in (
+                (foreign(make()), 16),
+                (Uncaptured(make()), 16),
+                (foreign(make()), 5),
+            )
+        )
+        row = {"code": name}
+        for label, e in (("captured", captured), ("uncaptured", uncaptured)):
+            row[label] = [e.value, e.lower, e.upper]
+        rows.append(row | {"same": abs(other.value / captured.value - 1) < 1e-4})
+        print(rows[-1], flush=True)
+    result = {
+        "command": f"python benchmarks/capture_study.py --images {options.images}",
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
+        + torch.__version__,
+        "seconds": round(time.monotonic() - start),
+        "images": options.images,
+        "draws": DRAWS,
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The part of the results page that is about purifiers trained by others, and ours for CIFAR-10."""
+
+from typing import Any
+
+Row = dict[str, Any]
+
+TITLES = {
+    "autoencoder": "autoencoder (chenjie), CIFAR-10, ResNet-20",
+    "dncnn": "noise 25/255, then DnCNN (KAIR), CIFAR-10, ResNet-20",
+    "mnist-ddpm": "DDPM (B. Pulfer), code, MNIST, LeNet-5",
+    "our-autoencoder": "`models/cifar10-autoencoder`, ResNet-56",
+    "our-ddpm": "`models/cifar10-ddpm`, ResNet-56",
+}
+
+
+def third_party_section(found: Row, capture: Row) -> str:
+    """Markdown of the audits, and of what capture changes.
+
+    Args:
+        found: what `benchmarks/third_party.py` wrote.
+        capture: what `benchmarks/capture_study.py` wrote.
+    """
+    rows = found["rows"]
+    commands = "\n".join(f"{r['command']}    # {r['seconds']} s" for r in rows)
+    return f"""
+## 8. Purifiers that others trained
+
+`benchmarks/third_party.py FOLDER` ({rows[0]["date"]}, {rows[0]["machine"]}), ε = 8/255 (CIFAR-10) and 0.3 (MNIST) in l∞, the smoke
+preset unless the command says less. Rates are l2, of random signs and of the direction found by power iteration; the other columns are
+accuracies. "Usual" is the mean over held-out draws of images attacked with fresh draws.
+
+| purifier, images, classifier | images | rate, signs | power | anchors | aligned | usual | bare classifier | findings |
+|---|---|---|---|---|---|---|---|---|
+{chr(10).join(_row(r) for r in rows)}
+
+```console
+{commands}
+```
+
+None of these purifiers was trained as a defence, and none is one. A low rate of random signs says nothing by itself: the autoencoder's
+is among the lowest, and every image falls.
+
+## 9. Foreign code, with its randomness captured and without
+
+`{capture["command"]}` ({capture["date"]}, {capture["machine"]}, {capture["seconds"]} s): {capture["images"]} images, {capture["draws"]} draws,
+random signs. Each is code that draws its own randomness, run unchanged. "Uncaptured" is the same quotient when both calls draw as they
+like, which is what a script that does not align measures.
+
+| code | captured | uncaptured | times as large | any micro-batch the same |
+|---|---|---|---|---|
+{chr(10).join(_captured(r) for r in capture["rows"])}
+"""
+
+
+def _row(r: Row) -> str:
+    findings = ", ".join(sorted(set(r["findings"]))) or "none"
+    cells = [TITLES[r["name"]], str(r["images"])]
+    cells += [_rate(r[f"compression_rate_{probe}"]) for probe in ("sign", "power")]
+    for name in (
+        "anchor_accuracy",
+        "aligned/aligned_robust_accuracy",
+        "fresh/mean_robust_accuracy",
+        "bare/bare_robust_accuracy",
+    ):
+        value = r.get(name)
+        cells.append("—" if value is None else f"{value[0]:.1%}")
+    return f"| {' | '.join([*cells, findings])} |"
+
+
+def _captured(r: Row) -> str:
+    return (
+        f"| {r['code']} | {_rate(r['captured'])} | {_rate(r['uncaptured'])} |"
+        f" {r['uncaptured'][0] / r['captured'][0]:.1f} | {'yes' if r['same'] else 'no'} |"
+    )
+
+
+def _rate(value: list[float]) -> str:
+    return f"{value[0]:.3f} ±{(value[2] - value[1]) / 2:.3f}"

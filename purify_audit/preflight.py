@@ -23,6 +23,7 @@ _IMAGES = 8
 _ROUNDING = 2.0**-24  # the spacing of float32 just below 1
 _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
 _NOISE_LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)  # noise to signal, for data of half-range 1
+_TRAINED = 1.0  # a network used up to t* may know nothing of more noise than this, or than t* has
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,9 @@ def _denoises(runner: Runner, images: ImageSet) -> Finding | None:
     low, high = purifier.card.data_range
     abar = noise_schedule(purifier.card.schedule).abar
     ratio = np.sqrt((1.0 - abar) / abar) / ((high - low) / 2.0)
+    known = max(purifier.card.t_star - 1, int(np.abs(ratio - _TRAINED).argmin()))
     indices = [int(np.abs(ratio - level).argmin()) for level in _NOISE_LEVELS]
+    indices = [index for index in indices if index <= known]
     squares = np.zeros(len(indices))
     count = min(len(images), 64)
     variance = max(float(images.pixels[:count].var()), 1.0 / 12.0) * (high - low) ** 2

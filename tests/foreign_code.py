@@ -246,3 +246,28 @@ class Counter:
     def __call__(self, x):
         noise = torch.randn(x.shape, generator=self.generator)
         return 0.5 * x + 0.25 + 0.05 * noise + 0.0 * self.network(x)
+
+
+@torch.inference_mode()
+def under_inference_mode(x):
+    """As pipelines are decorated: nothing of it can be differentiated."""
+    return 0.5 * x + 0.25 + 0.05 * torch.randn_like(x)
+
+
+class DrawsBackwards(torch.autograd.Function):
+    """Draws what cannot be aligned, but only in its backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 0.5 * x + 0.25
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * torch._standard_gamma(torch.ones_like(g))
+
+
+class OneWay(nn.Module):
+    """A network with its own idea of a gradient."""
+
+    def forward(self, x):
+        return DrawsBackwards.apply(x) + 0.05 * torch.randn_like(x)

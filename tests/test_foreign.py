@@ -374,6 +374,18 @@ def test_code_that_lets_no_gradient_through_has_gradient_zero():
     assert not gradient(foreign(code.Langevin())).any()
 
 
+def test_inference_mode_inside_is_aligned_and_has_gradient_zero():
+    purify = foreign(code.under_inference_mode)
+    torch.testing.assert_close(purify(X, NOISE), 0.5 * X + 0.25 + 0.05 * NOISE.normal(0, (1, 8, 8)))
+    assert not gradient(purify).any()
+
+
+def test_a_backward_pass_that_cannot_be_aligned_is_a_finding_and_no_crash():
+    purify = foreign(code.OneWay())
+    assert gradient(purify).isnan().all()
+    assert [f.code for f in purify.findings()] == ["PA111"]
+
+
 def test_weights_collect_no_gradient():
     network = code.Checkpointed("new")
     gradient(foreign(network))

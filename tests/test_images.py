@@ -356,7 +356,8 @@ def test_bfloat16_is_refused(tmp_path):
     header = b'{"x":{"dtype":"BF16","shape":[1,2,2],"data_offsets":[0,8]}}'
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    with pytest.raises(ImageError, match=r"a\.safetensors: array 'x': cannot be read: .*bfloat16"):
+    # Where ml_dtypes is imported, as onnx does, numpy has the type and it is refused a step later.
+    with pytest.raises(ImageError, match=r"a\.safetensors: .*bfloat16"):
         load_images(str(path))
 
 

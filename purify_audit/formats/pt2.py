@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from purify_audit.errors import CheckpointError
@@ -130,10 +131,10 @@ def _tensor_of(place: Stored, data: bytes) -> "Tensor":
         return torch.empty(place.shape, dtype=dtype)
     steps = zip(place.shape, place.strides, strict=True)
     last = place.offset + sum((size - 1) * stride for size, stride in steps)
-    if (last + 1) * dtype.itemsize > len(data):
+    # By strides of 0 a few bytes could ask for any amount of memory.
+    if max(last + 1, prod(place.shape)) * dtype.itemsize > len(data):
         raise ValueError(f"{len(data)} bytes are too few for shape {list(place.shape)}")
     flat = torch.frombuffer(bytearray(data), dtype=dtype)
-    # A copy, so that no more is kept and no more can be asked for than was stored.
     return flat.as_strided(place.shape, place.strides, place.offset).clone()
 
 
@@ -282,10 +283,16 @@ def _place(archive: Archive, index: str, folder: str, stored: dict[str, Stored])
         )
         if place.record not in archive.entries or place.dtype == "other":
             yield f"does not hold '{printable(name)}' as a plain array"
-        elif meta["layout"] != _STRIDED or min((0, *place.shape, *place.strides, place.offset)) < 0:
+        elif meta["layout"] != _STRIDED or not _in_order(place):
             raise ValueError(f"the array '{name}' is not laid out by strides")
         else:
             stored[str(name)] = place
+
+
+def _in_order(place: Stored) -> bool:
+    """Whether sizes and strides are as many, and no numbers that PyTorch cannot hold."""
+    numbers = (*place.shape, *place.strides, place.offset)
+    return len(place.shape) == len(place.strides) and all(0 <= n < 2**63 for n in numbers)
 
 
 def _is_opaque(node: Any) -> bool:

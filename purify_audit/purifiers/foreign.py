@@ -208,7 +208,7 @@ class ForeignPurifier:
                 )
             if not y.is_floating_point():
                 return y
-            y = y.to(x.dtype)
+            y = y.to(x.device, x.dtype)
             if (low, high) != (0.0, 1.0):
                 y = (y - low) / (high - low)
             return y.clamp(0.0, 1.0) if self.card.clamp else y
@@ -233,8 +233,12 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None]:
         leaf, y, capture, purifier = ctx.graph
         precision = _precision(leaf, purifier.code)
-        with capture, precision, _reentrant_checkpoints(), told(purifier.card.network.factory):
-            torch.autograd.backward(y, g, inputs=leaf)
+        try:
+            with capture, precision, _reentrant_checkpoints(), told(purifier.card.network.factory):
+                torch.autograd.backward(y, g, inputs=leaf)
+        except UnalignedRandomnessError as fault:
+            purifier.learnt.refused = fault
+            return torch.full_like(leaf, torch.nan), None, None
         return leaf.grad, None, None
 
 

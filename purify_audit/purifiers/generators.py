@@ -71,7 +71,8 @@ def default_generator(device: torch.device) -> Any:
 def state_digest(generator: Any) -> bytes:
     """16 bytes that tell a generator's state apart from others."""
     state = cast(Tensor, generator.get_state())
-    return hashlib.blake2b(state.numpy().data, digest_size=16).digest()
+    device = str(generator.device).encode()  # two devices may have equal states
+    return hashlib.blake2b(state.numpy().data, digest_size=16, key=device).digest()
 
 
 def advance(generator: Any) -> None:

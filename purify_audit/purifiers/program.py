@@ -215,7 +215,9 @@ def _calls(graph: ExportedGraph, output: str) -> tuple[_Call, ...]:
         names = _names((*plain, *named.values())) | set(made)
         told = f"{printable(node['target'])} (node {printable(str(node.get('name')))})"
         calls.append(_Call(told, function, plain, named, results, tuple(sorted(names - needed))))
-        needed |= names
+        needed = (needed | names) - set(made)
+    if missing := needed - {s.name for s in graph.signature.inputs} - graph.weights.keys():
+        raise _Unknown(f"no operator makes the value '{min(missing)}', which others need: damaged")
     return tuple(reversed(calls))
 
 

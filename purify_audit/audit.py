@@ -8,8 +8,6 @@ import numpy as np
 import torch
 
 from purify_audit import __version__
-from purify_audit.card import ClassifierCard, PurifierCard
-from purify_audit.checkpoint import Checkpoint
 from purify_audit.compression import (
     Classify,
     StoppedEarly,
@@ -18,6 +16,7 @@ from purify_audit.compression import (
     rows_per_image,
 )
 from purify_audit.findings import Finding, finding
+from purify_audit.model_info import captured_draws, model_info
 from purify_audit.noise import NOISE_SPEC, Noise, Stream
 from purify_audit.plan import AuditPlan
 from purify_audit.preflight import preflight
@@ -26,7 +25,7 @@ from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
-from purify_audit.report.schema import DataInfo, ModelInfo, Report
+from purify_audit.report.schema import DataInfo, Report
 from purify_audit.runtime import Runner, Stopped, deterministic, environment, memory_advice
 from purify_audit.samples import CompressionSamples, join
 from purify_audit.statistics import (
@@ -273,7 +272,7 @@ def _report(
             "environment": environment(subject.device),
             "checkpoint": model_info(
                 subject.checkpoint, subject.card, subject.purifier.evaluations
-            ),
+            ).model_copy(update={"draws": captured_draws(subject)}),
             "classifier": None if judge is None else model_info(judge[0], judge[0].card, None),
             "data": DataInfo(
                 source=images.source,
@@ -291,18 +290,4 @@ def _report(
             "citations": citations(subject.card, subject.plan),
             "rows_sha256": None,
         }
-    )
-
-
-def model_info(
-    checkpoint: Checkpoint, card: PurifierCard | ClassifierCard, evaluations: int | None
-) -> ModelInfo:
-    """What a report says of a model."""
-    return ModelInfo(
-        source=checkpoint.source,
-        sha256=checkpoint.sha256,
-        parameters=checkpoint.parameters,
-        card=card,
-        evaluations=evaluations,
-        recognised=checkpoint.recognised,
     )

@@ -12,9 +12,10 @@ from purify_audit.attack_statistics import (
     image_verdicts,
     rank_correlations,
 )
-from purify_audit.audit import Outcome, model_info
+from purify_audit.audit import Outcome
 from purify_audit.battery import Found, Tick, attack_all
 from purify_audit.findings import Finding, finding
+from purify_audit.model_info import model_info
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import AttackInfo, Report
 from purify_audit.runtime import Stopped, deterministic, environment

@@ -101,6 +101,26 @@ def test_a_pickled_weight_needs_consent(plain, tmp_path):
     assert not marker.exists()
 
 
+def test_a_few_bytes_cannot_become_any_amount_of_memory(plain, tmp_path):
+    def stretch(index):
+        meta = index["config"]["conv.weight"]["tensor_meta"]
+        meta["sizes"] = [{"as_int": 2**40}]
+        meta["strides"] = [{"as_int": 0}]
+
+    path = rewritten(plain, tmp_path / "bad.pt2", {WEIGHTS: stretch})
+    with pytest.raises(CheckpointError, match=r"36 bytes are too few for shape \[1099511627776\]"):
+        load(path)
+
+
+def test_a_value_that_nothing_makes_is_found_at_once(plain, tmp_path):
+    def cut(program):
+        del program["graph_module"]["graph"]["nodes"][-1]
+
+    path = rewritten(plain, tmp_path / "bad.pt2", {CALL: cut})
+    with pytest.raises(CheckpointError, match="no operator makes the value 'clamp', which others"):
+        load(path)
+
+
 def test_text_for_an_operator_that_could_open_a_file_is_refused(plain, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(64))

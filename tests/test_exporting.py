@@ -1,11 +1,12 @@
 """Native purifiers written as graphs: the same purifier under the same addresses."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from graph_files import CPU, images, load, noise, read
+from graph_files import CALL, CPU, images, load, noise, read, rewritten
 
 from purify_audit import exporting
 from purify_audit.attack.gradient_checks import in_float64
@@ -80,6 +81,19 @@ def test_the_shipped_autoencoder_is_the_same_as_a_graph(tmp_path, sigma, inputs)
     x = images(3)
     assert torch.allclose(graph(x, noise(3)), native(x, noise(3)), rtol=0, atol=1e-5)
     assert read(tmp_path / "auto.pt2").parameters == checkpoint.parameters
+
+
+def test_a_graph_from_another_device_computes_here(tmp_path, stored):
+    export_purifier(read_checkpoint(stored("diffusion")), tmp_path / "cpu.pt2")
+
+    def move(program):
+        text = json.dumps(program)
+        assert '"type": "cpu"' in text
+        return json.loads(text.replace('"type": "cpu"', '"type": "cuda"'))
+
+    moved = rewritten(tmp_path / "cpu.pt2", tmp_path / "cuda.pt2", {CALL: move})
+    x = images(2)
+    assert torch.equal(load(moved)(x, noise(2)), load(tmp_path / "cpu.pt2")(x, noise(2)))
 
 
 def test_what_has_no_network_is_not_exported(tmp_path, make_card, stored):

@@ -133,7 +133,7 @@ def _all_tensors(model: Any) -> Iterator[Any]:
 
 def _check_node(path: Path, model: Any, node: Any) -> None:
     """Raise CheckpointError for an operator that is random or not of the standard."""
-    told = f"operator {printable(node.op_type)} (node '{printable(node.name)}')"
+    told = f"operator {printable(str(node.op_type))} (node '{printable(str(node.name))}')"
     if node.op_type in _RANDOM or (node.op_type == "Dropout" and _trains(model, node)):
         mode = " in training mode" if node.op_type == "Dropout" else ""
         raise CheckpointError(

@@ -43,7 +43,10 @@ class OnnxNetwork:
         options.log_severity_level = 4  # what is wrong is told once, by the error
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # which would print, and try the same again
             )
         except Exception as error:  # its errors have no base class of their own
             told = f"ONNX Runtime {onnxruntime.__version__} cannot run it: {_first_line(error)}"

@@ -48,6 +48,11 @@ def _heading(report: Report) -> Table:
         assumed = [f"{escape(a.what)} {escape(a.value)}" for a in recognised.assumptions]
         if assumed:
             rows["assumed"] = "; ".join(assumed)
+    if model.draws:
+        rows["draws"] = "; ".join(
+            f"{d.count} {escape(d.operator)} {escape(str(list(d.shape)))} at {escape(d.where)}"
+            for d in model.draws
+        )
     if report.classifier is not None:
         rows["classifier"] = escape(report.classifier.card.name)
     if report.status == "partial":

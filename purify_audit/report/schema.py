@@ -18,6 +18,28 @@ from purify_audit.record import Record, first_fault
 from purify_audit.statistics import Estimate, Quantiles
 
 
+class DrawInfo(Record):
+    """Draws of one kind in one purification by somebody's own code.
+
+    Attributes:
+        operator: `aten::randn_like`, `numpy.random` or `random`.
+        distribution: of the numbers; empty where it is not known.
+        shape: of one image's numbers, or of the whole result where rows of a batch share it.
+        where: the line that drew, `file:line`; empty where it is not known.
+        count: how many in one purification.
+        per_row: whether each row of a batch has numbers of its own.
+        constant: whether they are always the same, from a generator seeded with a constant.
+    """
+
+    operator: str
+    distribution: str
+    shape: tuple[int, ...]
+    where: str
+    count: int
+    per_row: bool
+    constant: bool
+
+
 class ModelInfo(Record):
     """Which model was audited or used.
 
@@ -28,6 +50,7 @@ class ModelInfo(Record):
         card: the settings that ran, after any override.
         evaluations: network evaluations in one purification (purifiers only).
         recognised: what a file of another format was taken for, and on whose word.
+        draws: what one purification draws, where its randomness is captured.
     """
 
     source: str
@@ -36,6 +59,7 @@ class ModelInfo(Record):
     card: PurifierCard | ClassifierCard
     evaluations: int | None = None
     recognised: Recognised | None = None
+    draws: tuple[DrawInfo, ...] = ()
 
 
 class DataInfo(Record):

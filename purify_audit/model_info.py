@@ -1,0 +1,42 @@
+"""What a report says of models."""
+
+import os
+from dataclasses import asdict
+
+import torch
+
+from purify_audit.card import ClassifierCard, PurifierCard
+from purify_audit.checkpoint import Checkpoint
+from purify_audit.purifiers.draws import UnalignedRandomnessError
+from purify_audit.purifiers.foreign import ForeignPurifier
+from purify_audit.report.schema import DrawInfo, ModelInfo
+from purify_audit.subject import Subject
+
+
+def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
+    """What somebody's own code draws in one purification; nothing where that cannot be aligned."""
+    purifier = subject.purifier
+    if not isinstance(purifier, ForeignPurifier):
+        return ()
+    x = torch.from_numpy(subject.images.pixels[:2].copy()).to(subject.device)
+    try:
+        with torch.no_grad():
+            seen = purifier.capture_report(x)
+    except UnalignedRandomnessError:  # a finding tells
+        return ()
+    drawn = ((asdict(draw), os.path.basename(draw.where)) for draw in seen)
+    return tuple(DrawInfo.model_validate(draw | {"where": where}) for draw, where in drawn)
+
+
+def model_info(
+    checkpoint: Checkpoint, card: PurifierCard | ClassifierCard, evaluations: int | None
+) -> ModelInfo:
+    """What a report says of a model."""
+    return ModelInfo(
+        source=checkpoint.source,
+        sha256=checkpoint.sha256,
+        parameters=checkpoint.parameters,
+        card=card,
+        evaluations=evaluations,
+        recognised=checkpoint.recognised,
+    )

@@ -1,5 +1,6 @@
 """The command line: the only place that prints, exits, or writes files. It imports torch late."""
 
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -19,6 +20,7 @@ def main() -> None:
     """Run the command line; every failure ends in one sentence and an exit code of its own."""
     if hasattr(signal, "SIGPIPE"):  # `… | head` ends quietly
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.path.append(os.getcwd())  # where factories are looked for, after what is installed
     try:
         app()
     except PurifyAuditError as error:

@@ -25,7 +25,8 @@ from purify_audit.importing import code_sha256, load_factory
 from purify_audit.noise import Noise
 from purify_audit.purifiers.capture import Capture
 from purify_audit.purifiers.draws import UnalignedRandomnessError
-from purify_audit.purifiers.foreign import Code, ForeignClassifier, ForeignPurifier
+from purify_audit.purifiers.foreign import Code, ForeignPurifier
+from purify_audit.purifiers.foreign_classifier import ForeignClassifier
 from purify_audit.purifiers.foreign_errors import ForeignCodeError, told
 from purify_audit.purifiers.foreign_modules import modules_of
 from purify_audit.record import first_fault, printable

@@ -156,6 +156,8 @@ def _network(
     try:
         with torch.device("meta"):
             network = build_network(card)
+    except CardError as error:
+        raise CardError(f"{checkpoint.source}: {error}") from None
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.source}: the card's network: {error}") from None
     state, found = network.state_dict(), {n: t.shape for n, t in checkpoint.tensors.items()}

@@ -7,6 +7,7 @@ import torch
 
 from purify_audit.card import ClassifierCard, PurifierCard
 from purify_audit.checkpoint import Checkpoint
+from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.draws import UnalignedRandomnessError
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.report.schema import DrawInfo, ModelInfo
@@ -16,7 +17,7 @@ from purify_audit.subject import Subject
 def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
     """What somebody's own code draws in one purification; nothing where that cannot be aligned."""
     purifier = subject.purifier
-    if not isinstance(purifier, ForeignPurifier):
+    if not isinstance(purifier, ForeignPurifier | CapturedGraph):
         return ()
     x = torch.from_numpy(subject.images.pixels[:2].copy()).to(subject.device)
     try:

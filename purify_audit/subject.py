@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from purify_audit.card import DiffusionCard, ImageSpec, PurifierCard
 from purify_audit.checkpoint import Checkpoint
+from purify_audit.choices import Sampler
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet, choose, load_images, restrict
 from purify_audit.loading import load_classifier, load_purifier, purifier_card
@@ -150,7 +151,7 @@ def _assemble(
     plan: AuditPlan, available: ImageSet, checkpoint: Checkpoint, device: torch.device
 ) -> Subject:
     images = choose(available, plan.images, plan.seed)
-    card = _overridden(purifier_card(checkpoint), plan)
+    card = overridden(plan.checkpoint, purifier_card(checkpoint), plan.t_star, plan.sampler)
     _must_fit(checkpoint.source, card.image, images)
     purifier, judge = load_purifier(checkpoint, device, card), _judge(plan, images, device)
     if plan.attack is not None and judge is not None:
@@ -209,22 +210,24 @@ def _available(given: dict[str, object]) -> ImageSet:
     return restrict(images, int(str(first or 0)), int(str(last or 2**32)))
 
 
-def _overridden(card: PurifierCard, plan: AuditPlan) -> PurifierCard:
-    """The card with the plan's t* and sampler.
+def overridden(
+    source: str, card: PurifierCard, t_star: int | None, sampler: Sampler | None
+) -> PurifierCard:
+    """The card with another t* and sampler, where they are given.
 
     Raises:
         PlanError: the card is no diffusion card, or the new settings contradict it.
     """
-    changes = {"t_star": plan.t_star, "sampler": plan.sampler}
+    changes = {"t_star": t_star, "sampler": sampler}
     changes = {name: value for name, value in changes.items() if value is not None}
     if not changes:
         return card
     if not isinstance(card, DiffusionCard):
-        raise PlanError(f"{plan.checkpoint}: is no diffusion model; it has no t* and no sampler")
+        raise PlanError(f"{source}: is no diffusion model; it has no t* and no sampler")
     try:
         return DiffusionCard.model_validate(card.model_dump() | changes)
     except ValidationError as error:
-        raise PlanError(f"{plan.checkpoint}: {first_fault(error)}") from None
+        raise PlanError(f"{source}: {first_fault(error)}") from None
 
 
 def _judge(

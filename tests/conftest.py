@@ -34,7 +34,13 @@ def example_card(family):
     if family == "diffusion":
         return card | {
             "family": "diffusion",
-            "network": {"arch": "unet", "width": 4, "multipliers": [1, 2], "blocks": 1, "groups": 2},
+            "network": {
+                "arch": "unet",
+                "width": 4,
+                "multipliers": [1, 2],
+                "blocks": 1,
+                "groups": 2,
+            },
             "prediction": "eps",
             "clock": "index",
             "schedule": {"kind": "linear", "steps": 100},
@@ -43,7 +49,10 @@ def example_card(family):
             "sampler": {"kind": "ddpm", "steps": 3},
         }
     if family == "feedforward":
-        return card | {"family": "feedforward", "network": {"arch": "autoencoder", "widths": [2, 3]}}
+        return card | {
+            "family": "feedforward",
+            "network": {"arch": "autoencoder", "widths": [2, 3]},
+        }
     if family == "transform":
         return card | {"family": "transform", "transform": {"kind": "median", "size": 3}}
     networks = {

@@ -191,7 +191,8 @@ def guided_diffusion(
         "data_range": (-1.0, 1.0),
         "sampler": {"kind": "ddpm", "variance": "learned-range", "clip": True},
     }
-    answers = {"preset": "guided-diffusion", "assume": TINY}
+    heads = {"network.head_channels": str(network.args.head_channels)}
+    answers = {"preset": "guided-diffusion", "assume": TINY | heads}
     path = save(folder, "256x256_diffusion_uncond.pt", state)
     return Published(path, "adm", "zip pickle", answers, card, network)
 
@@ -438,7 +439,11 @@ _OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"
 def diffusers_unet(seed: int = 0, **changes: object) -> nn.Module:
     from diffusers import UNet2DModel
 
-    return trained(UNet2DModel(**(UNET2D | changes)), seed)
+    class Plain(UNet2DModel):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return super().forward(x, t).sample
+
+    return trained(Plain(**(UNET2D | changes)), seed)
 
 
 def write_json(path: Path, data: object) -> None:

@@ -261,7 +261,12 @@ def test_what_is_no_file_is_refused(tmp_path):
 @pytest.mark.parametrize("command", ["inspect", "compress"])
 def test_what_is_no_file_is_refused_on_the_command_line(command, tmp_path, refused):
     for name, message in odd_paths(tmp_path).items():
-        assert re.search(message, refused(command, tmp_path / name))
+        if "is a directory" in message:  # which may be a diffusers folder
+            message = "is a folder, but no diffusers model"
+        assert re.search(
+            message.rstrip("$").removesuffix(", not a .safetensors file"),
+            refused(command, tmp_path / name),
+        )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
@@ -319,10 +324,11 @@ def test_a_pickle_by_any_name_is_never_opened(number, command, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(list(pickles())[number])
-    assert refused(command, path) == (
-        f"{path}: is a Python pickle (a .pt/.pth/.ckpt file), whatever its name says; pickles can"
-        " run code when opened, so save the weights as safetensors instead"
-    )
+    message = refused(command, path)
+    assert message.startswith(f"{path}: ")
+    weights = number < 2  # torch.save of a state dict, which is read without running anything
+    assert ("no known format has tensors of such names" in message) == weights
+    assert ("is a Python pickle" in message) == (not weights)
     assert not (tmp_path / "opened").exists()
 
 
@@ -439,8 +445,9 @@ def test_weights_without_a_card(header, fault, tmp_path, refused):
         "no card: the header has no 'purify_audit' entry, so nothing says how to run these weights;"
         f" write a card and attach it with `purify-audit attach {path} CARD OUT`"
     )
-    assert refused("inspect", path).startswith(f"{path}: no card: ")
-    assert refused("compress", path).startswith(f"{path}: no card: ")
+    strange = f"{path}: no known format has tensors of such names (w, …)"
+    assert refused("inspect", path).startswith(strange)
+    assert refused("compress", path).startswith(strange)
 
 
 @pytest.mark.parametrize(
@@ -650,7 +657,7 @@ def test_a_real_process_ends_with_one_sentence(command, tmp_path):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The bytes of a small valid file, and a path to write damaged copies to."""
-    card = parse_card(json.dumps(example_card("feedforward") | {"network": {"widths": [1]}}), "t")
+    card = parse_card(json.dumps(example_card("feedforward") | {"network": {"arch": "autoencoder", "widths": [1]}}), "t")
     folder = tmp_path_factory.mktemp("fuzz")
     save_checkpoint(folder / "valid.safetensors", card, build_network(card).state_dict())
     return (folder / "valid.safetensors").read_bytes(), folder / "damaged.safetensors"

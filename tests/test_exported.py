@@ -139,6 +139,10 @@ def test_a_classifier_is_padded_too(tmp_path):
     classifier = load_classifier(read(path), CPU)
     assert (classifier.classes, classifier.image.shape) == (10, (1, 8, 8))
     assert torch.allclose(classifier(images(5)), network((images(5) - 0.5) / 0.25), atol=1e-6)
+    drops = torch.nn.Sequential(torch.nn.Dropout(), network)
+    path = save_pt2(tmp_path / "d.pt2", drops, images(4), rows=None, card=classifier_card())
+    with pytest.raises(CardError, match=r"draws random numbers \(dropout\); a classifier must not"):
+        read(path)
 
 
 # --- without a card ----------------------------------------------------------------------------

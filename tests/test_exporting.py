@@ -83,6 +83,23 @@ def test_the_shipped_autoencoder_is_the_same_as_a_graph(tmp_path, sigma, inputs)
     assert read(tmp_path / "auto.pt2").parameters == checkpoint.parameters
 
 
+def test_an_audit_of_the_graph_is_that_of_the_purifier(tmp_path, stored, run_cli):
+    native, graph = stored("diffusion"), tmp_path / "graph.pt2"
+    code, out, _ = run_cli("export", native, graph)
+    assert (code, out) == (0, f"{graph}: written\n")
+    values = []
+    for path in (native, graph):
+        report = tmp_path / f"{path.stem}.json"
+        small = ("--images", 4, "--draws", 2, "--directions", 2, "--microbatch", 5)
+        code, _, error = run_cli(
+            "compress", path, *small, "--measure-anyway", "--quiet", "--out", report
+        )
+        assert (code in (0, 3), error) == (True, "")
+        estimates = json.loads(report.read_text())["estimates"]
+        values.append({(e["metric"], e["probe"], e["norm"]): e["value"] for e in estimates})
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
 def test_a_graph_from_another_device_computes_here(tmp_path, stored):
     export_purifier(read_checkpoint(stored("diffusion")), tmp_path / "cpu.pt2")
 

@@ -129,7 +129,8 @@ def test_what_the_runtime_cannot_do_is_one_sentence(saved, capfd):
         load(path)(images(1), noise(1))
     path = saved([make_node("NoSuchOperator", ["x"], ["y"])])
     with pytest.raises(CheckpointError, match=r"Runtime [\d.]+ cannot run it: .*NoSuchOperator"):
-        load(path)    path.write_bytes(path.read_bytes().replace(b"NoSuch", b"NoS\xff\xfe\xff"))
+        load(path)
+    path.write_bytes(path.read_bytes().replace(b"NoSuch", b"NoS\xff\xfe\xff"))
     with pytest.raises(CheckpointError, match=r"Runtime [\d.]+ cannot run it: "):
         load(path)
     assert capfd.readouterr() == ("", "")  # of errors whose text it cannot read it prints itself

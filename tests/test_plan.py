@@ -45,7 +45,7 @@ ATTACK = {
     "square_queries": 50,
     "microbatch": 64,
 }
-DIGEST = "68ff37f527c2801c486c36af87032df92de4454392831204eb77125902e72974"
+DIGEST = "30484bcb4b29d8ea4ab97fec9782d0a4600a2d8b897fe04dcc1e74bf5be20f6f"
 
 
 def plan(**changes):
@@ -128,6 +128,8 @@ def test_the_order_in_which_settings_are_given_does_not_matter():
 
 CHANGES = {
     "checkpoint": "other.safetensors",
+    "reading": {"preset": "diffpure-cifar10"},
+    "classifier_reading": {"preset": "robustbench-standard"},
     "classifier": "classifier.safetensors",
     "data": "digits:train",
     "first_id": 0,
@@ -298,6 +300,9 @@ def test_presets_differ():
 def test_settings_change_a_preset():
     assert parse_sampler("ddim", {"steps": "10", "eta": "0.5"}).model_dump() == {
         "kind": "ddim",
+        "clipped_eps": True,
+        "spacing": "trailing",
+        "offset": 0,
         "rounds": 1,
         "clamp": True,
         "steps": 10,

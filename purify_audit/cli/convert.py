@@ -1,7 +1,7 @@
 """`purify-audit convert` and `purify-audit export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -10,6 +10,7 @@ from purify_audit.cli.app import app
 from purify_audit.cli.output import must_be_writable
 
 if TYPE_CHECKING:
+    from purify_audit.choices import Sampler
     from purify_audit.reading import Recognised
 
 
@@ -49,6 +50,8 @@ def convert(
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A purifier that `compress` can load.")],
     out: Annotated[Path, typer.Argument(help="The graph to write (.pt2).")],
+    t_star: o.TStar = None,
+    sampler: o.Sampler = None,
     preset: o.Preset = None,
     weights: o.Weights = None,
     assume: o.Assume = None,
@@ -59,9 +62,14 @@ def export(
     must_be_writable(out)
 
     from purify_audit.exporting import export_purifier
+    from purify_audit.loading import purifier_card
     from purify_audit.opening import open_checkpoint
+    from purify_audit.subject import overridden
 
-    export_purifier(open_checkpoint(checkpoint, None, answers), out)
+    found = open_checkpoint(checkpoint, None, answers)
+    chosen = o.sampler_setting(sampler).get("sampler")
+    card = overridden(checkpoint, purifier_card(found), t_star, cast("Sampler | None", chosen))
+    export_purifier(found, out, card)
     print(f"{out}: written")
 
 

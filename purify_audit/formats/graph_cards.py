@@ -90,7 +90,10 @@ def check_fit(path: Path, card: GraphCard | ClassifierCard, signature: Signature
     except CardError as error:
         raise CardError(f"{path}: {error}") from None
     _check_tensor(path, image, card.image.shape, "images")
+    drawn = ", ".join(signature.random or ())
     if isinstance(card, ClassifierCard):
+        if drawn:
+            raise CardError(f"{path}: draws random numbers ({drawn}); a classifier must not")
         return _check_tensor(path, signature.output, (card.classes,), "logits")
     _check_tensor(path, signature.output, card.image.shape, "purified images")
     for spec in signature.inputs:
@@ -98,10 +101,10 @@ def check_fit(path: Path, card: GraphCard | ClassifierCard, signature: Signature
             _check_tensor(path, spec, card.noise_inputs[spec.name], "noise")
         elif spec is not image and not _is_seed(spec):
             raise CardError(f"{path}: has '{spec}' for a seed, which is one int64 or int32")
-    if signature.random and card.noise != "captured":
+    if drawn and card.noise != "captured":
         raise CardError(
-            f"{path}: draws random numbers ({', '.join(signature.random)}), but by its card its"
-            f" noise is '{card.noise}', not 'captured'"
+            f"{path}: draws random numbers ({drawn}), but by its card its noise is '{card.noise}',"
+            " not 'captured'"
         )
     return None
 

@@ -190,6 +190,7 @@ def _choose(
             " ones to audit in a file of their own"
         )
     preset = preset_of(reading, found[0].format.name, str(path))
+    found = _distinct(found)
     wanted = reading.weights or (preset.weights if preset else None)
     kinds = {each.kind for each in found}
     if len(found) > 1 and wanted is None and len(kinds) > 1:
@@ -202,8 +203,6 @@ def _choose(
         fitting = found
         if reading.weights is not None and found[0].kind != reading.weights:
             raise PlanError(f"{path}: holds no {reading.weights} weights, only {found[0].kind}")
-    first = fitting[:1]
-    fitting = first + [each for each in fitting[1:] if not _same(each.state, first[0].state)]
     if len(fitting) != 1:
         places = ", ".join(printable(each.path or "the top") for each in fitting or found)
         raise PlanError(
@@ -214,6 +213,15 @@ def _choose(
     source = "given by the user" if reading.weights else (preset.source if preset else "the file")
     note = Assumption(what="weights", value=fitting[0].kind, source=source)
     return fitting[0], (note,)
+
+
+def _distinct(found: list[Candidate]) -> list[Candidate]:
+    """Without copies of what is there already: ema-pytorch stores the trained weights again."""
+    kept: list[Candidate] = []
+    for each in found:
+        if not any(each.kind == other.kind and _same(each.state, other.state) for other in kept):
+            kept.append(each)
+    return kept
 
 
 def _same(one: State, other: State) -> bool:

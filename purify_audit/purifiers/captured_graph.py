@@ -10,6 +10,7 @@ from purify_audit.architectures import CodeArgs
 from purify_audit.card import CodeCard, GraphCard, ImageSpec
 from purify_audit.findings import Finding
 from purify_audit.noise import Noise
+from purify_audit.purifiers.draws import CapturedDraw
 from purify_audit.purifiers.foreign import ForeignPurifier, Learnt
 from purify_audit.purifiers.graph import Graph, Portion
 from purify_audit.purifiers.rows import ONE_ROW
@@ -61,6 +62,10 @@ class CapturedGraph:
                 return part
             parts.append(part[: rows.count])
         return torch.cat(parts)
+
+    def capture_report(self, x: Tensor) -> tuple[CapturedDraw, ...]:
+        """What it draws while it purifies images [n, c, h, w]; see `ForeignPurifier`."""
+        return self.code.capture_report(x)
 
     def findings(self) -> list[Finding]:
         """What running it has shown to be wrong with it, or worth knowing."""

@@ -1,4 +1,4 @@
-"""Purifiers and classifiers that are somebody's own code: any callable from images to images.
+"""Purifiers that are somebody's own code: any callable from images to images.
 
 The code is run as it was given. It is not put into eval mode: a module in training mode draws
 dropout masks, which are captured like all its randomness, and takes batch statistics, which
@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from purify_audit.card import ClassifierCard, CodeCard, DataRange, ImageSpec
+from purify_audit.card import CodeCard, DataRange, ImageSpec
 from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise
 from purify_audit.purifiers.capture import Capture
 from purify_audit.purifiers.draws import CapturedDraw, NeedsFewerRows, UnalignedRandomnessError
-from purify_audit.purifiers.float64 import in_float64
 from purify_audit.purifiers.foreign_errors import ForeignCodeError, NoGraphError, told
-from purify_audit.purifiers.foreign_modules import in_training_mode, modules_of
+from purify_audit.purifiers.foreign_modules import in_training_mode, precision_of
 from purify_audit.purifiers.rows import ONE_ROW, Handling, study
 from purify_audit.record import printable
 
@@ -196,7 +195,7 @@ class ForeignPurifier:
 
     def _purify(self, x: Tensor) -> Tensor:
         low, high = self.data_range
-        with _precision(x, self.code):
+        with precision_of(x, self.code):
             if (low, high) != (0.0, 1.0):
                 x = x * (high - low) + low
             with told(self.card.network.factory):
@@ -211,6 +210,7 @@ class ForeignPurifier:
             y = y.to(x.device, x.dtype)
             if (low, high) != (0.0, 1.0):
                 y = (y - low) / (high - low)
+            y = y.clone() if y.is_inference() else y  # or nobody could differentiate behind it
             return y.clamp(0.0, 1.0) if self.card.clamp else y
 
 
@@ -232,7 +232,7 @@ class _Differentiable(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None]:
         leaf, y, capture, purifier = ctx.graph
-        precision = _precision(leaf, purifier.code)
+        precision = precision_of(leaf, purifier.code)
         try:
             with capture, precision, _reentrant_checkpoints(), told(purifier.card.network.factory):
                 torch.autograd.backward(y, g, inputs=leaf)
@@ -240,13 +240,6 @@ class _Differentiable(torch.autograd.Function):
             purifier.learnt.refused = fault
             return torch.full_like(leaf, torch.nan), None, None
         return leaf.grad, None, None
-
-
-def _precision(x: Tensor, code: Code) -> contextlib.AbstractContextManager[None]:
-    """Code runs in float64 when it is given float64."""
-    if x.dtype == torch.float64:
-        return in_float64(modules_of(code))
-    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -265,50 +258,3 @@ def _reentrant_checkpoints() -> Iterator[None]:
         yield
     finally:
         torch.autograd._is_checkpoint_valid = found
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignClassifier:
-    """Somebody's own classifier, behind the normalisation on its card.
-
-    Attributes:
-        card: what is known of it.
-        code: normalised images to logits [n, classes].
-        any_precision: it runs in float64 when given float64.
-    """
-
-    card: ClassifierCard
-    code: Code
-    any_precision: bool = field(default=True, init=False)
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes."""
-        return self.card.image
-
-    @property
-    def classes(self) -> int:
-        """The number of logits."""
-        return self.card.classes
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1].
-
-        Raises:
-            ForeignCodeError: the code raised an exception, or did not return logits.
-        """
-        assert self.card.network.arch == "code", "the factory's card"
-        factory = self.card.network.factory
-        mean, std = (
-            torch.tensor(v, dtype=x.dtype, device=x.device).reshape(1, -1, 1, 1)
-            for v in (self.card.mean, self.card.std)
-        )
-        with _precision(x, self.code), told(factory):
-            logits = self.code((x - mean) / std)
-        if not isinstance(logits, Tensor) or logits.shape != (len(x), self.classes):
-            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ForeignCodeError(
-                f"{factory}: returned {printable(str(shape))}, not logits of shape"
-                f" {[len(x), self.classes]}"
-            )
-        return logits.to(x.dtype)

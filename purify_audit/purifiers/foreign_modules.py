@@ -1,13 +1,17 @@
-"""The networks inside somebody's own code, as far as they can be found."""
+"""The networks inside somebody's own code, as far as they can be found; mode and precision."""
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+
+from purify_audit.purifiers.float64 import in_float64
 
 _MODE_MATTERS = (_DropoutNd, _BatchNorm, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 _DEPTH = 4  # of an object in an attribute of an object in a closure, say
@@ -77,3 +81,10 @@ def _globals(function: FunctionType) -> Iterator[object]:
         thing = function.__globals__.get(name)
         if not isinstance(thing, ModuleType | type):
             yield thing
+
+
+def precision_of(x: Tensor, code: object) -> contextlib.AbstractContextManager[None]:
+    """Code runs in float64 where it is given float64."""
+    if x.dtype == torch.float64:
+        return in_float64(modules_of(code))
+    return contextlib.nullcontext()

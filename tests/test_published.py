@@ -1,11 +1,12 @@
 """Published checkpoints at their real size, and weights that are run otherwise than trained."""
 
-import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from published import SDE, LINEAR, state_of
+from published import state_of
 from torch import nn
 
 from purify_audit.architectures import (
@@ -22,8 +23,9 @@ from purify_audit.architectures import (
 from purify_audit.card import DiffusionCard, ImageSpec
 from purify_audit.checkpoint import load_tensors, read_checkpoint
 from purify_audit.formats.complete import complete_card
+from purify_audit.formats.presets import PRESETS
 from purify_audit.formats.read import FORMATS
-from purify_audit.images import choose, load_images
+from purify_audit.images import ImageSet, choose, load_images
 from purify_audit.loading import load_purifier
 from purify_audit.networks import build_network
 from purify_audit.networks.adm import ADM
@@ -37,6 +39,7 @@ from purify_audit.noise import Noise
 from purify_audit.opening import open_checkpoint
 from purify_audit.preflight import preflight
 from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.reading import Reading
 from purify_audit.runtime import Runner
 
@@ -162,6 +165,13 @@ PUBLISHED = {
 }
 
 
+# Bytes of the published file, and how many a parameter has: Adam's two moments and the average too.
+BYTES = {
+    "cifar10_ddpmpp_deep_continuous": (1_707_310_559, 16),
+    "256x256_diffusion_uncond": (2_211_383_297, 4),
+}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_arguments_of_published_networks_are_read_from_their_shapes(name):
     args, build, preset, millions = PUBLISHED[name]
@@ -169,20 +179,169 @@ def test_the_arguments_of_published_networks_are_read_from_their_shapes(name):
         network = build(args)
     numbers = sum(p.numel() for p in network.parameters())
     assert numbers / 1e6 == pytest.approx(millions, rel=2e-3)
+    if name in BYTES:
+        size, each = BYTES[name]
+        assert each * numbers < size < 1.001 * each * numbers
     state = state_of(network)
     (form,) = (form for form in FORMATS if form.marks(state))
     draft = form.draft(state)
-    told = {"image": "1x32x32"} if name == "dncnn_25" else {"image": "3x32x32"}
-    told |= {"t_star": "100", "schedule.kind": "cosine"} if name == "lucidrains default" else {}
-    given = {"image"} & PUBLISHED_PRESET_FIELDS(preset) or {"image"} & draft.fields.keys()
-    assume = {key: value for key, value in told.items() if key not in given}
-    if draft.fields["family"] == "diffusion":
-        assume |= {"t_star": "100"}
-    card, _ = complete_card(
-        Path(name), form.name, draft.fields, Reading(preset=preset, assume=assume), None,
-        draft.conventions,
-    )
+    assume = {"t_star": "100"} if draft.fields["family"] == "diffusion" else {}
+    if form.name == "lucidrains":
+        assume |= {"schedule.kind": "cosine"}
+    if "image" not in PRESETS[preset].fields.keys() | draft.fields.keys():
+        assume |= {"image": f"{draft.fields['channels']}x32x32"}
+    reading = Reading(preset=preset, assume=assume)
+    how = draft.fields, reading, None, draft.conventions
+    card, _ = complete_card(Path(name), form.name, *how)
     assert card.network == args
     with torch.device("meta"):
         built = build_network(card).state_dict()
     assert {n: t.shape for n, t in built.items()} == {n: t.shape for n, t in state.items()}
+
+
+# --- weights that are run otherwise than they were trained --------------------------------------
+
+
+class Told(nn.Module):
+    """A network that is told another time, or shown other pixels, than it should be."""
+
+    def __init__(self, network, time=1.0, scale=1.0, shift=0.0, sign=1.0):
+        super().__init__()
+        self.network, self.time, self.sign = network, time, sign
+        self.scale, self.shift = scale, shift
+
+    def forward(self, x, t):
+        return self.sign * self.network(self.scale * x + self.shift, self.time * t)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return choose(load_images("digits"), 64, 0)
+
+
+def codes(purifier, images):
+    runner = Runner(purifier, CPU, 0, 16)
+    return {finding.code for finding in preflight(runner, images).findings}
+
+
+def digits_purifier(change=None, weights=None, **card):
+    """The shipped purifier of digits, something about it changed."""
+    checkpoint = read_checkpoint(DIGITS)
+    settings = checkpoint.card.model_dump() | card
+    purifier = load_purifier(checkpoint, CPU, DiffusionCard.model_validate(settings))
+    if weights is not None:
+        purifier.network.load_state_dict(weights(load_tensors(checkpoint)))
+    return replace(purifier, network=change(purifier.network)) if change else purifier
+
+
+@pytest.mark.parametrize("t_star", [20, 60, 300])
+def test_weights_that_are_run_as_trained_denoise(t_star, digits):
+    assert "PA106" not in codes(digits_purifier(t_star=t_star), digits)
+
+
+SETTINGS = {
+    "range [0, 1]": {"data_range": (0.0, 1.0)},
+    "range [0, 255]": {"data_range": (0.0, 255.0)},
+    "predicts x0": {"prediction": "x0"},
+    "predicts v": {"prediction": "v"},
+    "predicts the score": {"prediction": "score"},
+    "told sigma": {"clock": "sigma"},
+    "cosine schedule": {"schedule": {"kind": "cosine", "steps": 1000}},
+    "100 steps": {
+        "schedule": {"kind": "linear", "steps": 100, "beta_start": 1e-3, "beta_end": 0.2}
+    },
+    "4000 steps": {
+        "schedule": {"kind": "linear", "steps": 4000, "beta_start": 2.5e-5, "beta_end": 5e-3}
+    },
+}
+
+
+@pytest.mark.parametrize("wrong", SETTINGS)
+def test_wrong_settings_are_seen(wrong, digits):
+    assert "PA106" in codes(digits_purifier(**SETTINGS[wrong]), digits)
+
+
+TOLD = {
+    "time in [0, 1]": {"time": 1e-3},
+    "a quarter of the time": {"time": 0.25},
+    "half of the time": {"time": 0.5},
+    "twice the time": {"time": 2.0},
+    "four times the time": {"time": 4.0},
+    "pixels doubled twice": {"scale": 2.0, "shift": -1.0},
+    "pixels halved": {"scale": 0.5},
+    "the other sign": {"sign": -1.0},
+}
+
+
+@pytest.mark.parametrize("wrong", TOLD)
+def test_a_network_that_is_told_otherwise_is_seen(wrong, digits):
+    purifier = digits_purifier(lambda network: Told(network, **TOLD[wrong]))
+    assert "PA106" in codes(purifier, digits)
+
+
+def rotated(tensors, last):
+    """Tensors of one shape in each other's places: an average zipped in a wrong order.
+
+    Args:
+        tensors: by name.
+        last: how many of each shape change places.
+    """
+    mixed, shapes = dict(tensors), {}
+    for name, tensor in tensors.items():
+        shapes.setdefault(tuple(tensor.shape), []).append(name)
+    for names in shapes.values():
+        some = names[:last]
+        for here, there in zip(some, [*some[1:], *some[:1]]):
+            mixed[here] = tensors[there]
+    return mixed
+
+
+def half_random(tensors):
+    generator = torch.Generator().manual_seed(0)
+    late = list(tensors)[len(tensors) // 2 :]
+    noise = {n: torch.randn(tensors[n].shape, generator=generator) for n in late}
+    return tensors | {n: 0.1 * noise[n] for n in late}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [lambda t: rotated(t, 1000), lambda t: rotated(t, 2), half_random],
+    ids=["all rotated", "two of each shape swapped", "half random"],
+)
+def test_weights_in_wrong_places_are_seen(weights, digits):
+    assert "PA106" in codes(digits_purifier(weights=weights), digits)
+
+
+UNSEEN = {
+    "a clock that is one index early": {"clock": "continuous"},
+    "the continuous schedule for the discrete": {"schedule": {"kind": "vp", "steps": 1000}},
+    "another variance": {"sampler": {"kind": "ddpm", "variance": "fixed-large"}},
+    "another t*": {"t_star": 61},
+}
+
+
+@pytest.mark.parametrize("wrong", UNSEEN)
+def test_what_no_denoising_error_tells(wrong, digits):
+    """These give the network almost what it was trained on, or are no matter of the network."""
+    assert "PA106" not in codes(digits_purifier(**UNSEEN[wrong]), digits)
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.05, 1.0])
+def test_an_exact_denoiser_is_let_through_whatever_the_images(contrast):
+    """Of Gaussian images about grey: eps = (x − sqrt(abar) m) sqrt(1 − abar) / (v abar + 1 − abar).
+
+    The limit is that of pixels uniform over the range where the images vary less.
+    """
+    deviation = max(contrast / 4.0, 1e-4)
+    card = read_checkpoint(DIGITS).card
+    abar = torch.from_numpy(noise_schedule(card.schedule).abar.copy())
+
+    class Gaussian(nn.Module):
+        def forward(self, x, t):
+            left = abar[t.long()][:, None, None, None]
+            variance = (2.0 * deviation) ** 2
+            return (x * (1.0 - left).sqrt() / (variance * left + 1.0 - left)).float()
+
+    pixels = 0.5 + deviation * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = ImageSet(pixels.numpy(), None, np.arange(64), "Gaussian")
+    assert "PA106" not in codes(DiffusionPurifier(card, Gaussian()), images)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import typer.main
+from formats_page import formats_page
 from results_page import figure, results_page
 
 from purify_audit.cli import app
@@ -67,6 +68,7 @@ PAGES = {
     "cli.md": cli_page,
     "findings.md": findings_page,
     "samplers.md": samplers_page,
+    "formats.md": formats_page,
     "results.md": results_page,
     "report.schema.json": json_schema,
     "compression_robustness.svg": partial(figure, "compression_robustness.svg"),

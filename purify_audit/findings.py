@@ -76,7 +76,8 @@ CODES: dict[str, Code] = {
     "PA106": Code(
         "does-not-denoise",
         "error",
-        "The network predicts the noise in images worse than shrinking their pixels to grey does.",
+        "The network predicts the noise in images worse than shrinking their pixels to grey does,"
+        " or than it does itself when told another time or taken to predict something else.",
         "Check the card: data range, clock (what time is fed), prediction (eps, x0, v or score),"
         " and whether these are the averaged (EMA) weights.",
     ),

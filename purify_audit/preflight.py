@@ -1,7 +1,8 @@
 """Before spending: is P pure, row-wise, finite, in range, and does it denoise?
 
 Each check is one function that returns a finding or none. Together they cost six
-micro-batches of 16 images, and five passes of a diffusion network over at most 64.
+micro-batches of 16 images; and of a diffusion network, at most five passes over 64 images and
+eight times as many over 16 (`purify_audit.denoising`).
 """
 
 import random  # noqa: TID251 - only to see whether the purifier touched its state
@@ -10,20 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from purify_audit.denoising import check_denoising
 from purify_audit.findings import Finding, finding
 from purify_audit.images import ImageSet
-from purify_audit.noise import Noise, Stream
 from purify_audit.purifiers.captured_graph import CapturedGraph
-from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.foreign import ForeignPurifier
-from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.runtime import Runner
 
 _IMAGES = 8
 _ROUNDING = 2.0**-24  # the spacing of float32 just below 1
 _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
-_NOISE_LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)  # noise to signal, for data of half-range 1
-_TRAINED = 1.0  # a network used up to t* may know nothing of more noise than this, or than t* has
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def preflight(runner: Runner, images: ImageSet) -> Preflight:
         _smooth(y, near, nudged),
         _draw_matters(runner, y, redrawn),
         _collapsed(probe, y),
-        _denoises(runner, images),
+        check_denoising(runner, images),
     ]
     findings = [check for check in checks if check is not None] + _foreign(runner)
     return Preflight(findings, _numeric_floor(y, nudged))
@@ -229,47 +226,6 @@ def _collapsed(images: ImageSet, y: np.ndarray) -> Finding | None:
         "PA110",
         f"Pixels vary {after / before:.2%} as much between purified images as between clean ones.",
         {"spread_before": before, "spread_after": after},
-    )
-
-
-def _denoises(runner: Runner, images: ImageSet) -> Finding | None:
-    """The eps estimate (Ho et al. 2020) must beat the best linear one that sees single pixels.
-
-    Of pixels of variance v, that one has mean square error v abar / (v abar + 1 − abar) (Wiener);
-    v is that of the images, or of pixels uniform over the data range if that is more.
-    """
-    purifier = runner.purifier
-    if not isinstance(purifier, DiffusionPurifier):
-        return None
-    low, high = purifier.card.data_range
-    abar = noise_schedule(purifier.card.schedule).abar
-    ratio = np.sqrt((1.0 - abar) / abar) / ((high - low) / 2.0)
-    known = max(purifier.card.t_star - 1, int(np.abs(ratio - _TRAINED).argmin()))
-    indices = [int(np.abs(ratio - level).argmin()) for level in _NOISE_LEVELS]
-    indices = [index for index in indices if index <= known]
-    squares = np.zeros(len(indices))
-    count = min(len(images), 64)
-    variance = max(float(images.pixels[:count].var()), 1.0 / 12.0) * (high - low) ** 2
-    limits = variance * abar[indices] / (variance * abar[indices] + 1.0 - abar[indices])
-    for first in range(0, count, runner.microbatch):
-        some = images.select(list(range(first, min(first + runner.microbatch, count))))
-        x = torch.from_numpy(some.pixels.copy()).to(runner.device) * (high - low) + low
-        ids = tuple(some.ids.tolist())
-        noise = Noise(runner.seed, ids, (0,) * len(ids), Stream.PREFLIGHT, runner.device)
-        for step, index in enumerate(indices):
-            z = noise.normal(step, some.image_shape)
-            noisy = float(np.sqrt(abar[index])) * x + float(np.sqrt(1.0 - abar[index])) * z
-            error = (purifier.predict(noisy, index).eps - z).square().mean((1, 2, 3)).sum()
-            squares[step] += float(error.nan_to_num(float("inf")).clamp(max=1e9))
-    errors = (squares / count).tolist()
-    if (errors < limits).all():
-        return None
-    told, simple = (", ".join(f"{e:.3g}" for e in found) for found in (errors, limits))
-    return finding(
-        "PA106",
-        f"Predicting the noise, the network's mean square error is {told} at {len(indices)} noise"
-        f" levels; shrinking every pixel towards one grey has {simple}.",
-        {"indices": indices, "mean_square_errors": errors, "limits": limits.tolist()},
     )
 
 

@@ -120,6 +120,9 @@ def attack_plan(
         "attack": settings,
         "level": asked.get("level", plan.level),
     }
+    reading = asked.get("classifier_reading")
+    if asked.get("classifier") or (reading and (reading.preset or reading.arguments)):
+        changes["classifier_reading"] = reading
     try:
         return AuditPlan.model_validate(plan.model_dump() | changes)
     except ValidationError as error:

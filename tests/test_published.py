@@ -22,6 +22,7 @@ from purify_audit.architectures import (
 )
 from purify_audit.card import DiffusionCard, ImageSpec
 from purify_audit.checkpoint import load_tensors, read_checkpoint
+from purify_audit.denoising import check_denoising
 from purify_audit.formats.complete import complete_card
 from purify_audit.formats.presets import PRESETS
 from purify_audit.formats.read import FORMATS
@@ -227,14 +228,14 @@ def codes(purifier, images):
 def digits_purifier(change=None, weights=None, **card):
     """The shipped purifier of digits, something about it changed."""
     checkpoint = read_checkpoint(DIGITS)
-    settings = checkpoint.card.model_dump() | card
+    settings = checkpoint.card.model_dump() | {"t_star": 5} | card
     purifier = load_purifier(checkpoint, CPU, DiffusionCard.model_validate(settings))
     if weights is not None:
         purifier.network.load_state_dict(weights(load_tensors(checkpoint)))
     return replace(purifier, network=change(purifier.network)) if change else purifier
 
 
-@pytest.mark.parametrize("t_star", [20, 60, 300])
+@pytest.mark.parametrize("t_star", [5, 40])
 def test_weights_that_are_run_as_trained_denoise(t_star, digits):
     assert "PA106" not in codes(digits_purifier(t_star=t_star), digits)
 
@@ -316,7 +317,7 @@ UNSEEN = {
     "a clock that is one index early": {"clock": "continuous"},
     "the continuous schedule for the discrete": {"schedule": {"kind": "vp", "steps": 1000}},
     "another variance": {"sampler": {"kind": "ddpm", "variance": "fixed-large"}},
-    "another t*": {"t_star": 61},
+    "another t*": {"t_star": 6},
 }
 
 
@@ -324,6 +325,48 @@ UNSEEN = {
 def test_what_no_denoising_error_tells(wrong, digits):
     """These give the network almost what it was trained on, or are no matter of the network."""
     assert "PA106" not in codes(digits_purifier(**UNSEEN[wrong]), digits)
+
+
+# A purifier of photographs, which knows images of every contrast, hides more.
+CIFAR_MODEL = DIGITS.with_name("cifar10-ddpm.safetensors")
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "cifar10_test_lossless_1178.npz"
+
+
+def photographs_purifier(told=None, **card):
+    if not (CIFAR_MODEL.exists() and PHOTOGRAPHS.exists()):
+        pytest.skip("the CIFAR-10 purifier or its images are not here")
+    checkpoint = read_checkpoint(CIFAR_MODEL)
+    settings = checkpoint.card.model_dump() | {"t_star": 5, "sampler": {"kind": "ddpm"}} | card
+    purifier = load_purifier(checkpoint, CPU, DiffusionCard.model_validate(settings))
+    return replace(purifier, network=Told(purifier.network, **told)) if told else purifier
+
+
+PHOTOGRAPHS_SEEN = {
+    "predicts v": ({"prediction": "v"}, None, "taken for a prediction of eps it would be"),
+    "cosine schedule": (SETTINGS["cosine schedule"], None, "told half the time it would be"),
+    "half the time": ({}, {"time": 0.5}, "told twice the time it would be"),
+    "twice the time": ({}, {"time": 2.0}, "told half the time it would be"),
+    "four times the time": ({}, {"time": 4.0}, "told a quarter of the time it would be"),
+}
+
+
+@pytest.mark.parametrize("wrong", PHOTOGRAPHS_SEEN)
+def test_a_purifier_of_photographs_run_wrongly_is_seen_and_told_how(wrong):
+    card, told, sentence = PHOTOGRAPHS_SEEN[wrong]
+    images = choose(load_images(str(PHOTOGRAPHS)), 8, 0) if PHOTOGRAPHS.exists() else None
+    runner = Runner(photographs_purifier(told, **card), CPU, 0, 16)
+    found = check_denoising(runner, images)
+    assert found.code == "PA106"
+    assert sentence in found.sentence
+
+
+def test_a_purifier_of_photographs_run_rightly_or_in_another_range():
+    """The range hides: the network denoises paler photographs just as well."""
+    purifiers = photographs_purifier(), photographs_purifier(data_range=(0.0, 1.0))
+    images = choose(load_images(str(PHOTOGRAPHS)), 8, 0)
+    pale = replace(images, pixels=(0.4 + 0.2 * images.pixels).astype(np.float32))
+    for purifier, shown in ((purifiers[0], images), (purifiers[0], pale), (purifiers[1], images)):
+        assert check_denoising(Runner(purifier, CPU, 0, 16), shown) is None
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.05, 1.0])
@@ -343,5 +386,5 @@ def test_an_exact_denoiser_is_let_through_whatever_the_images(contrast):
             return (x * (1.0 - left).sqrt() / (variance * left + 1.0 - left)).float()
 
     pixels = 0.5 + deviation * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    images = ImageSet(pixels.numpy(), None, np.arange(64), "Gaussian")
+    images = ImageSet(pixels.clamp(0.0, 1.0).numpy(), None, np.arange(64), "Gaussian")
     assert "PA106" not in codes(DiffusionPurifier(card, Gaussian()), images)

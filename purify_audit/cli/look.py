@@ -68,14 +68,16 @@ def replay(
     probe: Annotated[str | None, typer.Option(help="Probe. Default: the plan's first.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius. Default: the plan's first.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: the report's kind.")] = None,
+    allow_pickle: o.AllowPickle = False,
 ) -> None:
     """Compute one cell of a report again and say whether it is the same number."""
     from purify_audit.loading import choose_device
-    from purify_audit.replay import find_address, replay_report
+    from purify_audit.replay import check_trust, find_address, replay_report
     from purify_audit.report.schema import read_report
     from purify_audit.runtime import environment
 
     saved, wanted = read_report(report), o.radii(eps)
+    check_trust(saved, allow_pickle)
     address = find_address(
         saved.plan, (image, draw, direction), probe, wanted[0] if wanted else None
     )

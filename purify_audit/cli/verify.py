@@ -37,6 +37,7 @@ ATTACK: dict[str, tuple[type, ...]] = {
 }
 SETTINGS = AUDIT | ATTACK | {"preset": _TEXT, "device": _TEXT}
 _FIXED = ("data", "ids", "t_star", "sampler", "seed")
+_ANSWERS = {"published": "as", "weights": "weights", "assume": "assume", "arguments": "arg"}
 _CHECKED = 4  # cells of a report that are computed again before its attack
 _DEFAULT_REPORT = "report.json"
 
@@ -138,6 +139,7 @@ def verify(
         arguments=arguments,
         allow_pickle=allow_pickle,
     )
+    asked["allow_pickle"] = allow_pickle
     asked["classifier_reading"] = o.reading(
         preset=classifier_preset, arguments=classifier_arguments, allow_pickle=allow_pickle
     )
@@ -150,7 +152,7 @@ def verify(
             raise PlanError(
                 "nothing to verify: give a report of `compress`, or --attack or --predict"
             )
-        return _recompute(report, cells, where)
+        return _recompute(report, cells, where, allow_pickle)
     must_be_writable(out)
     limit = math.inf if max_seconds is None else max_seconds
     how = How(out, dry_run, limit, measure_anyway, as_json, quiet)
@@ -190,6 +192,7 @@ def settings(params: dict[str, Any], checkpoint: str | None) -> dict[str, Any]:
         given["device"] = elsewhere.get("device", "auto")
     if str((elsewhere | given).get("checkpoint", "")).endswith(".json"):
         fixed = [name for name in given if name in _FIXED]
+        fixed += [option for name, option in _ANSWERS.items() if params.get(name)]
         if fixed:
             told = fixed[0].replace("_", "-")
             raise PlanError(f"--{told} cannot be changed: the report fixes it")
@@ -227,13 +230,14 @@ def _report_path(target: str | None, asked: dict[str, Any], attack: bool) -> Pat
     return Path(named) if named.endswith(".json") else None
 
 
-def _recompute(path: Path, cells: int, where: "torch.device") -> None:
+def _recompute(path: Path, cells: int, where: "torch.device", allow_pickle: bool) -> None:
     """Compute a sample of a report's cells again, and tell."""
-    from purify_audit.replay import replay_report
+    from purify_audit.replay import check_trust, replay_report
     from purify_audit.report.schema import read_report
     from purify_audit.runtime import environment
 
     saved = read_report(path)
+    check_trust(saved, allow_pickle)
     replayed = replay_report(saved, path.parent, cells, where)
     different = [cell for cell in replayed if not cell.same]
     for cell in different:
@@ -270,11 +274,12 @@ def _from_report(
     from purify_audit.attack_plan import AttackPlan
     from purify_audit.audit import Outcome
     from purify_audit.findings import finding
-    from purify_audit.replay import replay_report, stored_samples, stored_subject
+    from purify_audit.replay import check_trust, replay_report, stored_samples, stored_subject
     from purify_audit.report.schema import read_report
     from purify_audit.subject import attack_plan
 
     saved = read_report(path)
+    check_trust(saved, bool(asked.get("allow_pickle")))
     wanted = plan_settings(asked)
     plan = attack_plan(saved.plan, wanted, saved.data.image_shape, where)
     assert isinstance(plan.attack, AttackPlan)

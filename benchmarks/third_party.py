@@ -96,7 +96,9 @@ def run(name: str, folder: Path, work: Path) -> dict[str, object]:
     )
     if done.returncode not in (0, 3):
         sys.exit(f"{name}: exit code {done.returncode}")
-    told = " ".join(command).replace(f"{folder}/", "").replace(f"{work}/", "")
+    told = (
+        " ".join(command).replace(f"{folder}/", "").replace(f"{work}/", "").replace(f"{ROOT}/", "")
+    )
     row = {"name": name, "command": f"purify-audit {told}", "date": date.today().isoformat()}
     return row | {"seconds": round(time.monotonic() - start)} | numbers(read_report(out))
 

@@ -657,7 +657,12 @@ def test_a_real_process_ends_with_one_sentence(command, tmp_path):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The bytes of a small valid file, and a path to write damaged copies to."""
-    card = parse_card(json.dumps(example_card("feedforward") | {"network": {"arch": "autoencoder", "widths": [1]}}), "t")
+    card = parse_card(
+        json.dumps(
+            example_card("feedforward") | {"network": {"arch": "autoencoder", "widths": [1]}}
+        ),
+        "t",
+    )
     folder = tmp_path_factory.mktemp("fuzz")
     save_checkpoint(folder / "valid.safetensors", card, build_network(card).state_dict())
     return (folder / "valid.safetensors").read_bytes(), folder / "damaged.safetensors"

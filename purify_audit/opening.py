@@ -1,6 +1,7 @@
 """From what the user names (a file, a folder, code, a transformation) to a checkpoint."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from purify_audit.arguments import is_factory
@@ -19,7 +20,7 @@ from purify_audit.formats.graphs import graph_container, read_graph
 from purify_audit.formats.hub import HUB, download
 from purify_audit.formats.read import read_foreign
 from purify_audit.purifiers.transforms import TRANSFORM_NAMES, parse_transform
-from purify_audit.reading import Reading
+from purify_audit.reading import Assumption, Reading
 from purify_audit.record import printable
 
 _ANY_IMAGE = ImageSpec(channels=1, height=8, width=8)
@@ -93,7 +94,8 @@ def _open_file(
         raise CheckpointError(f"{printable(text)}: cannot be read: {told}") from None
     if path.is_dir():
         _refuse_unused(f"{text}: is a folder of weights", reading, ("assume",))
-        return read_foreign(path, reading, spec, overrides)
+        found = read_foreign(path, reading, spec, overrides)
+        return _at_revision(text, found) if text.startswith(HUB) else found
     if is_native(path):
         _refuse_unused(f"{text}: has a card, which says how to run it", reading, ())
         return read_checkpoint(path)
@@ -102,6 +104,17 @@ def _open_file(
         return read_graph(path, None, reading)
     _refuse_unused(f"{text}: is a file of weights", reading, ("preset", "weights", "assume"))
     return read_foreign(path, reading, spec, overrides)
+
+
+def _at_revision(text: str, found: Checkpoint) -> Checkpoint:
+    """A model of the hub under the name it was asked for, its revision recorded."""
+    assert found.path is not None, "a folder was read"
+    assert found.recognised is not None, "nothing of the hub is read as ours"
+    revision = Assumption(what="revision", value=found.path.name, source="the hub's folder")
+    recognised = found.recognised.model_copy(
+        update={"assumptions": (revision, *found.recognised.assumptions)}
+    )
+    return replace(found, source=text, recognised=recognised)
 
 
 def _refuse_unused(what: str, reading: Reading, used: tuple[str, ...]) -> None:

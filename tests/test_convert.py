@@ -360,3 +360,16 @@ def test_inspect_tells_what_was_assumed_and_on_whose_word(here, run_cli):
 def test_inspect_does_not_ignore_answers(stored, refused):
     told = refused("inspect", stored("feedforward"), "--as", "ddpm-cifar10")
     assert told.endswith("has a card, which says how to run it; leave out --as")
+
+
+def test_the_revision_of_a_hub_model_is_recorded(tmp_path, monkeypatch):
+    from purify_audit.opening import open_checkpoint
+    from purify_audit.reading import Reading
+
+    found = made.LAYOUTS["diffusers folder"](tmp_path)
+    revision = found.path.rename(tmp_path / "0123abc")
+    monkeypatch.setattr("purify_audit.opening.download", lambda text: revision)
+    opened = open_checkpoint("hub:somebody/ddpm", None, Reading(**found.answers))
+    assert opened.source == "hub:somebody/ddpm"
+    first = opened.recognised.assumptions[0]
+    assert (first.what, first.value) == ("revision", "0123abc")

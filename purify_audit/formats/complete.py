@@ -14,14 +14,16 @@ from purify_audit.reading import Assumption, Reading
 from purify_audit.record import printable
 from purify_audit.settings import parse_settings
 
-_NEEDED = {
+NEEDED = {
     "diffusion": ("image", "prediction", "clock", "schedule", "data_range", "t_star", "sampler"),
     "feedforward": ("image", "data_range"),
     "classifier": ("image", "classes", "mean", "std"),
     "graph": ("image", "data_range"),
     "code": ("image",),
 }
-_ASKED = {  # what cannot be left to a default, by network
+"""Fields of a card without which nothing runs, by family."""
+
+ASKED = {
     "adm": ("network.heads or network.head_channels", "network.new_attention_order"),
     "ncsnpp": ("network.fir", "network.scale_by_sigma"),
     "edm": ("network.preconditioning",),
@@ -29,6 +31,8 @@ _ASKED = {  # what cannot be left to a default, by network
     "drunet": ("level",),
     "dncnn": ("sigma",),
 }
+"""Choices that no tensor shows and that have no safe default, by network."""
+
 _USUAL = "no tensor tells; every published file of this layout has it"
 
 
@@ -113,7 +117,7 @@ def _must_be_said(
     what: str, fields: dict[str, Any], answered: set[str], presets: list[str]
 ) -> None:
     """Raise PlanError, with the presets that would help, if something is left to say."""
-    missing = [name for name in _NEEDED[fields["family"]] if name not in fields]
+    missing = [name for name in NEEDED[fields["family"]] if name not in fields]
     for choice in _asked(fields):
         known = choice.partition(".")[2] in fields["network"]
         if not known and not answered.intersection(choice.split(" or ")):
@@ -133,7 +137,7 @@ def _must_be_said(
 def _asked(fields: dict[str, Any]) -> tuple[str, ...]:
     """Choices of a network that its tensors do not show, and that have no safe default."""
     network, schedule = fields.get("network", {}), fields.get("schedule")
-    asked = _ASKED.get(network.get("arch", ""), ())
+    asked = ASKED.get(network.get("arch", ""), ())
     if network.get("embedding") == "fourier":
         asked = (*asked, "network.centered")  # published VE networks take [0, 1], and double it
     steps = schedule.get("steps", 1000) if isinstance(schedule, dict) else 1000

@@ -59,7 +59,7 @@ def ddpm_card() -> DiffusionCard:
         schedule=LinearSchedule(),
         data_range=(-1.0, 1.0),
         t_star=75,
-        sampler=DDIMSampler(steps=5),  # of five tried on training images, the best anchors
+        sampler=DDIMSampler(steps=5),  # picked on training images
     )
 
 

@@ -60,6 +60,32 @@ class CapRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Portraits:
+    """The images that fared worst and best under the aligned attack at its first radius.
+
+    Worst first: those that fall at the smallest radius; then those that stand, the largest margin
+    first. Purified under the first aligned draw.
+
+    Attributes:
+        ids: image ids [m].
+        worst: whether an image is one of the worst, bool [m].
+        clean: x, float32 [m, c, h, w].
+        attacked: x + δ.
+        anchor: P(x; ξ).
+        purified: P(x + δ; ξ).
+        predicted: the label of P(x + δ; ξ), int64 [m].
+    """
+
+    ids: np.ndarray
+    worst: np.ndarray
+    clean: np.ndarray
+    attacked: np.ndarray
+    anchor: np.ndarray
+    purified: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class AttackSamples:
     """Everything the attacks saw.
 
@@ -72,6 +98,7 @@ class AttackSamples:
         bare_clean: labels of clean images without the purifier [n].
         scored: the attacks; those that certify may have fewer images, the first ones.
         caps: random directions; none when they were not tried.
+        portraits: the worst and the best images; none when the main attack did not end.
     """
 
     ids: np.ndarray
@@ -82,11 +109,15 @@ class AttackSamples:
     bare_clean: np.ndarray
     scored: tuple[Scored, ...]
     caps: CapRows | None = field(default=None)
+    portraits: Portraits | None = field(default=None)
 
     def find(self, name: str, eps: float | None = None) -> Scored | None:
         """The attack of a name, at a radius or at the first."""
         found = (s for s in self.scored if s.name == name and eps in (None, s.eps))
         return next(found, None)
+
+
+_TABLES: dict[str, type[CapRows] | type[Portraits]] = {"caps": CapRows, "portraits": Portraits}
 
 
 def join_attacks(parts: list[AttackSamples]) -> AttackSamples:
@@ -119,8 +150,10 @@ def save_attacks(path: Path, samples: AttackSamples) -> None:
         for f in fields(Scored):
             if f.name not in ("name", "eps"):
                 columns[f"{attack.name}.{place}.{f.name}"] = getattr(attack, f.name)
-    if samples.caps is not None:
-        columns |= {f"caps.{f.name}": getattr(samples.caps, f.name) for f in fields(CapRows)}
+    for name, kind in _TABLES.items():
+        table = getattr(samples, name)
+        if table is not None:
+            columns |= {f"{name}.{f.name}": getattr(table, f.name) for f in fields(kind)}
     main = samples.find("aligned")
     if main is not None:
         columns["images"] = main.images
@@ -153,11 +186,12 @@ def load_attacks(path: Path) -> AttackSamples:
             )
             for place, (name, eps) in enumerate(about)
         ]
-        caps = None
-        if "caps.radii" in columns:
-            caps = CapRows(*(columns[f"caps.{f.name}"] for f in fields(CapRows)))
-        return AttackSamples(
-            **{name: columns[name] for name in _PER_IMAGE}, scored=tuple(scored), caps=caps
-        )
+        tables: dict[str, Any] = {
+            name: kind(**{f.name: columns[f"{name}.{f.name}"] for f in fields(kind)})
+            for name, kind in _TABLES.items()
+            if any(column.startswith(f"{name}.") for column in columns)
+        }
+        whole: dict[str, Any] = {name: columns[name] for name in _PER_IMAGE}
+        return AttackSamples(**whole | tables, scored=tuple(scored))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ReportError(f"{path}: is no file of attacks: {error}") from None

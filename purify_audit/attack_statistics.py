@@ -8,11 +8,11 @@ from scipy.special import ndtri
 
 from purify_audit.attack_samples import AttackSamples, CapRows, Scored
 from purify_audit.choices import Norm
-from purify_audit.correlation import Correlation, spearman_interval
+from purify_audit.correlation import spearman_interval
+from purify_audit.estimates import CapPoint, Correlation, Estimate, Fuzziness, ImageVerdict
 from purify_audit.plan import AuditPlan
-from purify_audit.record import Record
 from purify_audit.samples import CompressionSamples
-from purify_audit.statistics import QUANTILES, Estimate, probe_names, proportion_interval
+from purify_audit.statistics import QUANTILES, probe_names, proportion_interval
 
 PROTOCOLS = ("aligned", "heldout", "mean", "worst_of_k", "vote")
 """How the verdicts of draws become one: `aligned`: mean over the attack's own draws; `heldout`:
@@ -20,54 +20,6 @@ one draw it never saw; `mean`, `worst_of_k` and `vote` (the true class alone has
 all scoring draws."""
 
 _FALLEN = 0.5  # share of the aligned draws
-
-
-class Fuzziness(Record):
-    """How an attack's images fare over scoring draws: the share of draws that misclassify each.
-
-    Attributes:
-        attack: whose images; `clean` for the images themselves.
-        eps: radius, or none for `clean`.
-        quantiles: 5, 25, 50, 75 and 95% over images of that share.
-        fool_none: images that no draw misclassifies.
-        fool_some: images that some draws do, not all.
-        fool_all: images that every draw does.
-    """
-
-    attack: str
-    eps: float | None
-    quantiles: tuple[float, float, float, float, float]
-    fool_none: int
-    fool_some: int
-    fool_all: int
-
-
-class CapPoint(Record):
-    """Share of random directions at one radius (l2) that flip a decision, with intervals."""
-
-    radius: float
-    bare: tuple[float, float | None, float | None]
-    purified: tuple[float, float | None, float | None]
-
-
-class ImageVerdict(Record):
-    """One image: what compression says of it, and what the attack did.
-
-    Attributes:
-        image: image id.
-        label: true label.
-        margin: z_y − max_{i≠y} z_i of its anchors, mean over aligned draws.
-        robust: share of aligned draws that stand at the first radius.
-        falls_at: smallest radius seen at which half of the aligned draws fall; none: it stands.
-        rates: compression rates (l2) by probe, and `attack` along the attack's own direction.
-    """
-
-    image: int
-    label: int
-    margin: float
-    robust: float
-    falls_at: float | None
-    rates: dict[str, float]
 
 
 def attack_estimates(samples: AttackSamples, plan: AuditPlan) -> Iterator[Estimate]:

@@ -15,6 +15,7 @@ from purify_audit.compression import (
     padded_rows,
     rows_per_image,
 )
+from purify_audit.estimates import Estimate
 from purify_audit.findings import Finding, finding
 from purify_audit.model_info import captured_draws, model_info
 from purify_audit.noise import NOISE_SPEC, Noise, Stream
@@ -30,7 +31,6 @@ from purify_audit.runtime import Runner, Stopped, deterministic, environment, me
 from purify_audit.samples import CompressionSamples, join
 from purify_audit.statistics import (
     SPREAD_METRICS,
-    Estimate,
     broken_images,
     estimate,
     per_image,

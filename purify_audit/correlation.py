@@ -21,16 +21,15 @@ of Pearson's r held it in 85% for 4 pairs, 95% for 8 and 94% for 25 (`tests/test
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.random import Generator, Philox  # noqa: TID251  local, counts from a seed, no torch
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from purify_audit.record import Record
+from purify_audit.estimates import Correlation, Kind
 
-Kind = Literal["spearman", "kendall", "pearson"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FEWEST = 4  # pairs; fewer tell nothing about the spread
 
@@ -40,32 +39,6 @@ _LARGEST_EXACT = 7  # pairs whose every order is tried: at most 5,040
 _DIGITS = 12  # smaller differences are rounding; as an order of purifiers they would mean nothing
 _SAME = 1e-9  # coefficients that differ by less are equal
 _BLOCK = 2**22  # numbers computed at a time
-
-
-class Correlation(Record):
-    """One coefficient of n pairs.
-
-    Attributes:
-        kind: which.
-        value: the coefficient; none when x or y does not vary, or for fewer than two pairs.
-        lower: end of the BCa interval; none when the data do not give one: fewer than 4 pairs,
-            resamples that all agree, or a coefficient that hangs on a single pair.
-        upper: the other end.
-        level: confidence of the interval.
-        p: two-sided permutation p value; none for fewer than 4 pairs.
-        leave_one_out: smallest and largest value with one pair left out; none when leaving one of
-            them out leaves no coefficient.
-        n: pairs.
-    """
-
-    kind: Kind
-    value: float | None
-    lower: float | None = None
-    upper: float | None = None
-    level: float
-    p: float | None = None
-    leave_one_out: tuple[float, float] | None = None
-    n: int
 
 
 def correlations(

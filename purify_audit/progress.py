@@ -10,8 +10,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from purify_audit.estimates import Estimate
 from purify_audit.runtime import Stopped
-from purify_audit.statistics import Estimate
 
 _HEARTBEAT_SECONDS = 30.0
 

@@ -1,9 +1,33 @@
 """Settings as people write them: the one-line notation of a choice, and a project's own file."""
 
+import difflib
+import hashlib
 import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from purify_audit.errors import PlanError
+from purify_audit.record import printable
+from purify_audit.toml_lines import Path as KeyPath
+from purify_audit.toml_lines import line_numbers, line_of
+
+_TEXT, _WHOLE = (str,), (int,)
+AUDIT: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("checkpoint", "classifier", "data", "ids", "norm", "sampler"), _TEXT),
+    **dict.fromkeys(("images", "t_star", "seed"), _WHOLE),
+    "eps": (str, float, int, list),
+    "probes": (list,),
+    "level": (float,),
+}
+ATTACK: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("optimiser", "loss", "gradient"), _TEXT),
+    **dict.fromkeys(("steps", "draws", "restarts", "held_out", "microbatch"), _WHOLE),
+}
+SETTINGS = AUDIT | ATTACK | {"preset": _TEXT, "device": _TEXT}
+"""Settings of a project's file and their types, named like the options."""
 
 _TYPES: dict[type, str] = {int: "a whole number", float: "a number", str: "text", list: "a list"}
 
@@ -41,46 +65,115 @@ def parse_settings(text: str) -> tuple[str, dict[str, str]]:
     return name, settings
 
 
-def read_project(folder: Path, known: dict[str, tuple[type, ...]]) -> dict[str, object]:
-    """Settings of `purify-audit.toml`, or else of `[tool.purify-audit]` in `pyproject.toml`.
-
-    Args:
-        folder: where to look.
-        known: the settings there are and their types; names are the long options', with `-` or `_`.
-
-    Returns:
-        The settings; none without such a file or table.
+def parse_radius(text: str) -> float:
+    """A radius, also one written as a fraction such as `8/255`.
 
     Raises:
-        PlanError: the file cannot be read, is not TOML, or has a setting that is not known or of
-            another type.
+        PlanError: not a number.
+    """
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise PlanError(f"'{text}' is not a radius such as 0.03 or 8/255") from None
+
+
+def radius_text(eps: float) -> str:
+    """A radius as people write it: in 255ths where it is one."""
+    parts = eps * 255
+    return f"{parts:.0f}/255" if abs(parts - round(parts)) < 1e-6 else f"{eps:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFile:
+    """A project's own file.
+
+    Attributes:
+        path: as it was named or found.
+        sha256: of its bytes.
+        table: its settings; those of a `pyproject.toml` stand under `[tool.purify-audit]`.
+        inside: that place.
+        lines: where keys stand (`line_numbers`).
+    """
+
+    path: Path
+    sha256: str
+    table: dict[str, Any]
+    inside: tuple[str, ...]
+    lines: dict[KeyPath, int]
+
+    def line(self, *path: str | int) -> int | None:
+        """The line of a key, or of the nearest table around it."""
+        return line_of(self.lines, (*self.inside, *path))
+
+    def place(self, *path: str | int) -> str:
+        """The file's name and the line of a key, as far as it is known."""
+        line = self.line(*path)
+        return self.path.name if line is None else f"{self.path.name}, line {line}"
+
+
+def find_project(folder: Path) -> ProjectFile | None:
+    """`purify-audit.toml`, or else `pyproject.toml` where it has a table `[tool.purify-audit]`.
+
+    Raises:
+        PlanError: see `open_project`.
     """
     own, project = folder / "purify-audit.toml", folder / "pyproject.toml"
-    path = own if own.is_file() else project
-    if not path.is_file():
-        return {}
-    table = _table(path, () if path == own else ("tool", "purify-audit"))
-    settings = {name.replace("-", "_"): value for name, value in table.items()}
-    strange = sorted(settings.keys() - known)
-    if strange:
-        raise PlanError(
-            f"{path.name}: no setting '{strange[0]}'; there are {', '.join(sorted(known))}"
-        )
-    for name, value in settings.items():
-        if not isinstance(value, known[name]) or isinstance(value, bool):
-            wanted = " or ".join(_TYPES[kind] for kind in known[name])
-            raise PlanError(f"{path.name}: '{name}' is {value!r}, not {wanted}")
-    return settings
+    if own.is_file():
+        return open_project(own)
+    found = open_project(project) if project.is_file() else None
+    return found if found and found.table else None
 
 
-def _table(path: Path, inside: tuple[str, ...]) -> dict[str, object]:
-    """A table of a TOML file; empty where there is none of that name."""
+def open_project(path: Path) -> ProjectFile:
+    """Read a project's file.
+
+    Raises:
+        PlanError: it cannot be read or is not TOML.
+    """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8")
+        table = tomllib.loads(text)
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PlanError(f"{path.name}: cannot be read: {error}") from None
+    inside = ("tool", "purify-audit") if path.name == "pyproject.toml" else ()
     for name in inside:
         table = table.get(name, {})
         if not isinstance(table, dict):
             raise PlanError(f"{path.name}: [{'.'.join(inside)}] is not a table of settings")
-    return table
+    return ProjectFile(path, hashlib.sha256(raw).hexdigest(), table, inside, line_numbers(text))
+
+
+def project_settings(file: ProjectFile | None) -> dict[str, object]:
+    """The settings of a project's file, but its policy (`[gate]`).
+
+    Returns:
+        Settings by the long options' names, with `_`; none without a file.
+
+    Raises:
+        PlanError: there is a setting that is not known, or of another type.
+    """
+    if file is None:
+        return {}
+    settings: dict[str, object] = {}
+    for key, value in file.table.items():
+        name = key.replace("-", "_")
+        if key == "gate":
+            continue
+        if name not in SETTINGS:
+            meant = meant_instead(name, [*SETTINGS, "gate"])
+            raise PlanError(f"{file.place(key)}: no setting '{printable(key)}'{meant}")
+        if not isinstance(value, SETTINGS[name]) or isinstance(value, bool):
+            wanted = " or ".join(_TYPES[kind] for kind in SETTINGS[name])
+            raise PlanError(f"{file.place(key)}: '{name}' is {value!r}, not {wanted}")
+        settings[name] = value
+    return settings
+
+
+def meant_instead(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that there is not: what may have been meant."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; '{close[0]}' may be meant" if close else f"; there are {', '.join(names)}"

@@ -13,53 +13,12 @@ import numpy as np
 from scipy.special import betaincinv, stdtrit
 
 from purify_audit.choices import NORMS, Norm
+from purify_audit.estimates import Estimate, Quantiles
 from purify_audit.plan import ISOTROPIC_PROBES, AuditPlan
-from purify_audit.record import Record
 from purify_audit.samples import AnchorRows, CompressionSamples, ProbeRows, VarianceRows
 
 SPREAD_METRICS = ("compression_rate", "randomness_share", "distance_anchor")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-class Estimate(Record):
-    """One number of a report, with its interval.
-
-    Attributes:
-        metric: what it is; the names are fixed (`docs/method.md`, section 2).
-        norm: l2, linf, or none.
-        probe: name of the probe, or none.
-        eps: radius of the probe in pixel units, or none.
-        value: the estimate.
-        lower: end of the interval; none when too few images tell nothing about the spread.
-        upper: the other end.
-        level: confidence of the interval, over all looks together.
-        method: how the interval was made.
-        n_images: clusters.
-        n_draws: draws of each image.
-    """
-
-    metric: str
-    norm: Norm | None = None
-    probe: str | None = None
-    eps: float | None = None
-    value: float
-    lower: float | None
-    upper: float | None
-    level: float
-    method: str
-    n_images: int
-    n_draws: int | None = None
-
-
-class Quantiles(Record):
-    """How per-image values spread: quantiles 5, 25, 50, 75 and 95% over images."""
-
-    metric: str
-    norm: Norm | None = None
-    probe: str | None = None
-    eps: float | None = None
-    quantiles: tuple[float, float, float, float, float]
-    n_images: int
 
 
 def mean_interval(values: np.ndarray, level: float) -> tuple[float, float | None, float | None]:
@@ -215,6 +174,7 @@ def estimate(data: PerImage, plan: AuditPlan) -> Estimate:
         method=method + (f", level split over {looks} looks" if looks > 1 else ""),
         n_images=len(data.values),
         n_draws=None if data.metric == "clean_accuracy" else plan.draws,
+        looks=looks,
     )
 
 

@@ -14,13 +14,13 @@ from purify_audit.attack_statistics import (
 )
 from purify_audit.audit import Outcome
 from purify_audit.battery import Found, Tick, attack_all
+from purify_audit.estimates import Estimate
 from purify_audit.findings import Finding, finding
 from purify_audit.model_info import model_info
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import AttackInfo, Report
 from purify_audit.runtime import Stopped, deterministic, environment
 from purify_audit.samples import CompressionSamples
-from purify_audit.statistics import Estimate
 from purify_audit.subject import Subject
 
 

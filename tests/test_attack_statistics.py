@@ -11,7 +11,6 @@ from purify_audit.attack_plan import AttackPlan
 from purify_audit.attack_samples import AttackSamples, CapRows, Scored
 from purify_audit.attack_statistics import (
     PROTOCOLS,
-    ImageVerdict,
     attack_estimates,
     attack_norm,
     cap_points,
@@ -21,6 +20,7 @@ from purify_audit.attack_statistics import (
     paired_interval,
     rank_correlations,
 )
+from purify_audit.estimates import ImageVerdict
 from purify_audit.samples import AnchorRows, CompressionSamples, ProbeRows, VarianceRows
 from purify_audit.statistics import proportion_interval
 

@@ -14,12 +14,13 @@ from purify_audit.card import ClassifierCard, DiffusionCard, ImageSpec
 from purify_audit.choices import DDPMSampler, LinearSchedule
 from purify_audit.correlation import correlations
 from purify_audit.errors import PlanError, ReportError
+from purify_audit.estimates import Estimate
 from purify_audit.findings import finding
 from purify_audit.report.compared import show_comparison
 from purify_audit.report.comparison import compare
 from purify_audit.report.ranking import ball
 from purify_audit.report.schema import ModelInfo
-from purify_audit.statistics import Estimate, proportion_interval
+from purify_audit.statistics import proportion_interval
 
 EIGHT = 8 / 255
 IMAGE = ImageSpec(channels=1, height=8, width=8)

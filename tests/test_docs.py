@@ -11,10 +11,10 @@ import pytest
 import typer.main
 
 from purify_audit.cli import app
+from purify_audit.estimates import Estimate
 from purify_audit.findings import CODES
 from purify_audit.plan import SAMPLER_PRESETS
 from purify_audit.purifiers.transforms import TRANSFORM_NAMES
-from purify_audit.statistics import Estimate
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands

@@ -1,12 +1,12 @@
 """What several commands take, and how its text is read."""
 
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from purify_audit.errors import InputError, PlanError
+from purify_audit.settings import parse_radius
 
 if TYPE_CHECKING:
     from purify_audit.plan import Probe
@@ -134,8 +134,8 @@ def radii(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(Fraction(part.strip())) for part in text.split(","))
-    except (ValueError, ZeroDivisionError, OverflowError):
+        return tuple(parse_radius(part) for part in text.split(","))
+    except PlanError:
         raise PlanError(f"--eps '{text}' is not a list of numbers such as 2/255,0.03") from None
 
 

@@ -15,7 +15,7 @@ from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
 from purify_audit.cli.output import Made, must_be_writable, tell, write
 from purify_audit.errors import PlanError
-from purify_audit.settings import read_project
+from purify_audit.settings import ATTACK, AUDIT, SETTINGS, find_project, project_settings
 from purify_audit.shipped import shipped_purifier
 
 if TYPE_CHECKING:
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from purify_audit.audit import Outcome
     from purify_audit.subject import Subject
 
-_TEXT, _WHOLE = (str,), (int,)
-AUDIT: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("checkpoint", "classifier", "data", "ids", "norm", "sampler"), _TEXT),
-    **dict.fromkeys(("images", "t_star", "seed"), _WHOLE),
-    "eps": (str, float, int, list),
-    "level": (float,),
-}
-ATTACK: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("optimiser", "loss", "gradient"), _TEXT),
-    **dict.fromkeys(("steps", "draws", "restarts", "held_out", "microbatch"), _WHOLE),
-}
-SETTINGS = AUDIT | ATTACK | {"preset": _TEXT, "device": _TEXT}
 _FIXED = ("data", "ids", "t_star", "sampler", "seed")
 _ANSWERS = {"published": "as", "weights": "weights", "assume": "assume", "arguments": "arg"}
 _CHECKED = 4  # cells of a report that are computed again before its attack
@@ -187,7 +175,7 @@ def settings(params: dict[str, Any], checkpoint: str | None) -> dict[str, Any]:
     given = {name: params[name] for name in SETTINGS if params.get(name) is not None}
     if checkpoint is not None:
         given["checkpoint"] = checkpoint
-    elsewhere = read_project(Path.cwd(), SETTINGS)
+    elsewhere = project_settings(find_project(Path.cwd()))
     if given.get("device") == "auto":  # the option's default
         given["device"] = elsewhere.get("device", "auto")
     if str((elsewhere | given).get("checkpoint", "")).endswith(".json"):
@@ -210,11 +198,15 @@ def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
     attack |= {n: asked[n] for n in ("predict_only",) if n in asked}
     audit = dict(PRESETS[preset]["audit"])
     fields = audit | {"preset_images": audit.pop("images"), "attack": attack}
-    fields |= {n: asked[n] for n in AUDIT if n in asked and n not in ("eps", "ids", "sampler")}
+    fields |= {
+        n: asked[n] for n in AUDIT if n in asked and n not in ("eps", "ids", "sampler", "probes")
+    }
     fields |= {n: asked[n] for n in ("reading", "classifier_reading") if n in asked}
     if "eps" in asked:
         eps = asked["eps"]
         fields["eps"] = o.radii(eps) if isinstance(eps, str) else _listed(eps)
+    if "probes" in asked:
+        fields["probes"] = o.probes([str(probe) for probe in asked["probes"]])
     return fields | o.id_range(asked.get("ids")) | o.sampler_setting(asked.get("sampler"))
 
 

@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from purify_audit.attack_plan import AttackPlan
+from purify_audit.estimates import Estimate
 from purify_audit.report.format import TABLE, accuracy, radius
 from purify_audit.report.schema import AttackInfo, Report
-from purify_audit.statistics import Estimate
 
 _PROTOCOLS = {
     "aligned": "aligned: the attack's own draws",

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from purify_audit.correlation import FEWEST, Correlation
+from purify_audit.correlation import FEWEST
+from purify_audit.estimates import Correlation, Estimate
 from purify_audit.report.ranking import Association, Pair, Row, ball
 from purify_audit.report.schema import Report
-from purify_audit.statistics import Estimate
 
 _NAMED = 3  # names in a sentence before "and 4 more"
 

@@ -8,11 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from purify_audit.correlation import Correlation
+from purify_audit.estimates import Correlation, Estimate
 from purify_audit.report.comparison import Comparison
 from purify_audit.report.format import TABLE, interval
 from purify_audit.report.ranking import Row, ball
-from purify_audit.statistics import Estimate
 
 _NONE = "[dim]—[/]"
 _WIDE = 120  # columns; narrower consoles get intervals on a line of their own

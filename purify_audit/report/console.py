@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from purify_audit.card import ClassifierCard
+from purify_audit.estimates import Estimate
 from purify_audit.report.attack import attack_parts
 from purify_audit.report.format import TABLE, describe, interval, radius
 from purify_audit.report.schema import Report
-from purify_audit.statistics import Estimate
 
 _STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 

@@ -4,10 +4,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from purify_audit.estimates import Estimate
 from purify_audit.record import Record
 from purify_audit.report.format import TABLE, accuracy, interval
 from purify_audit.report.schema import Report
-from purify_audit.statistics import Estimate
 
 _WIDE = 110  # columns; narrower consoles get intervals on a line of their own
 

@@ -13,7 +13,8 @@ from purify_audit.card import (
     PurifierCard,
     TransformCard,
 )
-from purify_audit.statistics import Estimate
+from purify_audit.estimates import Estimate
+from purify_audit.settings import radius_text
 
 TABLE: dict[str, Any] = {
     "title_justify": "left",
@@ -62,8 +63,5 @@ def accuracy(estimate: Estimate | None) -> str:
 
 
 def radius(eps: float | None) -> str:
-    """A radius as people write it: in 255ths where it is one."""
-    if eps is None:
-        return "given"
-    parts = eps * 255
-    return f"{parts:.0f}/255" if abs(parts - round(parts)) < 1e-6 else f"{eps:g}"
+    """A radius as people write it; `given` where a file of perturbed images fixed it."""
+    return "given" if eps is None else radius_text(eps)

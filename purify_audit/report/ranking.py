@@ -6,12 +6,11 @@ from typing import Literal
 
 from purify_audit.card import ClassifierCard
 from purify_audit.choices import Norm
-from purify_audit.correlation import Correlation
 from purify_audit.errors import PlanError, ReportError
+from purify_audit.estimates import Correlation, Estimate
 from purify_audit.record import Record
 from purify_audit.report.format import describe, radius
 from purify_audit.report.schema import Report
-from purify_audit.statistics import Estimate
 
 Quantity = Literal["compression_rate", "anchor_accuracy", "predicted_robust_accuracy"]
 

@@ -7,15 +7,20 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from purify_audit.attack_statistics import CapPoint, Fuzziness, ImageVerdict
 from purify_audit.card import ClassifierCard, PurifierCard
-from purify_audit.correlation import Correlation
 from purify_audit.errors import ReportError
+from purify_audit.estimates import (
+    CapPoint,
+    Correlation,
+    Estimate,
+    Fuzziness,
+    ImageVerdict,
+    Quantiles,
+)
 from purify_audit.findings import Finding
 from purify_audit.plan import AuditPlan
 from purify_audit.reading import Recognised
 from purify_audit.record import Record, first_fault
-from purify_audit.statistics import Estimate, Quantiles
 
 
 class DrawInfo(Record):

@@ -1,0 +1,1 @@
+"""Judging a report by a policy: PASS, FAIL or INCONCLUSIVE."""

@@ -1,0 +1,51 @@
+"""From an interval and a threshold to PASS, FAIL or INCONCLUSIVE. No judgement rests on a point."""
+
+import math
+from typing import Literal
+
+from purify_audit.gate.judgement import Decision
+
+Op = Literal["<=", ">="]
+
+
+def decide(lower: float | None, upper: float | None, op: Op, threshold: float) -> Decision:
+    """Where an interval lies: within what is required, beyond it, or across the threshold.
+
+    Written so that anything that is not a number is neither within nor beyond.
+
+    Args:
+        lower: end of the interval; none when too few images tell nothing about the spread.
+        upper: the other end.
+        op: how the quantity must compare with the threshold.
+        threshold: itself allowed.
+    """
+    if lower is None or upper is None or not lower <= upper:
+        return "inconclusive"
+    if op == ">=":
+        lower, upper, threshold = -upper, -lower, -threshold
+    if upper <= threshold:
+        return "pass"
+    return "fail" if lower > threshold else "inconclusive"
+
+
+def images_that_decide(
+    value: float, ends: tuple[float, float], threshold: float, n: int
+) -> int | None:
+    """About how many more images would decide, if the estimate stayed what it is.
+
+    Intervals shrink like 1/√n, so the end that lies across the threshold reaches it at
+    n (length / distance)² images.
+
+    Returns:
+        None where the estimate lies on the threshold, or so near that no number is worth saying.
+    """
+    distance = abs(value - threshold)
+    end = ends[1] if value <= threshold else ends[0]
+    length = abs(end - value)
+    if distance == 0 or not math.isfinite(length) or length < distance:
+        return None
+    needed = math.ceil(n * (length / distance) ** 2)
+    return max(needed - n, 1) if needed < _MOST else None
+
+
+_MOST = 10_000_000

@@ -1,0 +1,247 @@
+"""A report judged by a policy. No torch; no numpy either unless a baseline is compared with."""
+
+from collections.abc import Callable
+from datetime import date
+from operator import attrgetter
+
+from purify_audit import __version__
+from purify_audit.estimates import Estimate
+from purify_audit.findings import Finding
+from purify_audit.gate.decide import decide, images_that_decide
+from purify_audit.gate.judgement import Decision, Judgement, RuleResult
+from purify_audit.gate.paired import Pairing
+from purify_audit.gate.policy import Policy, PolicyFile, Rule, Waiver
+from purify_audit.gate.wording import number, requirement, what
+from purify_audit.levels import at_level
+from purify_audit.metrics import about
+from purify_audit.report.schema import Report
+
+Difference = Callable[[Estimate, float], Pairing]
+"""The change of an estimate against a baseline, paired by image, at a confidence level."""
+
+_WORST: dict[Decision, int] = {"fail": 0, "inconclusive": 1, "pass": 2}
+_SAME_RADIUS = 1e-9
+
+
+def judge(
+    report: Report, policy: PolicyFile, today: date, difference: Difference | None = None
+) -> Judgement:
+    """Decide every rule of a policy.
+
+    PASS needs every rule of severity `error` to pass, each at its own confidence: an
+    intersection–union test (Berger 1982), so its risk of passing wrongly needs no correction for
+    the number of rules. With m rules, the risk that any fails wrongly is at most m times one's.
+
+    Args:
+        report: what was measured.
+        policy: what is required.
+        today: for waivers.
+        difference: for regression rules; without it they stay undecided.
+    """
+    gate, results, used = policy.policy, list[RuleResult](), set[int]()
+    for place, rule in enumerate(gate.rule):
+        result = judge_rule(report, gate, rule, difference)
+        waiver = next((n for n, w in enumerate(gate.waiver) if _covers(w, rule, report, today)), -1)
+        if waiver >= 0 and result.decision != "pass":
+            used.add(waiver)
+            result = result.model_copy(update={"waived": gate.waiver[waiver].reason})
+        results.append(result.model_copy(update={"line": policy.line("rule", place)}))
+    run = report.run
+    return Judgement(
+        verdict=verdict(results),
+        rules=tuple(results),
+        notes=tuple(_waiver_notes(gate, report, today, used)),
+        policy=str(policy.file.path),
+        policy_sha256=policy.file.sha256,
+        report_sha256=report.body_sha256() if run is None else run.body_sha256,
+        model=report.checkpoint.card.name,
+        model_sha256=report.checkpoint.sha256,
+        judged=today.isoformat(),
+        tool_version=__version__,
+    )
+
+
+def verdict(results: list[RuleResult], warnings_too: bool = False) -> Decision:
+    """The worst decision among the rules that count: of severity `error`, and not waived."""
+    counted: list[Decision] = [
+        r.decision for r in results if r.waived is None and (warnings_too or r.severity == "error")
+    ]
+    return min(counted, key=_WORST.__getitem__, default="pass")
+
+
+def judge_rule(
+    report: Report, policy: Policy, rule: Rule, difference: Difference | None = None
+) -> RuleResult:
+    """Decide one rule: for a metric, the worst decision over every estimate that it names."""
+    if rule.findings:
+        return _about_findings(report, rule)
+    found = [e for e in report.estimates if _named(rule, e)]
+    if not found:
+        return RuleResult(
+            rule=rule.id,
+            decision="inconclusive",
+            severity=rule.severity,
+            requirement=requirement(rule),
+            sentence=f"The report has no {what(rule)}.{_how_to_get(rule)}",
+            metric=rule.metric,
+        )
+    results = [_about_estimate(report, policy, rule, e, difference) for e in found]
+    return min(results, key=lambda result: _WORST[result.decision])
+
+
+def _named(rule: Rule, e: Estimate) -> bool:
+    """Whether a rule is about an estimate."""
+    assert rule.metric is not None, "a rule about findings names no estimate"
+    probe = rule.probe if rule.probe is not None else about(rule.metric).probe
+    radius = rule.eps is None or (e.eps is not None and abs(e.eps - rule.eps) <= _SAME_RADIUS)
+    return (
+        e.metric == rule.metric
+        and rule.norm in (None, e.norm)
+        and probe in (None, e.probe)
+        and radius
+    )
+
+
+def _how_to_get(rule: Rule) -> str:
+    if rule.stage == "compress":
+        return ""
+    option = "--attack" if rule.stage == "attack" else "--predict"
+    return f" `purify-audit verify … {option}` measures it."
+
+
+def _about_estimate(
+    report: Report, policy: Policy, rule: Rule, e: Estimate, difference: Difference | None
+) -> RuleResult:
+    confidence, pairing, blocked = policy.confidence_of(rule), None, _too_few(policy, rule, e)
+    if not rule.regression:
+        judged = at_level(e, confidence)
+    elif difference is None:
+        judged, blocked = e, "There is no baseline to compare with."
+    else:
+        pairing = difference(e, confidence)
+        judged = pairing.change
+    op, threshold = rule.bound
+    decision = decide(judged.lower, judged.upper, op, threshold)
+    if decision == "fail" and pairing is not None and not pairing.surely_differs:
+        decision, blocked = "inconclusive", "The verdicts that changed may have changed by chance."
+    blocked = blocked or _untrusted(report, rule, decision)
+    more = None
+    if blocked:
+        decision = "inconclusive"
+    elif decision == "inconclusive" and judged.lower is not None and judged.upper is not None:
+        ends = (judged.lower, judged.upper)
+        more = images_that_decide(judged.value, ends, threshold, judged.n_images)
+    result = RuleResult(
+        rule=rule.id,
+        decision=decision,
+        severity=rule.severity,
+        requirement=requirement(rule, e),
+        sentence=blocked or _sentence(judged, decision, more),
+        threshold=threshold,
+        confidence=confidence,
+        more_images=more,
+        metric=e.metric,
+        norm=e.norm,
+        probe=e.probe,
+        eps=e.eps,
+        n_images=judged.n_images,
+        n_draws=e.n_draws,
+    )
+    if rule.regression and pairing is None:
+        return result
+    shown = {name: getattr(judged, name) for name in ("value", "lower", "upper")}
+    if pairing is not None:
+        shown |= {"baseline": pairing.baseline, "p_value": pairing.p_value}
+    return result.model_copy(update=shown)
+
+
+def _too_few(policy: Policy, rule: Rule, e: Estimate) -> str:
+    least = policy.min_images_of(rule)
+    if e.n_images < least:
+        return f"{e.n_images} images are fewer than the {least} that the policy asks for."
+    if e.n_draws is not None and e.n_draws < rule.min_draws:
+        return f"{e.n_draws} draws are fewer than the {rule.min_draws} that the policy asks for."
+    return ""
+
+
+def _untrusted(report: Report, rule: Rule, decision: Decision) -> str:
+    """Why a decided rule is not decided after all; empty where it is.
+
+    Errors in what was measured void every decision. A failed check of the attack voids every
+    decision on what the attack found, but one: robust accuracy too low stays too low, because a
+    better attack would lower it further. An interrupted audit passes nothing.
+    """
+    errors = [f for f in report.findings if f.severity == "error"]
+    measured = [f for f in errors if not f.code.startswith("PA3") or f.code == "PA313"]
+    if measured:
+        return f"The estimates cannot be trusted: {_codes(measured)}."
+    if rule.stage != "compress":
+        attack = [f for f in errors if f.code.startswith("PA3")]
+        bounded = rule.metric is not None and about(rule.metric).upper_bound
+        stands = decision == "fail" and bounded and rule.min is not None
+        if attack and not stands:
+            return f"The attack failed its own checks: {_codes(attack)}."
+    if decision == "pass" and report.status == "partial":
+        return "The audit was interrupted, and what is partial passes nothing."
+    return ""
+
+
+def _codes(findings: list[Finding]) -> str:
+    return ", ".join(dict.fromkeys(map(attrgetter("code"), findings)))
+
+
+def _sentence(e: Estimate, decision: Decision, more: int | None) -> str:
+    if e.lower is None or e.upper is None:
+        return f"{number(e.value)} from {e.n_images} image has no interval."
+    within = f"{number(e.value)}, {e.level:.3g} interval {number(e.lower)} to {number(e.upper)}"
+    told = f"{within} from {e.n_images} images"
+    if decision != "inconclusive":
+        return f"{told}."
+    if more is None:
+        return f"{told}, lies on the threshold."
+    return f"{told}, lies across the threshold; about {more:,} more images would decide it."
+
+
+def _about_findings(report: Report, rule: Rule) -> RuleResult:
+    """Pass where none of the codes is in the report and everything that looks for them was done."""
+    found = [f for f in report.findings if f.code.startswith(rule.findings)]
+    decision: Decision = "fail" if found else "pass"
+    sentence = "; ".join(f"{f.code}: {f.sentence}" for f in found) or "None is in the report."
+    if not found:
+        done = report.attack is not None or rule.stage == "compress"
+        if not done:
+            sentence = f"The report has no attack.{_how_to_get(rule)}"
+        elif report.status == "partial":
+            sentence = "The audit was interrupted, and what is partial passes nothing."
+        decision = "pass" if done and report.status == "complete" else "inconclusive"
+    return RuleResult(
+        rule=rule.id,
+        decision=decision,
+        severity=rule.severity,
+        requirement=requirement(rule),
+        sentence=sentence,
+    )
+
+
+def _covers(waiver: Waiver, rule: Rule, report: Report, today: date) -> bool:
+    return waiver.rule == rule.id and _applies(waiver, report) and today <= waiver.expires
+
+
+def _applies(waiver: Waiver, report: Report) -> bool:
+    return report.checkpoint.sha256.startswith(waiver.model)
+
+
+def _waiver_notes(policy: Policy, report: Report, today: date, used: set[int]) -> list[str]:
+    """Waivers that do nothing here, each with why."""
+    notes = []
+    for n, waiver in enumerate(policy.waiver):
+        name = f"The waiver of '{waiver.rule}' for model {waiver.model[:12]}"
+        if n in used:
+            continue
+        if today > waiver.expires:
+            notes.append(f"{name} expired on {waiver.expires.isoformat()}.")
+        elif not _applies(waiver, report):
+            notes.append(f"{name} is for another model.")
+        else:
+            notes.append(f"{name} is not used: the rule passes.")
+    return notes

@@ -1,0 +1,94 @@
+"""What a gate decided, and why, as frozen data."""
+
+from typing import Literal
+
+from purify_audit.choices import Norm
+from purify_audit.record import Record
+
+Decision = Literal["pass", "fail", "inconclusive"]
+Severity = Literal["error", "warning"]
+
+WORDS: dict[Decision, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
+
+
+class RuleResult(Record):
+    """One rule, decided.
+
+    Attributes:
+        rule: its id.
+        decision: pass, fail or inconclusive.
+        severity: a `warning` never changes the verdict unless it is asked to.
+        requirement: what is required, e.g. `compression_rate (l2, sign, 0.15) <= 0.5`.
+        sentence: why it was decided so.
+        metric: what was judged; none for a rule about findings.
+        norm: see `Estimate`, as for probe and eps.
+        probe: see `norm`.
+        eps: see `norm`.
+        value: the estimate (for a regression rule: the change against the baseline).
+        lower: end of its interval at `confidence`.
+        upper: the other end.
+        threshold: what the interval was held against.
+        confidence: of the interval.
+        n_images: images behind it.
+        n_draws: draws of each.
+        more_images: about how many more images would decide it, where that can be said.
+        baseline: the baseline's estimate, for a regression rule.
+        p_value: two-sided exact McNemar p value, for a regression rule on verdicts.
+        waived: the reason of the waiver that covers it, if one does.
+        line: where the rule stands in the policy file.
+    """
+
+    rule: str
+    decision: Decision
+    severity: Severity
+    requirement: str
+    sentence: str
+    metric: str | None = None
+    norm: Norm | None = None
+    probe: str | None = None
+    eps: float | None = None
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    threshold: float | None = None
+    confidence: float | None = None
+    n_images: int | None = None
+    n_draws: int | None = None
+    more_images: int | None = None
+    baseline: float | None = None
+    p_value: float | None = None
+    waived: str | None = None
+    line: int | None = None
+
+
+class Judgement(Record):
+    """The verdict of a policy on a report.
+
+    Attributes:
+        schema_version: of this record.
+        verdict: fail if any rule of severity `error` that is not waived fails; else inconclusive
+            if any of them is undecided; else pass.
+        rules: every rule, in the policy's order.
+        notes: waivers that have expired or cover nothing, and anything else worth knowing.
+        policy: the policy file as it was named.
+        policy_sha256: of the file's bytes.
+        report_sha256: of the report's body.
+        model: name of the audited model.
+        model_sha256: its digest.
+        baseline_sha256: of the body of the baseline's report, if there was one.
+        judged: date, ISO 8601.
+        tool_version: that judged.
+    """
+
+    schema_version: Literal["1.0"] = "1.0"
+    verdict: Decision
+    rules: tuple[RuleResult, ...]
+    notes: tuple[str, ...] = ()
+    policy: str
+    policy_sha256: str
+    report_sha256: str
+    model: str
+    model_sha256: str
+    baseline_sha256: str | None = None
+    judged: str
+    tool_version: str

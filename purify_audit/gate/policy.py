@@ -1,0 +1,272 @@
+"""A policy: what a report must show before a purifier may ship. TOML, `[gate]` of a project's file.
+
+`docs/policy.md` and `docs/policy.schema.json` are generated from here.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from purify_audit.choices import Norm
+from purify_audit.errors import PlanError
+from purify_audit.findings import CODES
+from purify_audit.gate.judgement import Severity
+from purify_audit.metrics import MetricName, about
+from purify_audit.record import Record, printable
+from purify_audit.settings import (
+    ProjectFile,
+    find_project,
+    meant_instead,
+    open_project,
+    parse_radius,
+    project_settings,
+)
+
+REGRESSIONS = ("max_increase", "max_decrease")
+BOUNDS = ("min", "max", *REGRESSIONS)
+
+
+def _radius(value: object) -> object:
+    """A radius, also one written as a fraction such as `"8/255"`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_radius(value)
+    except PlanError as error:
+        raise ValueError(str(error)) from None
+
+
+Confidence = Annotated[float, Field(gt=0.5, lt=1)]
+Count = Annotated[int, Field(ge=2)]
+
+
+class Rule(Record):
+    """One requirement: on a metric, on its change against a baseline, or on findings.
+
+    Attributes:
+        id: its name, in messages and in services.
+        metric: what must lie within a bound; see the list of metrics.
+        findings: instead of a metric: codes of findings that must not be there, or beginnings of
+            codes, e.g. `PA1`.
+        norm: only estimates in this norm; without it, in every norm that there is.
+        probe: only of this probe or attack; without it, of every probe, and of the aligned attack.
+        eps: only at this radius; without it, at every radius.
+        min: the least that the metric may be.
+        max: the most that it may be.
+        max_increase: the most that it may rise above the baseline, image by image.
+        max_decrease: the most that it may fall below the baseline, image by image.
+        severity: `error`, or `warning`: told, and no reason to fail.
+        confidence: of the interval that decides; without it, the gate's.
+        min_images: fewer images decide nothing; without it, the gate's.
+        min_draws: fewer draws of each image decide nothing.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    metric: MetricName | None = None
+    findings: tuple[str, ...] = ()
+    norm: Norm | None = None
+    probe: str | None = None
+    eps: Annotated[float | None, BeforeValidator(_radius)] = None
+    min: float | None = None
+    max: float | None = None
+    max_increase: Annotated[float | None, Field(ge=0)] = None
+    max_decrease: Annotated[float | None, Field(ge=0)] = None
+    severity: Severity = "error"
+    confidence: Confidence | None = None
+    min_images: Count | None = None
+    min_draws: Annotated[int, Field(ge=1)] = 1
+
+    @field_validator("findings")
+    @classmethod
+    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        for code in codes:
+            if not (code and any(known.startswith(code) for known in CODES)):
+                raise ValueError(f"no finding '{code}'; docs/findings.md lists them")
+        return codes
+
+    @model_validator(mode="after")
+    def _one_requirement(self) -> Self:
+        bounds = [name for name in BOUNDS if getattr(self, name) is not None]
+        if (self.metric is None) == (not self.findings):
+            raise ValueError("give either a metric or findings")
+        if self.findings:
+            used = [n for n in ("norm", "probe", "eps") if getattr(self, n) is not None] + bounds
+            if used:
+                raise ValueError(f"a rule about findings has no '{used[0]}'")
+        elif len(bounds) != 1:
+            raise ValueError(f"give one of {', '.join(BOUNDS)}")
+        if self.metric == "rms_gain" and bounds[0] in REGRESSIONS:
+            raise ValueError("rms_gain is a root and has no paired difference; use the rate")
+        return self
+
+    @property
+    def bound(self) -> tuple[Literal["<=", ">="], float]:
+        """How the metric, or its change against the baseline, must compare with a threshold."""
+        if self.min is not None:
+            return ">=", self.min
+        if self.max_decrease is not None:
+            return ">=", -self.max_decrease
+        upper = self.max if self.max is not None else self.max_increase
+        assert upper is not None, "a rule on a metric has one bound"
+        return "<=", upper
+
+    @property
+    def regression(self) -> bool:
+        """Whether it is about the change against a baseline."""
+        return self.max_increase is not None or self.max_decrease is not None
+
+    @property
+    def stage(self) -> Literal["compress", "predict", "attack"]:
+        """The part of an audit that it needs."""
+        if self.metric is not None:
+            return about(self.metric).stage
+        attack = any(code.startswith("PA3") or "PA3".startswith(code) for code in self.findings)
+        return "attack" if attack else "compress"
+
+
+class Waiver(Record):
+    """Leave to break a rule, for one model, for a while.
+
+    Attributes:
+        rule: id of the rule.
+        model: digest of the model's file (SHA-256, hexadecimal), or at least its first 12 digits.
+        reason: why.
+        expires: the last day it holds.
+    """
+
+    rule: str
+    model: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
+    reason: Annotated[str, Field(min_length=1)]
+    expires: date
+
+
+class Policy(Record):
+    """The table `[gate]` of a policy file.
+
+    Attributes:
+        confidence: of every interval that decides. Each end of it is wrong with probability
+            (1 − confidence) / 2.
+        min_images: fewer images decide nothing.
+        baseline: a baseline file, or a report with its rows beside it; named from where the policy
+            stands.
+        rule: the rules.
+        waiver: the waivers.
+    """
+
+    confidence: Confidence = 0.95
+    min_images: Count = 16
+    baseline: str | None = None
+    rule: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    waiver: tuple[Waiver, ...] = ()
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        ids = [rule.id for rule in self.rule]
+        twice = [name for name in ids if ids.count(name) > 1]
+        if twice:
+            raise ValueError(f"two rules are called '{twice[0]}'")
+        for waiver in self.waiver:
+            if waiver.rule not in ids:
+                raise ValueError(f"a waiver is for '{waiver.rule}', and there is no such rule")
+        return self
+
+    def min_images_of(self, rule: Rule) -> int:
+        """How many images a rule needs at least."""
+        return self.min_images if rule.min_images is None else rule.min_images
+
+    def confidence_of(self, rule: Rule) -> float:
+        """The level of the interval that decides a rule."""
+        return self.confidence if rule.confidence is None else rule.confidence
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A policy and the file it stands in.
+
+    Attributes:
+        policy: the policy.
+        file: where it stands.
+        settings: the other settings of the file, which say how to audit.
+    """
+
+    policy: Policy
+    file: ProjectFile
+    settings: dict[str, object]
+
+    def line(self, *path: str | int) -> int | None:
+        """The line of a key of `[gate]`."""
+        return self.file.line("gate", *path)
+
+
+def read_policy(path: Path | None, folder: Path) -> PolicyFile:
+    """The policy of a file, else of `purify-audit.toml`, else of `[tool.purify-audit]`.
+
+    Args:
+        path: the file that was named, if one was.
+        folder: where to look otherwise.
+
+    Raises:
+        PlanError: there is none, or it has a fault; the message says which, where, and what may
+            have been meant.
+    """
+    file = open_project(path) if path is not None else find_project(folder)
+    if file is None:
+        raise PlanError(
+            "no policy: give --policy FILE, or write [gate] in purify-audit.toml, or"
+            " [tool.purify-audit.gate] in pyproject.toml"
+        )
+    if "gate" not in file.table:
+        raise PlanError(f"{file.path}: has no policy; rules stand under {_header(file)}")
+    settings = project_settings(file)
+    try:
+        policy = Policy.model_validate(file.table["gate"])
+    except ValidationError as error:
+        raise PlanError(_fault(file, error)) from None
+    return PolicyFile(policy, file, settings)
+
+
+def _header(file: ProjectFile) -> str:
+    return f"[[{'.'.join((*file.inside, 'gate', 'rule'))}]]"
+
+
+def _fault(file: ProjectFile, error: ValidationError) -> str:
+    """One sentence: which key, where it stands, what may have been meant."""
+    fault = error.errors(include_url=False)[0]
+    path = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
+    where, name = file.place("gate", *path), printable(str(path[-1])) if path else "gate"
+    if fault["type"] == "extra_forbidden":
+        records: dict[str, type[Record]] = {"rule": Rule, "waiver": Waiver}
+        record = records.get(str(path[0]), Policy)
+        return f"{where}: no key '{name}'{meant_instead(name, record.model_fields)}"
+    if fault["type"] == "missing" and path == ("rule",):
+        return f"{where}: a policy without rules decides nothing; write {_header(file)}"
+    if fault["type"] == "missing":
+        return f"{where}: '{name}' is missing"
+    if fault["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", str(fault.get("ctx", {}).get("expected", "")))
+        meant = meant_instead(str(fault["input"]), known)
+        return f"{where}: '{name}' is {printable(repr(fault['input']))}{meant}"
+    message = printable(fault["msg"].removeprefix("Value error, "))
+    of_table = not path or isinstance(path[-1], int)
+    return f"{where}: {message}" if of_table else f"{where}: '{name}': {message}"
+
+
+def policy_schema() -> str:
+    """The JSON Schema of a policy file, for editors; other settings are allowed beside `gate`."""
+    schema: dict[str, Any] = Policy.model_json_schema()
+    definitions = schema.pop("$defs")
+    definitions["Policy"] = schema
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "purify-audit policy",
+        "type": "object",
+        "properties": {"gate": {"$ref": "#/$defs/Policy"}},
+        "required": ["gate"],
+        "$defs": definitions,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import typer.main
 from formats_page import formats_page
+from reference_pages import exit_codes_page, plan_page, policy_page, report_page
 from results_page import figure, results_page
 
 from purify_audit.cli import app
 from purify_audit.findings import CODES
+from purify_audit.gate.policy import policy_schema
 from purify_audit.plan import SAMPLER_PRESETS, parse_sampler
 from purify_audit.report.schema import json_schema
 
@@ -28,18 +30,7 @@ def cli_page() -> str:
     for name, command in commands.items():
         context = command.context_class(command, info_name=name, terminal_width=92)
         parts += [f"## {name}", "", "```text", command.get_help(context).rstrip(), "```", ""]
-    parts += [
-        "## Exit codes",
-        "",
-        "| code | meaning |",
-        "|---|---|",
-        "| 0 | done |",
-        "| 2 | what was given cannot be used: options, files, settings |",
-        "| 3 | inconclusive: a finding is an error, or a replayed cell differs |",
-        "| 4 | the audit itself broke down |",
-        "| 130, 143 | interrupted (Ctrl-C, SIGTERM); what was measured is written as partial |",
-        "",
-    ]
+    parts += ["What a command ends with: [exit codes](exit-codes.md).", ""]
     return "\n".join(parts)
 
 
@@ -69,8 +60,13 @@ PAGES = {
     "findings.md": findings_page,
     "samplers.md": samplers_page,
     "formats.md": formats_page,
+    "plan.md": plan_page,
+    "policy.md": policy_page,
+    "report.md": report_page,
+    "exit-codes.md": exit_codes_page,
     "results.md": results_page,
     "report.schema.json": json_schema,
+    "policy.schema.json": policy_schema,
     "compression_robustness.svg": partial(figure, "compression_robustness.svg"),
     "predicted_measured.svg": partial(figure, "predicted_measured.svg"),
 }

@@ -36,7 +36,7 @@ accuracies. "Usual" is the mean over held-out draws of images attacked with fres
 |---|---|---|---|---|---|---|---|---|
 {chr(10).join(_row(r) for r in rows)}
 
-```console
+```sh
 {commands}
 ```
 

@@ -7,7 +7,6 @@ import torch
 from purify_audit.card import ClassifierCard, TransformCard, parse_card
 from purify_audit.checkpoint import (
     Checkpoint,
-    file_sha256,
     load_tensors,
     read_checkpoint,
     read_header,
@@ -31,7 +30,7 @@ def attach_card(weights: Path, card_file: Path, out: Path, device: torch.device)
         raise CardError(f"{card_file}: cannot be read: {error.strerror}") from None
     card = parse_card(text, str(card_file))
     tensors = tensor_infos(read_header(weights))
-    plain = Checkpoint(str(weights), card, tensors, file_sha256(weights), weights)
+    plain = Checkpoint(str(weights), card, tensors(weights), weights)
     if isinstance(card, ClassifierCard):
         load_classifier(plain, device)
     elif isinstance(card, TransformCard):

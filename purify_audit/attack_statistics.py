@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import ndtri
@@ -10,9 +11,10 @@ from purify_audit.attack_samples import AttackSamples, CapRows, Scored
 from purify_audit.choices import Norm
 from purify_audit.correlation import spearman_interval
 from purify_audit.estimates import CapPoint, Correlation, Estimate, Fuzziness, ImageVerdict
+from purify_audit.metrics import about
 from purify_audit.plan import AuditPlan
 from purify_audit.samples import CompressionSamples
-from purify_audit.statistics import QUANTILES, probe_names, proportion_interval
+from purify_audit.statistics import QUANTILES, PerImage, probe_names, proportion_interval
 
 PROTOCOLS = ("aligned", "heldout", "mean", "worst_of_k", "vote")
 """How the verdicts of draws become one: `aligned`: mean over the attack's own draws; `heldout`:
@@ -24,25 +26,51 @@ _FALLEN = 0.5  # share of the aligned draws
 
 def attack_estimates(samples: AttackSamples, plan: AuditPlan) -> Iterator[Estimate]:
     """Every robust accuracy, its clean control, the excess over it, and the inflation."""
+    looks = len(plan.attack_looks)
+    level = 1.0 - (1.0 - plan.level) / looks
+    for data in attack_values(samples, plan):
+        if about(data.metric).kind == "share":
+            method = "clopper-pearson on images"
+            value, lower, upper = proportion_interval(data.values, level)
+        else:
+            method = "bonett-price on images"
+            value, (lower, upper) = float(data.values.mean()), paired_interval(data.values, level)
+        yield Estimate(
+            metric=data.metric,
+            norm=data.norm,
+            probe=data.probe,
+            eps=data.eps,
+            value=value,
+            lower=lower,
+            upper=upper,
+            level=plan.level,
+            method=method + (f", level split over {looks} looks" if looks > 1 else ""),
+            n_images=len(data.values),
+            n_draws=data.draws,
+        )
+
+
+def attack_values(samples: AttackSamples, plan: AuditPlan) -> Iterator[PerImage]:
+    """What every protocol says of every image, for every attack."""
+    labels = samples.labels
     for attack in samples.scored:
         if attack.name in ("aligned", "fresh"):
             yield from _matrix(samples, attack, plan)
         elif attack.name == "bare":
-            right = attack.aligned[:, 0] == samples.labels
-            yield _proportion("bare_robust_accuracy", right, attack, plan, 1)
-            clean = samples.bare_clean == samples.labels
-            yield _proportion("bare_robust_accuracy_control", clean, attack, plan, 1)
+            right = attack.aligned[:, 0] == labels
+            yield _values("bare_robust_accuracy", samples, attack, plan, right, 1)
+            clean = samples.bare_clean == labels
+            yield _values("bare_robust_accuracy_control", samples, attack, plan, clean, 1)
         elif attack.name == "predicted":
-            stands = (attack.aligned == samples.labels[:, None]).mean(1)
-            draws = attack.aligned.shape[1]
-            predicted = _proportion("predicted_robust_accuracy", stands, attack, plan, draws)
-            yield predicted.model_copy(update={"probe": None})
+            stands, draws = (attack.aligned == labels[:, None]).mean(1), attack.aligned.shape[1]
+            told = _values("predicted_robust_accuracy", samples, attack, plan, stands, draws)
+            yield replace(told, probe=None)
         if attack.name == "fresh":
             aligned = samples.find("aligned", attack.eps)
             assert aligned is not None, "a fresh attack comes with an aligned one"
-            usual = _verdict("mean", attack.aligned, attack.held_out, samples.labels)
-            own = _verdict("aligned", aligned.aligned, aligned.held_out, samples.labels)
-            yield _difference("randomness_inflation", usual - own, attack, plan)
+            usual = _verdict("mean", attack.aligned, attack.held_out, labels)
+            own = _verdict("aligned", aligned.aligned, aligned.held_out, labels)
+            yield _values("randomness_inflation", samples, attack, plan, usual - own, None)
 
 
 def attack_norm(plan: AuditPlan) -> Norm:
@@ -51,7 +79,7 @@ def attack_norm(plan: AuditPlan) -> Norm:
     return plan.attack.norm
 
 
-def _matrix(samples: AttackSamples, attack: Scored, plan: AuditPlan) -> Iterator[Estimate]:
+def _matrix(samples: AttackSamples, attack: Scored, plan: AuditPlan) -> Iterator[PerImage]:
     for protocol in PROTOCOLS:
         if protocol != "aligned" and not attack.held_out.shape[1]:
             continue
@@ -61,9 +89,21 @@ def _matrix(samples: AttackSamples, attack: Scored, plan: AuditPlan) -> Iterator
             protocol, attack.held_out
         ).shape[1]
         name = f"{protocol}_robust_accuracy"
-        yield _proportion(name, attacked, attack, plan, count)
-        yield _proportion(f"{name}_control", control, attack, plan, count)
-        yield _difference(f"{name}_excess", control - attacked, attack, plan)
+        yield _values(name, samples, attack, plan, attacked, count)
+        yield _values(f"{name}_control", samples, attack, plan, control, count)
+        yield _values(f"{name}_excess", samples, attack, plan, control - attacked, None)
+
+
+def _values(
+    metric: str,
+    samples: AttackSamples,
+    attack: Scored,
+    plan: AuditPlan,
+    values: np.ndarray,
+    draws: int | None,
+) -> PerImage:
+    whole = np.asarray(values, np.float64)
+    return PerImage(metric, attack_norm(plan), attack.name, attack.eps, samples.ids, whole, draws)
 
 
 def _verdict(
@@ -87,42 +127,6 @@ def _verdict(
             votes[np.arange(len(labels)), labels] = -1
             verdict = own > votes.max(1)
     return np.asarray(verdict, np.float64)
-
-
-def _proportion(
-    metric: str, values: np.ndarray, attack: Scored, plan: AuditPlan, draws: int
-) -> Estimate:
-    value, lower, upper = proportion_interval(np.asarray(values, np.float64), plan.level)
-    return Estimate(
-        metric=metric,
-        norm=attack_norm(plan),
-        probe=attack.name,
-        eps=attack.eps,
-        value=value,
-        lower=lower,
-        upper=upper,
-        level=plan.level,
-        method="clopper-pearson on images",
-        n_images=len(values),
-        n_draws=draws,
-    )
-
-
-def _difference(metric: str, d: np.ndarray, attack: Scored, plan: AuditPlan) -> Estimate:
-    lower, upper = paired_interval(d, plan.level)
-    return Estimate(
-        metric=metric,
-        norm=attack_norm(plan),
-        probe=attack.name,
-        eps=attack.eps,
-        value=float(d.mean()),
-        lower=lower,
-        upper=upper,
-        level=plan.level,
-        method="bonett-price on images",
-        n_images=len(d),
-        n_draws=None,
-    )
 
 
 def paired_interval(d: np.ndarray, level: float) -> tuple[float, float]:

@@ -17,16 +17,16 @@ from purify_audit.compression import (
 )
 from purify_audit.estimates import Estimate
 from purify_audit.findings import Finding, finding
-from purify_audit.model_info import captured_draws, model_info
+from purify_audit.model_info import captured_draws, data_info, model_info
 from purify_audit.noise import NOISE_SPEC, Noise, Stream
 from purify_audit.plan import AuditPlan
-from purify_audit.preflight import preflight
+from purify_audit.preflight import Preflight, preflight
 from purify_audit.purifier import Classifier
 from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
-from purify_audit.report.schema import DataInfo, Report
+from purify_audit.report.schema import Report
 from purify_audit.runtime import Runner, Stopped, deterministic, environment, memory_advice
 from purify_audit.samples import CompressionSamples, join
 from purify_audit.statistics import (
@@ -53,10 +53,12 @@ class Watch:
     Attributes:
         tick: called with the number of rows after every micro-batch; raises `Stopped` to end.
         interim: called with the first compression rate so far after every group of images.
+        enough: asked at every look of the plan with what there is; the run ends once it says so.
     """
 
     tick: Callable[[int], None] = lambda rows: None
     interim: Callable[[Estimate], None] = lambda estimate: None
+    enough: "Callable[[Outcome], bool]" = lambda outcome: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
         fatal = any(f.code in _UNUSABLE for f in findings)
         if fatal or (any(f.severity == "error" for f in findings) and not measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
-        parts, complete = _measure(subject, runner, watch)
+        parts, complete = _measure(subject, runner, watch, before)
         samples = join(parts) if parts else None
         if samples is not None:
             findings += _after(subject, samples, floor) + _shown_later(subject, findings)
@@ -94,7 +96,7 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
 
 
 def _measure(
-    subject: Subject, runner: Runner, watch: Watch
+    subject: Subject, runner: Runner, watch: Watch, before: Preflight
 ) -> tuple[list[CompressionSamples], bool]:
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
     plan, parts, done = subject.plan, list[CompressionSamples](), 0
@@ -113,7 +115,10 @@ def _measure(
         rates = (d for d in per_image(sofar, plan) if d.metric == "compression_rate")
         for rate in itertools.islice(rates, 1):
             watch.interim(estimate(rate, plan))
-        if done in plan.looks and within_tolerance(sofar, plan):
+        if done not in plan.looks:
+            continue
+        told = _report(subject, "complete", before.findings, before.floor, sofar)
+        if within_tolerance(sofar, plan) or watch.enough(Outcome(told, sofar)):
             break
     return parts, True
 
@@ -260,7 +265,6 @@ def _report(
 ) -> Report:
     data = [] if samples is None else list(per_image(samples, subject.plan))
     used = 0 if samples is None else len(np.unique(samples.anchors.image))
-    images = subject.images.select(list(range(used or len(subject.images))))
     judge = subject.judge
     return Report.model_validate(
         {
@@ -274,15 +278,7 @@ def _report(
                 subject.checkpoint, subject.card, subject.purifier.evaluations
             ).model_copy(update={"draws": captured_draws(subject)}),
             "classifier": None if judge is None else model_info(judge[0], judge[0].card, None),
-            "data": DataInfo(
-                source=images.source,
-                digest=images.digest,
-                brought_digest=None if subject.brought is None else subject.brought.digest,
-                ids=tuple(images.ids[:used].tolist()),
-                available=subject.available,
-                image_shape=images.image_shape,
-                labelled=images.labels is not None,
-            ),
+            "data": data_info(subject, used),
             "estimates": tuple(estimate(d, subject.plan) for d in data),
             "quantiles": tuple(quantiles(d) for d in data if d.metric in SPREAD_METRICS),
             "numeric_floor": floor,

@@ -1,8 +1,8 @@
 """Every attack on a subject: the main one in all its protocols, and those it is held against."""
 
+import itertools
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,14 +13,10 @@ from purify_audit.attack.certification import check_attack, check_stronger, chec
 from purify_audit.attack.gradient_checks import (
     check_gradient,
     check_usefulness,
-    usefulness_evaluations,
 )
 from purify_audit.attack.objective import Defence
 from purify_audit.attack.pgd import Attacked
 from purify_audit.attack.protocols import (
-    BISECTIONS,
-    CAP_DIRECTIONS,
-    CAP_SCALES,
     caps,
     clean_labels,
     predicted,
@@ -32,30 +28,33 @@ from purify_audit.attack.run import (
     first_of,
     foretell,
     objective,
-    one_step,
     targets,
 )
 from purify_audit.attack_plan import (
-    FORETOLD_STEPS,
-    FORETOLD_STEPS_DIRECT,
-    WARM_STEPS,
     AttackPlan,
 )
-from purify_audit.attack_samples import AttackSamples, CapRows, Scored, join_attacks
+from purify_audit.attack_samples import AttackSamples, CapRows, Portraits, Scored, join_attacks
 from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise, Stream
 from purify_audit.plan import AuditPlan
+from purify_audit.portraits import portraits
 from purify_audit.purifier import Purifier, is_differentiable
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
-from purify_audit.runtime import deterministic
+from purify_audit.runtime import Runner
 from purify_audit.subject import Subject
 
-_CERTIFIED = 64  # images on which the attack is held against others
+CERTIFIED = 64  # images on which the attack is held against others
 _SEARCHED = 32  # of them, by the Square Attack
 _RENAMED = 2**31  # the draw by which images get other ids
 _LOOKED_AT = 32  # images whose gradients are looked at
 
 Tick = Callable[[int], None]
+Enough = Callable[[AttackSamples], bool]
+
+
+def never(samples: AttackSamples) -> bool:
+    """No result is enough: everything planned is attacked."""
+    return False
 
 
 @dataclass(slots=True)
@@ -67,6 +66,7 @@ class Found:
         made: the main attack of each, as it was made.
         others: the attacks that the main one was held against.
         caps: random directions.
+        portraits: the worst and the best images.
         findings: what is wrong with the attack.
         gradients: what the checks of the gradient measured.
         foretells: whether there is a gradient that can foretell the attack.
@@ -77,6 +77,7 @@ class Found:
     made: list[Attacked] = field(default_factory=list)
     others: list[Scored] = field(default_factory=list)
     caps: CapRows | None = None
+    portraits: Portraits | None = None
     findings: list[Finding] = field(default_factory=list)
     gradients: dict[str, float] = field(default_factory=dict)
     foretells: bool = True
@@ -94,33 +95,61 @@ class Found:
         whole = join_attacks(self.parts)
         scored = (*whole.scored, *self.others)
         columns = {name: getattr(whole, name) for name in AttackSamples.__dataclass_fields__}
-        return AttackSamples(**columns | {"scored": scored, "caps": self.caps})
+        tables = {"caps": self.caps, "portraits": self.portraits}
+        return AttackSamples(**columns | {"scored": scored} | tables)
 
 
-def attack_all(subject: Subject, tick: Tick, found: Found) -> None:
-    """Check the gradient, attack group by group, then hold the attack against others."""
-    how = _how(subject.plan)
-    defence = _defence(subject, subject.purifier, tick)
+def attack_all(subject: Subject, tick: Tick, found: Found, enough: Enough = never) -> None:
+    """Check the gradient, attack group by group, then hold the attack against others.
+
+    Args:
+        subject: what is attacked.
+        tick: called with network evaluations; raises `Stopped` to end.
+        found: where everything goes.
+        enough: asked at every look of the plan; no more images are attacked once it says so.
+    """
+    how = attack_of(subject.plan)
+    defence = defence_of(subject, subject.purifier, tick)
     identity = TransformPurifier(parse_transform("identity", subject.purifier.image))
-    bare = _defence(subject, identity, lambda evaluations: None)
+    bare = defence_of(subject, identity, lambda evaluations: None)
     found.findings += _check_gradients(subject, defence, found)
-    size = max(1, how.microbatch // how.draws)
-    for first in range(0, len(subject.images), size):
-        rows = list(range(first, min(first + size, len(subject.images))))
+    for rows in _groups(subject):
         part, made = _attack_group(subject, (defence, bare), rows, found.foretells)
         found.parts.append(part)
         found.made += [] if made is None else [made]
+        if found.images in subject.plan.attack_looks and enough(join_attacks(found.parts)):
+            break
     if how.predict_only:
         return
-    _certify(subject, defence, found)
-    found.caps = caps(defence, bare, subject.images, how.eps[0], how.norm)
+    attacked = replace(subject, images=subject.images.select(list(range(found.images))))
+    _certify(attacked, defence, found)
+    found.caps = caps(defence, bare, attacked.images, how.eps[0], how.norm)
+    cost = subject.purifier.evaluations
+    runner = Runner(
+        subject.purifier,
+        subject.device,
+        subject.plan.seed,
+        how.microbatch,
+        lambda rows: tick(rows * cost),
+    )
+    found.portraits = portraits(runner, attacked.images.pixels, join_attacks(found.parts))
+
+
+def _groups(subject: Subject) -> Iterator[list[int]]:
+    """Rows of images that are attacked together, never across a look."""
+    how, n = attack_of(subject.plan), len(subject.images)
+    size = max(1, how.microbatch // how.draws)
+    ends = sorted({min(look, n) for look in subject.plan.attack_looks} | {n})
+    for start, end in itertools.pairwise((0, *ends)):
+        for first in range(start, end, size):
+            yield list(range(first, min(first + size, end)))
 
 
 def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[Finding]:
-    how = _how(subject.plan)
+    how = attack_of(subject.plan)
     mismatches, useless = list[Finding](), list[Finding]()
-    if _has_gradients(defence):
-        on = _on(subject, _looked_at(how))
+    if has_gradients(defence):
+        on = on_images(subject, looked_at(how))
         aim = objective(defence, on, how, how.norm, how.eps[0])
         mismatches, errors = check_gradient(aim, on.x)
         useless, cosines = check_usefulness(aim, on.x)
@@ -135,7 +164,8 @@ def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[F
     return mismatches + useless
 
 
-def _has_gradients(defence: Defence) -> bool:
+def has_gradients(defence: Defence) -> bool:
+    """Whether a gradient goes through both of its parts."""
     return is_differentiable(defence.purifier) and is_differentiable(defence.classifier)
 
 
@@ -143,7 +173,7 @@ def _attack_group(
     subject: Subject, defences: tuple[Defence, Defence], rows: list[int], foretells: bool
 ) -> tuple[AttackSamples, Attacked | None]:
     """Every attack on some images, scored; and the main one at the first radius as it was made."""
-    how = _how(subject.plan)
+    how = attack_of(subject.plan)
     defence, bare = defences
     on, scored, first = targets(subject.images.select(rows), subject.device), list[Scored](), None
     draws = how.aligned(), how.scoring()
@@ -159,7 +189,7 @@ def _attack_group(
         made = attack(aim, ball, how)
         first = first or made
         scored.append(score(defence, on, ball, ("aligned", made.x), draws))
-        if _has_fresh(subject):
+        if has_fresh(subject):
             x = attack(aim, ball, how, "fresh").x
             scored.append(score(defence, on, ball, ("fresh", x), draws))
         x = attack(objective(bare, on, plain, how.norm, eps), ball, plain).x
@@ -178,8 +208,8 @@ def _attack_group(
 
 def _certify(subject: Subject, defence: Defence, found: Found) -> None:
     """What the main attack shows of itself, and other attacks that must not do better."""
-    how = _how(subject.plan)
-    everything, on = _on(subject, None), _on(subject, _CERTIFIED)
+    how = attack_of(subject.plan)
+    everything, on = on_images(subject, None), on_images(subject, CERTIFIED)
     whole = Ball(everything.x, how.norm, how.eps[0])
     aim = objective(defence, everything, how, how.norm, how.eps[0])
     found.findings += check_attack(aim, whole, _joined(found.made))
@@ -193,9 +223,9 @@ def _certify(subject: Subject, defence: Defence, found: Found) -> None:
     labels = on.labels.cpu().numpy()
     # Other addresses for the same images: a purifier that looks them up by id is found out.
     renamed = replace(on, ids=other_ids(on.ids, defence.seed))
-    for name, other in _others(how).items():
+    for name, other in others(how).items():
         eps = _unbounded(how, on.x) if name == "unbounded" else how.eps[0]
-        whose = first_of(on if name == "unbounded" else renamed, _count(name))
+        whose = first_of(on if name == "unbounded" else renamed, images_of(name))
         ball = Ball(whose.x, how.norm, eps)
         m = len(whose.ids)
         x = attack(objective(defence, whose, other, how.norm, eps), ball, other).x
@@ -213,7 +243,7 @@ def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:
     return tuple(noise.integers(0, (), 2**32).tolist())
 
 
-def _others(how: AttackPlan) -> dict[str, AttackPlan]:
+def others(how: AttackPlan) -> dict[str, AttackPlan]:
     """The attacks that the main one is held against."""
     made = {"unbounded": how.model_copy(update={"restarts": 1})}
     if how.optimiser != "square":
@@ -225,14 +255,14 @@ def _others(how: AttackPlan) -> dict[str, AttackPlan]:
     return made
 
 
-def _looked_at(how: AttackPlan) -> int:
+def looked_at(how: AttackPlan) -> int:
     """Images whose gradients are looked at: few where a prediction is to be cheap."""
     return _LOOKED_AT // 4 if how.predict_only else _LOOKED_AT
 
 
-def _count(name: str) -> int:
+def images_of(name: str) -> int:
     """Images of an attack that the main one is held against."""
-    return _SEARCHED if name == "square" else _CERTIFIED
+    return _SEARCHED if name == "square" else CERTIFIED
 
 
 def _unbounded(how: AttackPlan, x: Tensor) -> float:
@@ -241,80 +271,28 @@ def _unbounded(how: AttackPlan, x: Tensor) -> float:
     return max(grey, how.eps[0])
 
 
-def planned_evaluations(subject: Subject) -> int:
-    """Network evaluations that `verify` will spend, a backward pass counted as one."""
-    how, each = _how(subject.plan), subject.purifier.evaluations
-    n, m = len(subject.images), min(_CERTIFIED, len(subject.images))
-    defence = _defence(subject, subject.purifier, lambda evaluations: None)
-    gradient = objective(defence, _on(subject, 1), how, how.norm, 1.0).gradient_evaluations
-    rounds = 2 if _has_fresh(subject) else 1
-
-    short = one_step(subject.purifier)
-    easy = 0 if short is None else short.evaluations
-
-    def attack_cost(of: AttackPlan, evaluations: int) -> int:
-        if of.optimiser == "square":
-            return of.restarts * of.draws * of.steps * each
-        warm = easy * (WARM_STEPS * (2 if of.gradient == "none" else 3) + 1) * of.warm_start
-        return of.draws * (warm + of.restarts * (of.steps * evaluations + each))
-
-    def score_cost(held_out: int) -> int:
-        return (how.draws * (BISECTIONS + 5) + held_out) * each
-
-    foretold = 1 if short is None else easy
-    steps = FORETOLD_STEPS_DIRECT if short is None else FORETOLD_STEPS
-    passes = 2 if how.gradient == "none" else 3
-    prediction = n * how.draws * foretold * (steps * passes + 1) + n * score_cost(0)
-    total = n * (how.draws + how.held_out) * each + len(how.eps) * prediction
-    if _has_gradients(defence):
-        total += min(n, _looked_at(how)) * usefulness_evaluations(subject.purifier)
-    if how.predict_only:
-        return total
-    for _ in how.eps:
-        total += n * rounds * (attack_cost(how, gradient) + score_cost(how.held_out))
-        total += n * (rounds - 1) * how.restarts * how.draws * each
-    costs = {"bpda": each}
-    for name, other in _others(how).items():
-        each_cost = attack_cost(other, costs.get(name, gradient)) + score_cost(0)
-        total += min(m, _count(name)) * each_cost
-    total += n * how.draws * each + n * (1 + len(CAP_SCALES) * CAP_DIRECTIONS) * each
-    return total
-
-
-def seconds_per_evaluation(subject: Subject) -> float:
-    """Time of one network evaluation of one row, measured on one micro-batch after another."""
-    defence = _defence(subject, subject.purifier, lambda evaluations: None)
-    rows = min(defence.microbatch, len(subject.images))
-    on = _on(subject, rows)
-    times = []
-    with deterministic(gradients=True):
-        for _ in range(2):
-            start = time.monotonic()
-            defence.logits(on.x, on.ids, (0,))
-            times.append(time.monotonic() - start)
-    return times[-1] / (defence.microbatch * subject.purifier.evaluations)
-
-
-def _has_fresh(subject: Subject) -> bool:
+def has_fresh(subject: Subject) -> bool:
     """Whether the usual protocol differs: not without randomness, nor for a search by looks.
 
     A search that keeps what it saw fool a draw keeps luck when draws change.
     """
-    return subject.purifier.randomised and _how(subject.plan).optimiser != "square"
+    return subject.purifier.randomised and attack_of(subject.plan).optimiser != "square"
 
 
-def _how(plan: AuditPlan) -> AttackPlan:
+def attack_of(plan: AuditPlan) -> AttackPlan:
+    """The attack of a plan that has one."""
     assert plan.attack is not None, "the caller plans an attack"
     return plan.attack
 
 
-def _defence(subject: Subject, purifier: Purifier, tick: Tick) -> Defence:
+def defence_of(subject: Subject, purifier: Purifier, tick: Tick) -> Defence:
+    """A purifier before the subject's classifier."""
     assert subject.judge is not None, "a plan with an attack has a classifier"
-    size = _how(subject.plan).microbatch
+    size = attack_of(subject.plan).microbatch
     return Defence(purifier, subject.judge[1], subject.device, subject.plan.seed, size, tick)
 
 
-def _on(subject: Subject, most: int | None) -> Targets:
+def on_images(subject: Subject, most: int | None) -> Targets:
     """The first images."""
     rows = list(range(len(subject.images)))[:most]
     return targets(subject.images.select(rows), subject.device)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purify_audit.card import ClassifierCard, PurifierCard, TransformCard, parse_card
+from purify_audit.digests import file_sha256
 from purify_audit.errors import CardError, CheckpointError
 from purify_audit.reading import Recognised
 from purify_audit.record import printable
@@ -158,19 +159,6 @@ def save_checkpoint(
     finally:
         with suppress(OSError):  # it is gone if all went well
             scratch.unlink()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_header(path: Path) -> dict[str, Any]:

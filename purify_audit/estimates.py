@@ -23,8 +23,6 @@ class Estimate(Record):
         method: how the interval was made.
         n_images: clusters.
         n_draws: draws of each image.
-        looks: how many looks at the data share `level` (Bonferroni); the interval is at
-            1 − (1 − level) / looks.
     """
 
     metric: str
@@ -38,11 +36,19 @@ class Estimate(Record):
     method: str
     n_images: int
     n_draws: int | None = None
-    looks: int = 1
 
 
 class Quantiles(Record):
-    """How per-image values spread: quantiles 5, 25, 50, 75 and 95% over images."""
+    """How per-image values spread over images.
+
+    Attributes:
+        metric: see `Estimate`, as for norm, probe and eps.
+        norm: see `metric`.
+        probe: see `metric`.
+        eps: see `metric`.
+        quantiles: 5, 25, 50, 75 and 95%.
+        n_images: how many images.
+    """
 
     metric: str
     norm: Norm | None = None
@@ -73,7 +79,13 @@ class Fuzziness(Record):
 
 
 class CapPoint(Record):
-    """Share of random directions at one radius (l2) that flip a decision, with intervals."""
+    """Share of random directions at one radius (l2) that flip a decision.
+
+    Attributes:
+        radius: length of the directions.
+        bare: of the classifier alone: share, and the ends of its interval.
+        purified: the same of the classifier behind the purifier.
+    """
 
     radius: float
     bare: tuple[float, float | None, float | None]
@@ -124,3 +136,20 @@ class Correlation(Record):
     p: float | None = None
     leave_one_out: tuple[float, float] | None = None
     n: int
+
+
+class Pairing(Record):
+    """The change of an estimate against a baseline, paired by image.
+
+    Attributes:
+        change: new minus baseline, with its interval.
+        baseline: the baseline's mean over the same images.
+        p_value: two-sided exact McNemar p value; none where values are no verdicts.
+        surely_differs: whether that test rejects equality at the interval's level; true where
+            there is no such test.
+    """
+
+    change: Estimate
+    baseline: float
+    p_value: float | None
+    surely_differs: bool

@@ -82,6 +82,17 @@ class ImageSet:
         total.update(self.pixels.astype("<f4", copy=False).reshape(-1).data)
         return total.hexdigest()
 
+    @property
+    def image_digests(self) -> tuple[str, ...]:
+        """Of each image, the first 16 digits of a SHA-256 over its pixels and label."""
+        labels = None if self.labels is None else self.labels.astype("<i8", copy=False)
+        found = []
+        for n, pixels in enumerate(self.pixels.astype("<f4", copy=False)):
+            one = hashlib.sha256(b"" if labels is None else labels[n].tobytes())
+            one.update(np.ascontiguousarray(pixels).data)
+            found.append(one.hexdigest()[:16])
+        return tuple(found)
+
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
         """The images of these rows, in the order given, with their ids.
 

@@ -17,7 +17,7 @@ import torch
 
 from purify_audit.architectures import CodeArgs
 from purify_audit.arguments import PURIFIERS, FactoryError, convert_arguments
-from purify_audit.checkpoint import file_sha256
+from purify_audit.digests import file_sha256
 from purify_audit.purifiers.foreign import Code
 from purify_audit.purifiers.foreign_errors import ForeignCodeError, told
 from purify_audit.record import printable

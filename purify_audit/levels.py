@@ -9,19 +9,31 @@ import math
 from statistics import NormalDist
 
 from purify_audit.estimates import Estimate
+from purify_audit.metrics import about
+from purify_audit.plan import AuditPlan
 
 _ONCE = ", level split over"
 
 
-def at_level(estimate: Estimate, level: float) -> Estimate:
-    """The same estimate with its interval at another level, as one look.
+def looks_behind(metric: str, plan: AuditPlan) -> int:
+    """How many looks at the data share the level of a metric's interval."""
+    return len(plan.looks if about(metric).stage == "compress" else plan.attack_looks)
+
+
+def at_level(estimate: Estimate, level: float, looks: int = 1) -> Estimate:
+    """The same estimate with its interval at another level.
 
     An interval that was split over looks stays split: each look gets its part of 1 − level.
+
+    Args:
+        estimate: the estimate.
+        level: of its new interval, all looks together.
+        looks: how many they were.
     """
     if estimate.lower is None or estimate.upper is None or level == estimate.level:
         return estimate
-    before = 1.0 - (1.0 - estimate.level) / estimate.looks
-    now = 1.0 - (1.0 - level) / estimate.looks
+    before = 1.0 - (1.0 - estimate.level) / looks
+    now = 1.0 - (1.0 - level) / looks
     method = estimate.method.partition(_ONCE)[0]
     if method.startswith("clopper-pearson"):
         lower, upper = _shares(estimate, now)

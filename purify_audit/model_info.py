@@ -10,7 +10,7 @@ from purify_audit.checkpoint import Checkpoint
 from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.draws import UnalignedRandomnessError
 from purify_audit.purifiers.foreign import ForeignPurifier
-from purify_audit.report.schema import DrawInfo, ModelInfo
+from purify_audit.report.schema import DataInfo, DrawInfo, ModelInfo
 from purify_audit.subject import Subject
 
 
@@ -40,4 +40,19 @@ def model_info(
         card=card,
         evaluations=evaluations,
         recognised=checkpoint.recognised,
+    )
+
+
+def data_info(subject: Subject, used: int) -> DataInfo:
+    """What a report says of the first `used` images; of all planned when none was."""
+    images = subject.images.select(list(range(used or len(subject.images))))
+    return DataInfo(
+        source=images.source,
+        digest=images.digest,
+        brought_digest=None if subject.brought is None else subject.brought.digest,
+        ids=tuple(images.ids[:used].tolist()),
+        image_digests=images.image_digests[:used],
+        available=subject.available,
+        image_shape=images.image_shape,
+        labelled=images.labels is not None,
     )

@@ -35,10 +35,13 @@ class LowFrequencyProbe(Record):
     """Gaussian coefficients of the lowest `band` x `band` DCT frequencies.
 
     After Guo, Frank and Weinberger 2019; scaled to touch the ball.
+
+    Attributes:
+        band: how many frequencies each way; none: a quarter of the side, at least 2.
     """
 
     kind: Literal["lowfreq"] = "lowfreq"
-    band: Annotated[int, Field(ge=1)] | None = None  # none: a quarter of the side, at least 2
+    band: Annotated[int, Field(ge=1)] | None = None
 
 
 class PowerProbe(Record):
@@ -46,6 +49,10 @@ class PowerProbe(Record):
 
     Finds the `block` directions that a symmetric Jacobian stretches most, image by image and draw
     by draw. `power` in a report is the first of them, `power:2` the second, and so on.
+
+    Attributes:
+        block: how many directions.
+        iterations: how often they are put through the purifier.
     """
 
     kind: Literal["power"] = "power"
@@ -54,7 +61,11 @@ class PowerProbe(Record):
 
 
 class FileProbe(Record):
-    """Perturbed images that the user brings, matched to the audited ones by id."""
+    """Perturbed images that the user brings, matched to the audited ones by id.
+
+    Attributes:
+        path: a source of images, as `--data` takes it.
+    """
 
     kind: Literal["file"] = "file"
     path: str
@@ -93,6 +104,8 @@ class AuditPlan(Record):
         microbatch: purifications computed together, always exactly this many.
         level: of the intervals.
         tolerance: stop at the first look where the first probe's rates (l2) are known within it.
+        first_look: look at the intervals on the way, from so many images on, so that whoever asks
+            may stop at a look: a gate whose rules are decided.
         attack: how to attack, if at all.
     """
 
@@ -115,6 +128,7 @@ class AuditPlan(Record):
     microbatch: Annotated[int, Field(ge=1, le=65536)]
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     tolerance: Annotated[float, Field(gt=0)] | None = None
+    first_look: Annotated[int, Field(ge=2)] | None = None
     attack: AttackPlan | None = None
 
     @model_validator(mode="after")
@@ -139,13 +153,19 @@ class AuditPlan(Record):
     def looks(self) -> tuple[int, ...]:
         """Numbers of images after which the interval is looked at, declared beforehand.
 
-        Without a tolerance there is one look, at the end; with one, an eighth, a quarter, half
-        and all of the images, leaving out looks at fewer than 8.
+        Without a tolerance or a first look there is one, at the end; else at an eighth, a quarter,
+        half and all of the images, leaving out looks at fewer than `first_look` or 8.
         """
-        if self.tolerance is None:
+        if self.tolerance is None and self.first_look is None:
             return (self.images,)
+        fewest = 8 if self.first_look is None else self.first_look
         parts = {math.ceil(self.images / share) for share in (8, 4, 2, 1)}
-        return tuple(sorted(n for n in parts if n >= 8 or n == self.images))
+        return tuple(sorted(n for n in parts if n >= fewest or n == self.images))
+
+    @property
+    def attack_looks(self) -> tuple[int, ...]:
+        """The looks of the attack, which has no tolerance to stop at."""
+        return (self.images,) if self.first_look is None else self.looks
 
     @property
     def look_level(self) -> float:

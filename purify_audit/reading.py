@@ -27,7 +27,13 @@ class Reading(Record):
 
 
 class Assumption(Record):
-    """One thing that a checkpoint does not say, what was taken for it, and on whose word."""
+    """One thing that a checkpoint does not say, and what was taken for it.
+
+    Attributes:
+        what: a field of the card, or what else had to be known.
+        value: what was taken.
+        source: on whose word: a preset, the user, or a convention of the format.
+    """
 
     what: str
     value: str

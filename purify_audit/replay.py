@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from purify_audit.checkpoint import file_sha256
 from purify_audit.compression import measure_compression
 from purify_audit.errors import ReportError
 from purify_audit.images import ImageSet
 from purify_audit.noise import Noise, Stream
 from purify_audit.plan import AuditPlan, FileProbe
+from purify_audit.report.rows import stored_samples
 from purify_audit.report.schema import Report
 from purify_audit.runtime import Runner, deterministic
-from purify_audit.samples import CompressionSamples, ProbeRows, load_samples
+from purify_audit.samples import CompressionSamples, ProbeRows
 from purify_audit.subject import BUNDLED, Subject, load_subject
 
 _COMPARED = ("delta_l2", "delta_linf", "change_l2", "change_linf", "moved_l2", "moved_linf")
@@ -188,20 +188,6 @@ def check_trust(report: Report, allow_pickle: bool) -> None:
             "the report's models were unpickled, which can run any code; give --allow-pickle too if"
             " you trust whoever made them"
         )
-
-
-def stored_samples(report: Report, folder: Path) -> CompressionSamples:
-    """The rows of a saved report.
-
-    Raises:
-        ReportError: they are missing or changed.
-    """
-    if report.run is None or report.run.rows_file is None:
-        raise ReportError("the report has no rows: nothing was measured")
-    rows = folder / report.run.rows_file
-    if not rows.is_file() or file_sha256(rows) != report.rows_sha256:
-        raise ReportError(f"{rows}: is missing or is not the file this report was made of")
-    return load_samples(rows)
 
 
 def stored_subject(

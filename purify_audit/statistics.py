@@ -68,14 +68,18 @@ class PerImage:
         norm: l2, linf, or none.
         probe: name of the probe, or none.
         eps: radius, or none.
-        values: float64, one for each image, in order of image id.
+        images: their ids.
+        values: float64, one for each image.
+        draws: of each image; none where there is no randomness in the value, or no fixed number.
     """
 
     metric: str
     norm: Norm | None
     probe: str | None
     eps: float | None
+    images: np.ndarray
     values: np.ndarray
+    draws: int | None
 
 
 def per_image_means(image: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -98,8 +102,10 @@ def per_image(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage
                     mask &= rows.direction == rank
                 if mask.any():
                     yield from _of_probe(rows, mask, plan, name, eps)
-            yield from _randomness(samples.variances, broken, (probe, radius), names[0], eps)
-    yield from _of_anchors(samples.anchors, broken)
+            shares = _randomness(samples.variances, broken, (probe, radius))
+            if shares is not None:
+                yield PerImage("randomness_share", None, names[0], eps, *shares, plan.draws)
+    yield from _of_anchors(samples.anchors, broken, plan.draws)
 
 
 def _of_probe(
@@ -118,37 +124,37 @@ def _of_probe(
             values["unaligned_ratio"] = unaligned / delta
         values |= {"distance_purified": moved, "distance_delta": delta}
         for metric, column in values.items():
-            yield PerImage(metric, norm, name, eps, per_image_means(image, column))
+            means = per_image_means(image, column)
+            yield PerImage(metric, norm, name, eps, np.unique(image), means, plan.draws)
 
 
 def _randomness(
-    rows: VarianceRows, broken: np.ndarray, at: tuple[int, int], name: str, eps: float | None
-) -> Iterator[PerImage]:
-    """Share of Var P(x+δ; ξ) explained by ξ, by the law of total variance."""
+    rows: VarianceRows, broken: np.ndarray, at: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images, and share of Var P(x+δ; ξ) explained by ξ, by the law of total variance."""
     mask = (rows.probe == at[0]) & (rows.radius == at[1]) & ~np.isin(rows.image, broken)
     if not mask.any():
-        return
+        return None
     order = np.argsort(rows.image[mask], kind="stable")
     between = np.maximum(rows.between_draws[mask][order], 0.0)
     total = between + rows.within_draws[mask][order]
     share = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
-    yield PerImage("randomness_share", None, name, eps, share)
+    return rows.image[mask][order], share
 
 
-def _of_anchors(rows: AnchorRows, broken: np.ndarray) -> Iterator[PerImage]:
+def _of_anchors(rows: AnchorRows, broken: np.ndarray, draws: int) -> Iterator[PerImage]:
     mask = ~np.isin(rows.image, broken)
     if not mask.any():
         return
     image = rows.image[mask]
+    ids = np.unique(image)
     for norm in NORMS:
         moved = per_image_means(image, getattr(rows, f"moved_{norm}")[mask])
-        yield PerImage("distance_anchor", norm, None, None, moved)
+        yield PerImage("distance_anchor", norm, None, None, ids, moved, draws)
     if (rows.correct[mask] >= 0).all():
-        for metric, column in (
-            ("clean_accuracy", rows.clean_correct),
-            ("anchor_accuracy", rows.correct),
-        ):
-            yield PerImage(metric, None, None, None, per_image_means(image, column[mask]))
+        clean, right = (per_image_means(image, c[mask]) for c in (rows.clean_correct, rows.correct))
+        yield PerImage("clean_accuracy", None, None, None, ids, clean, None)
+        yield PerImage("anchor_accuracy", None, None, None, ids, right, draws)
 
 
 def estimate(data: PerImage, plan: AuditPlan) -> Estimate:
@@ -173,8 +179,7 @@ def estimate(data: PerImage, plan: AuditPlan) -> Estimate:
         level=plan.level,
         method=method + (f", level split over {looks} looks" if looks > 1 else ""),
         n_images=len(data.values),
-        n_draws=None if data.metric == "clean_accuracy" else plan.draws,
-        looks=looks,
+        n_draws=data.draws,
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from purify_audit.attack_cost import planned_evaluations
 from purify_audit.audit import Outcome, Watch, audit
-from purify_audit.battery import planned_evaluations
 from purify_audit.compression import rows_per_image
 from purify_audit.errors import PlanError
 from purify_audit.report.curve import Setting

@@ -1,5 +1,6 @@
 """Hold the compression rate against the attack: the straight line of `purify-audit verify`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from purify_audit.audit import Outcome
 from purify_audit.battery import Found, Tick, attack_all
 from purify_audit.estimates import Estimate
 from purify_audit.findings import Finding, finding
-from purify_audit.model_info import model_info
+from purify_audit.model_info import data_info, model_info
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import AttackInfo, Report
 from purify_audit.runtime import Stopped, deterministic, environment
@@ -33,13 +34,20 @@ class Verified:
     attacks: AttackSamples | None
 
 
-def verify(subject: Subject, basis: Outcome, tick: Tick) -> Verified:
+Enough = Callable[[Verified], bool]
+
+
+def verify(
+    subject: Subject, basis: Outcome, tick: Tick, enough: Enough = lambda verified: False
+) -> Verified:
     """Attack the audited purifier and add what is found to its report.
 
     Args:
         subject: what is audited; its plan has an attack and a classifier.
         basis: the report of the same subject without the attack.
         tick: called with network evaluations; raises `Stopped` to end early.
+        enough: asked at every look of the plan with what there is; no more images are attacked once
+            it says so.
     """
     spent, found = [0], Found()
 
@@ -47,9 +55,14 @@ def verify(subject: Subject, basis: Outcome, tick: Tick) -> Verified:
         spent[0] += evaluations
         tick(evaluations)
 
+    def asked(attacks: AttackSamples) -> bool:
+        told = _report(subject, basis, found, spent[0])
+        told = told.model_copy(update={"status": basis.report.status})
+        return enough(Verified(told, basis.samples, attacks))
+
     with deterministic(gradients=True):
         try:
-            attack_all(subject, count, found)
+            attack_all(subject, count, found, asked)
             found.complete = True
         except Stopped:
             told = f"The run ended after attacks on {found.images} of {len(subject.images)} images."
@@ -80,12 +93,14 @@ def _report(subject: Subject, basis: Outcome, found: Found, spent: int) -> Repor
             environment=environment(subject.device),
         )
     judge = subject.judge
+    more = found.images > len(old.data.ids)
     complete = found.complete and basis.report.status == "complete"
     changes: dict[str, Any] = {
         "plan": plan,
         "plan_digest": plan.digest,
         "status": "complete" if complete else "partial",
         "classifier": None if judge is None else model_info(judge[0], judge[0].card, None),
+        "data": data_info(subject, found.images) if more else old.data,
         "estimates": (*old.estimates, *estimates),
         "findings": tuple(findings),
         "attack": info,

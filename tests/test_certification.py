@@ -23,9 +23,9 @@ from purify_audit.attack.gradient_checks import check_gradient, check_usefulness
 from purify_audit.attack.objective import Defence
 from purify_audit.attack.pgd import Attacked
 from purify_audit.attack.run import attack, objective, targets
+from purify_audit.attack_cost import planned_evaluations
 from purify_audit.attack_plan import PRESETS, AttackPlan
 from purify_audit.audit import Watch, audit
-from purify_audit.battery import planned_evaluations
 from purify_audit.card import ImageSpec
 from purify_audit.checkpoint import read_checkpoint
 from purify_audit.choices import DDPMSampler

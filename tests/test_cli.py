@@ -153,7 +153,7 @@ def test_replay_tells_a_changed_number(audited):
     rows = load_file(folder / "r.rows.safetensors")
     rows["probes.change_l2"] = rows["probes.change_l2"] * 1.01
     save_file(rows, folder / "t.rows.safetensors")
-    from purify_audit.checkpoint import file_sha256
+    from purify_audit.digests import file_sha256
 
     digest = file_sha256(folder / "t.rows.safetensors")
     changed = report.model_copy(update={"rows_sha256": digest})

@@ -60,7 +60,9 @@ def test_images_are_the_clusters_however_many_rows_they_have():
 
 
 def test_an_interval_widens_with_its_level():
-    data = PerImage("compression_rate", "l2", "sign", 0.1, np.array([0.1, 0.2, 0.4]))
+    data = PerImage(
+        "compression_rate", "l2", "sign", 0.1, np.arange(3), np.array([0.1, 0.2, 0.4]), 4
+    )
     widths = []
     for level in (0.8, 0.95, 0.99):
         e = estimate(data, plan_for(grey_images(3), level=level))
@@ -73,7 +75,9 @@ def test_looks_split_the_level():
     assert plan.looks == (8, 16, 32, 64)
     assert plan.look_level == pytest.approx(1 - 0.05 / 4)
     values = np.linspace(0, 1, 16)
-    e = estimate(PerImage("compression_rate", "l2", "sign", 0.1, values), plan)
+    e = estimate(
+        PerImage("compression_rate", "l2", "sign", 0.1, np.arange(len(values)), values, 4), plan
+    )
     assert (e.lower, e.upper) == pytest.approx(mean_interval(values, 1 - 0.05 / 4)[1:])
     assert e.level == 0.95
 

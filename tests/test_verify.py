@@ -16,19 +16,21 @@ from safetensors.numpy import load_file, save_file
 from support import CPU
 
 from purify_audit import cli
+from purify_audit.attack_cost import planned_evaluations, seconds_per_evaluation
 from purify_audit.attack_samples import load_attacks
 from purify_audit.attack_statistics import PROTOCOLS, attack_estimates
 from purify_audit.audit import Outcome, Watch, audit
-from purify_audit.battery import other_ids, planned_evaluations, seconds_per_evaluation
-from purify_audit.checkpoint import file_sha256, load_tensors, read_checkpoint, save_checkpoint
+from purify_audit.battery import other_ids
+from purify_audit.checkpoint import load_tensors, read_checkpoint, save_checkpoint
 from purify_audit.cli.verify import duration, plan_settings, settings
+from purify_audit.digests import file_sha256
 from purify_audit.errors import PlanError
 from purify_audit.images import load_images
 from purify_audit.noise import Noise
 from purify_audit.progress import Reporter
 from purify_audit.replay import stored_subject
 from purify_audit.report.schema import Report, read_report
-from purify_audit.settings import read_project
+from purify_audit.settings import find_project, project_settings
 from purify_audit.subject import prepare
 from purify_audit.verify import verify
 
@@ -889,14 +891,19 @@ def test_settings_of_the_project_are_followed_and_overridden(where, run_cli, her
 
 def test_the_projects_own_file_comes_first(here):
     Path("pyproject.toml").write_text("[tool.purify-audit]\nsteps = 5\n", encoding="utf-8")
-    known = {"steps": (int,)}
-    assert read_project(here, known) == {"steps": 5}
+    assert project_settings(find_project(here)) == {"steps": 5}
     Path("purify-audit.toml").write_text("", encoding="utf-8")
-    assert read_project(here, known) == {}
+    assert project_settings(find_project(here)) == {}
     Path("purify-audit.toml").unlink()
     Path("pyproject.toml").write_text("[tool.other]\nsteps = 5\n", encoding="utf-8")
-    assert read_project(here, known) == {}
-    assert read_project(here / "none", {}) == {}
+    assert find_project(here) is None
+    assert project_settings(find_project(here / "none")) == {}
+
+
+def test_the_policy_in_the_projects_file_is_no_setting(here):
+    rule = 'steps = 5\n[[gate.rule]]\nid = "a"\nmetric = "compression_rate"\nmax = 1\n'
+    Path("purify-audit.toml").write_text(rule, encoding="utf-8")
+    assert project_settings(find_project(here)) == {"steps": 5}
 
 
 def test_who_decides_a_setting(here):
@@ -927,11 +934,11 @@ def test_presets_and_what_changes_them():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour = 3", "purify-audit.toml: no setting 'colour'; there are checkpoint, "),
-        ("out = 'x'", "purify-audit.toml: no setting 'out'"),
+        ("colour = 3", "purify-audit.toml, line 1: no setting 'colour'; there are checkpoint, "),
+        ("out = 'x'", "purify-audit.toml, line 1: no setting 'out'"),
         ("= =", "purify-audit.toml: cannot be read: "),
-        ("steps = 'many'", "purify-audit.toml: 'steps' is 'many', not a whole number"),
-        ("steps = true", "purify-audit.toml: 'steps' is True, not a whole number"),
+        ("steps = 'many'", "purify-audit.toml, line 1: 'steps' is 'many', not a whole number"),
+        ("steps = true", "purify-audit.toml, line 1: 'steps' is True, not a whole number"),
         ("steps = -1", "attack.steps"),
         ("level = '1'", "'level' is '1', not a number"),
         ("eps = {a = 1}", "'eps' is {'a': 1}, not text or a number or a whole number or a list"),

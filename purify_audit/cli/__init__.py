@@ -9,11 +9,23 @@ import typer
 from rich.console import Console
 
 from purify_audit import __version__
-from purify_audit.cli import compare, compress, convert, look, sweep, verify
+from purify_audit.cli import (  # noqa: F401  each joins the application
+    baseline,
+    compare,
+    compress,
+    convert,
+    fresh,
+    gate,
+    look,
+    report,
+    run,
+    sweep,
+    verify,
+)
 from purify_audit.cli.app import EXIT_BROKEN, app
 from purify_audit.errors import PurifyAuditError
 
-__all__ = ["app", "compare", "compress", "convert", "look", "main", "sweep", "verify"]
+__all__ = ["app", "main"]
 
 
 def main() -> None:
@@ -49,7 +61,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def before_command(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -2,7 +2,19 @@
 
 import typer
 
-EXIT_INCONCLUSIVE, EXIT_BROKEN = 3, 4
+EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_BROKEN = 1, 3, 4
+
+EXIT_CODES: dict[int, str] = {
+    0: "Done; of a gate: every rule that counts passes.",
+    EXIT_FAIL: "The purifier failed: at least one rule of the policy fails. Nothing else ends so.",
+    2: "What was given cannot be used: an option, a file, a setting, or the policy.",
+    EXIT_INCONCLUSIVE: "Inconclusive: a finding is an error, a replayed cell differs, the audit"
+    " ended early, or no rule fails and at least one is undecided.",
+    EXIT_BROKEN: "The audit itself broke down: a fault of the program, or of the machine.",
+    130: "Interrupted by Ctrl-C; what was measured is written, as partial.",
+    143: "Interrupted by SIGTERM, as batch systems send it; the same.",
+}
+"""What every exit code means; `docs/exit-codes.md` is generated from here."""
 
 app = typer.Typer(
     name="purify-audit",

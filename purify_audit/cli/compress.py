@@ -9,7 +9,8 @@ from rich.console import Console
 
 from purify_audit.cli import options as o
 from purify_audit.cli.app import app
-from purify_audit.cli.output import Made, must_be_writable, tell, write
+from purify_audit.cli.measuring import measure, planned
+from purify_audit.cli.output import must_be_writable, tell, write
 
 
 @app.command()
@@ -92,18 +93,13 @@ def compress(
     asked |= o.id_range(ids) | o.sampler_setting(sampler)
     must_be_writable(out)
 
-    from purify_audit.audit import Watch, audit
-    from purify_audit.compression import rows_per_image
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
     from purify_audit.subject import prepare
 
     subject = prepare(asked, choose_device(device))
-    each = subject.purifier.evaluations
-    total = len(subject.images) * rows_per_image(subject.plan) * each
-    reporter = Reporter(Console(stderr=True), total, quiet)
+    reporter = Reporter(Console(stderr=True), planned(subject), quiet)
     with reporter.running():
-        watch = Watch(lambda rows: reporter.tick(rows * each), reporter.interim)
-        outcome = audit(subject, watch, measure_anyway)
-    made = write(out, Made(outcome.report, outcome.samples, None), reporter, started)
+        made = measure(subject, reporter, None, measure_anyway)
+    made = write(out, made, reporter, started)
     tell(out, made, reporter, as_json)

@@ -51,7 +51,7 @@ def write(out: Path, made: Made, reporter: "Reporter", started: str) -> Made:
         PurifyAuditError: the disk refuses.
     """
     from purify_audit.attack_samples import save_attacks
-    from purify_audit.checkpoint import file_sha256
+    from purify_audit.digests import file_sha256
     from purify_audit.report.schema import RunInfo
     from purify_audit.samples import save_samples
 

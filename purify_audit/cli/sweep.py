@@ -63,7 +63,7 @@ def sweep(
         del asked["attack"]
 
     from purify_audit import sweep as run
-    from purify_audit.battery import seconds_per_evaluation
+    from purify_audit.attack_cost import seconds_per_evaluation
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
     from purify_audit.report.curve import curve_point, show_curve

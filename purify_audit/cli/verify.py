@@ -13,7 +13,8 @@ from rich.console import Console
 from purify_audit.attack_plan import PRESETS
 from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
-from purify_audit.cli.output import Made, must_be_writable, tell, write
+from purify_audit.cli.measuring import measure, planned
+from purify_audit.cli.output import must_be_writable, tell, write
 from purify_audit.errors import PlanError
 from purify_audit.settings import ATTACK, AUDIT, SETTINGS, find_project, project_settings
 from purify_audit.shipped import shipped_purifier
@@ -266,7 +267,8 @@ def _from_report(
     from purify_audit.attack_plan import AttackPlan
     from purify_audit.audit import Outcome
     from purify_audit.findings import finding
-    from purify_audit.replay import check_trust, replay_report, stored_samples, stored_subject
+    from purify_audit.replay import check_trust, replay_report, stored_subject
+    from purify_audit.report.rows import stored_samples
     from purify_audit.report.schema import read_report
     from purify_audit.subject import attack_plan
 
@@ -288,17 +290,11 @@ def _from_report(
 
 
 def _attack(subject: "Subject", basis: "Outcome | None", how: How) -> None:
-    from purify_audit.audit import Outcome, Watch, audit
-    from purify_audit.battery import planned_evaluations, seconds_per_evaluation
-    from purify_audit.compression import rows_per_image
+    from purify_audit.attack_cost import seconds_per_evaluation
     from purify_audit.progress import Reporter
-    from purify_audit.verify import verify
 
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    each = subject.purifier.evaluations
-    total = planned_evaluations(subject)
-    if basis is None:
-        total += len(subject.images) * rows_per_image(subject.plan) * each
+    total = planned(subject, basis)
     console = Console(stderr=True)
     if how.dry_run or not how.quiet:
         seconds = total * seconds_per_evaluation(subject)
@@ -308,16 +304,7 @@ def _attack(subject: "Subject", basis: "Outcome | None", how: How) -> None:
         return
     reporter = Reporter(console, total, how.quiet, how.max_seconds)
     with reporter.running():
-        if basis is None:
-            watch = Watch(lambda rows: reporter.tick(rows * each), reporter.interim)
-            basis = audit(subject, watch, how.measure_anyway)
-        if basis.samples is None or (
-            any(f.severity == "error" for f in basis.report.findings) and not how.measure_anyway
-        ):
-            made = Made(basis.report, basis.samples, None)
-        else:
-            found = verify(subject, Outcome(basis.report, basis.samples), reporter.tick)
-            made = Made(found.report, found.samples, found.attacks)
+        made = measure(subject, reporter, basis, how.measure_anyway)
     made = write(how.out, made, reporter, started)
     tell(how.out, made, reporter, how.as_json)
 

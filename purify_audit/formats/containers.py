@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from purify_audit.checkpoint import file_sha256, read_header
+from purify_audit.checkpoint import read_header
+from purify_audit.digests import file_sha256
 from purify_audit.errors import CheckpointError
 from purify_audit.formats.file_kinds import (
     SAVE_WEIGHTS,

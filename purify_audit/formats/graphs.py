@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from purify_audit.architectures import GraphArgs
 from purify_audit.card import ClassifierCard, GraphCard, parse_card
-from purify_audit.checkpoint import METADATA_KEY, Checkpoint, TensorInfo, file_sha256
+from purify_audit.checkpoint import METADATA_KEY, Checkpoint, TensorInfo
+from purify_audit.digests import file_sha256
 from purify_audit.errors import CardError, CheckpointError
 from purify_audit.formats.file_kinds import ZIP, first_bytes, looks_like_onnx
 from purify_audit.formats.graph_cards import assumed_card, check_fit

@@ -5,19 +5,19 @@ from datetime import date
 from operator import attrgetter
 
 from purify_audit import __version__
-from purify_audit.estimates import Estimate
+from purify_audit.estimates import Estimate, Pairing
 from purify_audit.findings import Finding
 from purify_audit.gate.decide import decide, images_that_decide
 from purify_audit.gate.judgement import Decision, Judgement, RuleResult
-from purify_audit.gate.paired import Pairing
 from purify_audit.gate.policy import Policy, PolicyFile, Rule, Waiver
-from purify_audit.gate.wording import number, requirement, what
-from purify_audit.levels import at_level
+from purify_audit.gate.wording import named, number, requirement
+from purify_audit.levels import at_level, looks_behind
 from purify_audit.metrics import about
 from purify_audit.report.schema import Report
 
-Difference = Callable[[Estimate, float], Pairing]
-"""The change of an estimate against a baseline, paired by image, at a confidence level."""
+Difference = Callable[[Estimate, float, int], Pairing]
+"""The change of an estimate against a baseline, paired by image, at a confidence level that so
+many looks share."""
 
 _WORST: dict[Decision, int] = {"fail": 0, "inconclusive": 1, "pass": 2}
 _SAME_RADIUS = 1e-9
@@ -82,7 +82,7 @@ def judge_rule(
             decision="inconclusive",
             severity=rule.severity,
             requirement=requirement(rule),
-            sentence=f"The report has no {what(rule)}.{_how_to_get(rule)}",
+            sentence=f"The report has no {named(rule)}.{_how_to_get(rule)}",
             metric=rule.metric,
         )
     results = [_about_estimate(report, policy, rule, e, difference) for e in found]
@@ -113,12 +113,13 @@ def _about_estimate(
     report: Report, policy: Policy, rule: Rule, e: Estimate, difference: Difference | None
 ) -> RuleResult:
     confidence, pairing, blocked = policy.confidence_of(rule), None, _too_few(policy, rule, e)
+    looks = looks_behind(e.metric, report.plan)
     if not rule.regression:
-        judged = at_level(e, confidence)
+        judged = at_level(e, confidence, looks)
     elif difference is None:
         judged, blocked = e, "There is no baseline to compare with."
     else:
-        pairing = difference(e, confidence)
+        pairing = difference(e, confidence, looks)
         judged = pairing.change
     op, threshold = rule.bound
     decision = decide(judged.lower, judged.upper, op, threshold)

@@ -1,23 +1,82 @@
 """The change of one number against a baseline, image by image under the same draws."""
 
+import math
 from dataclasses import dataclass
 
-from purify_audit.estimates import Estimate
+import numpy as np
+
+from purify_audit.attack_statistics import paired_interval
+from purify_audit.estimates import Estimate, Pairing
+from purify_audit.metrics import about
+from purify_audit.statistics import mean_interval
 
 
 @dataclass(frozen=True, slots=True)
-class Pairing:
-    """A paired difference.
+class Column:
+    """One value for each image.
 
     Attributes:
-        change: new minus baseline, with its interval.
-        baseline: the baseline's mean over the same images.
-        p_value: two-sided exact McNemar p value; none where values are no verdicts.
-        surely_differs: whether that test rejects equality at the interval's level; true where
-            there is no such test.
+        images: their ids, int64 [n], no id twice.
+        values: float64 [n].
     """
 
-    change: Estimate
-    baseline: float
-    p_value: float | None
-    surely_differs: bool
+    images: np.ndarray
+    values: np.ndarray
+
+
+def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) -> Pairing:
+    """The difference new − old of a metric, image by image, over the images that both have.
+
+    Shares: the interval of Bonett and Price, and where every value is a verdict, 0 or 1, the exact
+    test of McNemar ("Note on the sampling error of the difference between correlated proportions
+    or percentages", Psychometrika 1947). Anything else: a t interval on the differences.
+
+    Args:
+        e: the new estimate, for its names.
+        new: its values.
+        old: the baseline's.
+        level: of the interval, and of the test.
+        looks: how many looks share it.
+    """
+    each = 1.0 - (1.0 - level) / looks
+    _, at_new, at_old = np.intersect1d(new.images, old.images, return_indices=True)
+    now, then = new.values[at_new], old.values[at_old]
+    d, p = now - then, None
+    if about(e.metric).kind == "share":
+        value, (lower, upper) = float(d.mean()), paired_interval(d, each)
+        method = "bonett-price on images, paired"
+        if np.isin(now, (0.0, 1.0)).all() and np.isin(then, (0.0, 1.0)).all():
+            p = mcnemar(int((d < 0).sum()), int((d > 0).sum()))
+            method += ", exact McNemar"
+        ends: tuple[float | None, float | None] = (lower, upper)
+    else:
+        value, *rest = mean_interval(d, each)
+        ends, method = (rest[0], rest[1]), "t on images, paired"
+    change = e.model_copy(
+        update={
+            "value": value,
+            "lower": ends[0],
+            "upper": ends[1],
+            "level": level,
+            "method": method,
+            "n_images": len(d),
+        }
+    )
+    return Pairing(
+        change=change,
+        baseline=float(then.mean()),
+        p_value=p,
+        surely_differs=p is None or p <= 1.0 - each,
+    )
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided exact p value of McNemar's test: that changed verdicts go either way alike.
+
+    Args:
+        lost: images that were right and are wrong.
+        gained: images that were wrong and are right.
+    """
+    n = lost + gained
+    tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, float(2 * tail / 2**n))

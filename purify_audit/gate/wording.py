@@ -5,12 +5,11 @@ from purify_audit.gate.policy import Rule
 from purify_audit.settings import radius_text
 
 
-def what(rule: Rule, e: Estimate | None = None) -> str:
-    """What a rule is about: a metric, with the norm, probe and radius where there are any."""
-    at = rule if e is None else e
-    eps = None if at.eps is None else radius_text(at.eps)
-    parts = ", ".join(part for part in (at.norm, at.probe, eps) if part)
-    return f"{rule.metric} ({parts})" if parts else str(rule.metric)
+def named(of: Estimate | Rule) -> str:
+    """A metric, with the norm, probe and radius where there are any."""
+    eps = None if of.eps is None else radius_text(of.eps)
+    parts = ", ".join(part for part in (of.norm, of.probe, eps) if part)
+    return f"{of.metric} ({parts})" if parts else str(of.metric)
 
 
 def requirement(rule: Rule, e: Estimate | None = None) -> str:
@@ -20,9 +19,9 @@ def requirement(rule: Rule, e: Estimate | None = None) -> str:
     for name, words in (("max_increase", "rises"), ("max_decrease", "falls")):
         most = getattr(rule, name)
         if most is not None:
-            return f"{what(rule, e)} {words} by at most {number(most)} against the baseline"
+            return f"{named(e or rule)} {words} by at most {number(most)} against the baseline"
     op, threshold = rule.bound
-    return f"{what(rule, e)} {op} {number(threshold)}"
+    return f"{named(e or rule)} {op} {number(threshold)}"
 
 
 def number(value: float) -> str:

@@ -76,6 +76,8 @@ class DataInfo(Record):
             planned when none was.
         brought_digest: the same of the perturbed images of a `file` probe, all that were planned.
         ids: their ids, in order.
+        image_digests: of each, in that order: the first 16 digits of a SHA-256 over its pixels and
+            label, so that two audits can tell which images they share.
         available: how many there were to choose from.
         image_shape: (channels, height, width).
         labelled: whether they have labels.
@@ -85,13 +87,19 @@ class DataInfo(Record):
     digest: str
     brought_digest: str | None = None
     ids: tuple[int, ...]
+    image_digests: tuple[str, ...]
     available: int
     image_shape: tuple[int, int, int]
     labelled: bool
 
 
 class Citation(Record):
-    """A source of a method that this audit used."""
+    """A source of a method that this audit used.
+
+    Attributes:
+        used_for: the method.
+        reference: the source.
+    """
 
     used_for: str
     reference: str
@@ -137,7 +145,7 @@ class RunInfo(Record):
         rows_file: the raw rows, a safetensors file beside the report; none when nothing was
             measured.
         attacks_file: attacked images and verdicts, a safetensors file beside the report.
-        body_sha256: SHA-256 of the report's JSON without this part.
+        body_sha256: SHA-256 of the report's JSON without this part (`Report.body_sha256`).
     """
 
     command: str
@@ -150,7 +158,30 @@ class RunInfo(Record):
 
 
 class Report(Record):
-    """An audit. See `docs/method.md` for what each number means."""
+    """An audit. See `docs/method.md` for what each number means.
+
+    Attributes:
+        schema_version: of this record.
+        tool_version: that measured.
+        noise_spec: by which random numbers were made (`docs/noise.md`).
+        status: partial where the audit ended before all planned images were measured.
+        plan: everything that decided the numbers.
+        plan_digest: SHA-256 of the plan.
+        environment: where it ran: what the bits of a result depend on, and versions.
+        checkpoint: the purifier.
+        classifier: the classifier, if there was one.
+        data: the images.
+        estimates: every number with its interval.
+        quantiles: how numbers spread over images.
+        numeric_floor: how far rounding alone moves an output, by norm (`docs/method.md`,
+            section 7).
+        findings: what is wrong, or to be read with care.
+        citations: sources of the methods that were used.
+        rows_sha256: of the file of raw rows.
+        attack: what the attack found, if there was one.
+        attacks_sha256: of the file of attacked images.
+        run: what differs between two runs; none in a report that was not written to a file.
+    """
 
     schema_version: Literal["1.0"] = "1.0"
     tool_version: str
@@ -185,8 +216,17 @@ class Report(Record):
         return self.model_dump_json(exclude={"run"}, indent=1)
 
     def body_sha256(self) -> str:
-        """SHA-256 of `body`, in hexadecimal."""
-        return hashlib.sha256(self.body().encode()).hexdigest()
+        """SHA-256 of `body` in a canonical form, in hexadecimal.
+
+        Sorted keys, no spaces: the digest of a saved file can be had from the file alone, also by
+        a later version of this program, whose reports have more fields.
+        """
+        return _canonical_sha256(json.loads(self.body()))
+
+
+def _canonical_sha256(body: dict[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_report(path: Path) -> Report:
@@ -196,12 +236,24 @@ def read_report(path: Path) -> Report:
         ReportError: unreadable, not a report, or changed since it was written.
     """
     try:
-        report = Report.model_validate_json(path.read_bytes())
+        raw = path.read_bytes()
     except OSError as error:
         raise ReportError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_report(raw, path)
+
+
+def parse_report(raw: bytes, path: Path) -> Report:
+    """A report from its JSON; `path` tells where it was, for messages.
+
+    Raises:
+        ReportError: not a report, or changed since it was written.
+    """
+    try:
+        report = Report.model_validate_json(raw)
     except ValidationError as error:
         raise ReportError(f"{path}: is not a report: {first_fault(error)}") from None
-    if report.run is not None and report.run.body_sha256 != report.body_sha256():
+    body = {name: value for name, value in json.loads(raw).items() if name != "run"}
+    if report.run is not None and report.run.body_sha256 != _canonical_sha256(body):
         raise ReportError(f"{path}: was changed after it was written (its digest does not match)")
     return report
 

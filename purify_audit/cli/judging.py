@@ -1,0 +1,258 @@
+"""What `gate`, `report` and `run` share: judging a saved report, and writing what is made of it."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from purify_audit.cli.app import EXIT_FAIL, EXIT_INCONCLUSIVE
+from purify_audit.errors import PlanError, PurifyAuditError, ReportError
+
+if TYPE_CHECKING:
+    from purify_audit.attack_samples import AttackSamples
+    from purify_audit.gate.judge import Difference
+    from purify_audit.gate.judgement import Judgement
+    from purify_audit.gate.policy import PolicyFile
+    from purify_audit.report.schema import Report
+    from purify_audit.samples import CompressionSamples
+
+FailOn = Literal["fail", "inconclusive", "warning"]
+
+Policy = Annotated[
+    Path | None,
+    typer.Option(
+        help="Default: [gate] of purify-audit.toml, else [tool.purify-audit.gate] of"
+        " pyproject.toml."
+    ),
+]
+BaselineFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="For regression rules: a file of `baseline save`, or a report with its rows beside"
+        " it. Default: the policy's, if it names one."
+    ),
+]
+FailOnOption = Annotated[
+    str,
+    typer.Option(
+        "--fail-on",
+        help="fail: only a FAIL ends with another code than 0; inconclusive (default): that too;"
+        " warning: rules of severity warning count like others.",
+    ),
+]
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="End with 0 whatever was decided; bad usage is still 2.")
+]
+Html = Annotated[Path | None, typer.Option(help="Write the report as one HTML file.")]
+Markdown = Annotated[
+    Path | None, typer.Option(help="Write Markdown that fits a pull request's comment.")
+]
+Junit = Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a rule.")]
+Sarif = Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0.")]
+Github = Annotated[
+    bool,
+    typer.Option("--github", help="Annotations, step summary and outputs of a GitHub workflow."),
+]
+GitlabMetrics = Annotated[
+    Path | None, typer.Option("--gitlab-metrics", help="Write GitLab's metrics (OpenMetrics).")
+]
+GitlabQuality = Annotated[
+    Path | None, typer.Option("--gitlab-codequality", help="Write GitLab's code quality JSON.")
+]
+InToto = Annotated[
+    Path | None, typer.Option("--in-toto", help="Write an in-toto test-result statement.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A saved report and where it lies."""
+
+    report: "Report"
+    path: Path
+
+    def samples(self) -> "CompressionSamples | None":
+        """Its rows; none where nothing was measured or they no longer lie beside it."""
+        from purify_audit.report.rows import stored_samples
+
+        try:
+            return stored_samples(self.report, self.path.parent)
+        except ReportError:
+            return None
+
+    def attacks(self) -> "AttackSamples | None":
+        """Its attacked images; none where nothing was attacked or they are gone."""
+        from purify_audit.report.rows import stored_attacks
+
+        try:
+            return stored_attacks(self.report, self.path.parent)
+        except ReportError:
+            return None
+
+
+def open_report(path: Path, level: float | None = None) -> Saved:
+    """A saved report, with its intervals at another level if one is asked for.
+
+    Raises:
+        InputError: it cannot be read, or the level is none.
+    """
+    from purify_audit.report.schema import read_report
+
+    report = read_report(path)
+    if level is not None:
+        from purify_audit.levels import at_level, looks_behind
+
+        if not 0.5 < level < 1:
+            raise PlanError(f"--level {level:g} is not between 0.5 and 1")
+        plan = report.plan
+        estimates = tuple(
+            at_level(e, level, looks_behind(e.metric, plan)) for e in report.estimates
+        )
+        report = report.model_copy(update={"estimates": estimates})
+    return Saved(report, path)
+
+
+def difference_of(saved: Saved, policy: "PolicyFile", named: Path | None) -> "Difference | None":
+    """How estimates differ from the baseline's; none where no rule asks, or there is no baseline.
+
+    Raises:
+        ReportError: the baseline cannot be read, or cannot be compared with.
+    """
+    path = baseline_path(policy, named)
+    if path is None or not any(rule.regression for rule in policy.policy.rule):
+        return None
+    from purify_audit.gate.baseline import compare, open_baseline, values_of
+
+    return compare(values_of(saved.report, saved.path.parent), open_baseline(path))
+
+
+def baseline_path(policy: "PolicyFile", named: Path | None) -> Path | None:
+    """The baseline that was named, else the policy's."""
+    if named is not None or policy.policy.baseline is None:
+        return named
+    return policy.file.path.parent / policy.policy.baseline
+
+
+def judged(saved: Saved, policy: "PolicyFile", baseline: Path | None) -> "Judgement":
+    """The judgement of a saved report.
+
+    Raises:
+        ReportError: see `difference_of`.
+    """
+    from purify_audit.gate.judge import judge
+
+    return judge(saved.report, policy, date.today(), difference_of(saved, policy, baseline))
+
+
+def exit_code(judgement: "Judgement", fail_on: FailOn) -> int:
+    """0, 1 or 3."""
+    from purify_audit.gate.judge import verdict
+
+    code = {"pass": 0, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
+    found = verdict(list(judgement.rules), warnings_too=fail_on == "warning")
+    return 0 if fail_on == "fail" and found == "inconclusive" else code[found]
+
+
+def checked_fail_on(text: str) -> FailOn:
+    """The choice of `--fail-on`.
+
+    Raises:
+        PlanError: there is no such choice.
+    """
+    if text not in ("fail", "inconclusive", "warning"):
+        raise PlanError(f"--fail-on '{text}' is not fail, inconclusive or warning")
+    return text  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What to write of a report and its judgement, and where; none is not written."""
+
+    html: Path | None = None
+    markdown: Path | None = None
+    junit: Path | None = None
+    sarif: Path | None = None
+    gitlab_metrics: Path | None = None
+    gitlab_codequality: Path | None = None
+    in_toto: Path | None = None
+    fail_on: FailOn = "inconclusive"
+
+    def write(self, saved: Saved, judgement: "Judgement | None") -> None:
+        """Write them.
+
+        Raises:
+            PurifyAuditError: the disk refuses.
+        """
+        if self.html is not None:
+            from purify_audit.render.html import html_report
+
+            page = html_report(saved.report, judgement, saved.samples(), saved.attacks())
+            write_text(self.html, page)
+        if self.markdown is not None:
+            from purify_audit.render.markdown import markdown_report
+
+            write_text(self.markdown, markdown_report(saved.report, judgement))
+        if self.gitlab_metrics is not None:
+            from purify_audit.render.gitlab import openmetrics
+
+            write_text(self.gitlab_metrics, openmetrics(saved.report, judgement))
+        if judgement is not None:
+            for path, make in self._of_judgement(saved.report, judgement).items():
+                write_text(path, make())
+
+    def _of_judgement(
+        self, report: "Report", judgement: "Judgement"
+    ) -> dict[Path, Callable[[], str]]:
+        from purify_audit.render.attestation import test_result
+        from purify_audit.render.gitlab import code_quality
+        from purify_audit.render.junit import junit_xml
+        from purify_audit.render.sarif import sarif_log
+
+        seconds = None if report.run is None else report.run.seconds
+        made = {
+            self.junit: lambda: junit_xml(judgement, seconds, self.fail_on),
+            self.sarif: lambda: sarif_log(judgement, report, judgement.policy),
+            self.gitlab_codequality: lambda: code_quality(judgement, judgement.policy),
+            self.in_toto: lambda: test_result(report, judgement),
+        }
+        return {path: make for path, make in made.items() if path is not None}
+
+
+def tell_github(saved: Saved, judgement: "Judgement") -> None:
+    """Annotations on standard output; step summary and outputs where GitHub wants them."""
+    from purify_audit.render.github import annotations, outputs
+    from purify_audit.render.markdown import step_summary
+
+    for line in annotations(judgement, judgement.policy):
+        print(line)
+    for name, text in (
+        ("GITHUB_STEP_SUMMARY", step_summary(saved.report, judgement)),
+        ("GITHUB_OUTPUT", outputs(judgement, saved.report, str(saved.path))),
+    ):
+        if os.environ.get(name):
+            with Path(os.environ[name]).open("a", encoding="utf-8") as file:
+                file.write(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; `-` is standard output.
+
+    Raises:
+        PurifyAuditError: the disk refuses.
+    """
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise PurifyAuditError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""A baseline: a report with every metric's value for every image, to compare a later one with."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purify_audit.attack_samples import AttackSamples
+from purify_audit.attack_statistics import attack_values
+from purify_audit.errors import ReportError
+from purify_audit.estimates import Estimate, Pairing
+from purify_audit.gate.paired import Column, pair
+from purify_audit.metrics import about
+from purify_audit.plan import AuditPlan
+from purify_audit.report.rows import stored_attacks, stored_samples
+from purify_audit.report.schema import Report, parse_report, read_report
+from purify_audit.samples import CompressionSamples
+from purify_audit.statistics import per_image
+
+Key = tuple[str, str | None, str | None, float | None]
+"""Metric, norm, probe, radius."""
+
+_NUMERICS = ("device", "torch", "threads", "precision")
+_SAME_PLAN = ("norm", "eps", "probes", "draws", "directions", "seed", "microbatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A report and its values image by image.
+
+    Attributes:
+        report: the report.
+        columns: of every metric that is a mean over images.
+    """
+
+    report: Report
+    columns: dict[Key, Column]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the report's body."""
+        run = self.report.run
+        return self.report.body_sha256() if run is None else run.body_sha256
+
+
+def values_of(report: Report, folder: Path) -> Baseline:
+    """A saved report's values, from the rows beside it.
+
+    Raises:
+        ReportError: they are missing or changed.
+    """
+    attacked = report.attacks_sha256 is not None
+    attacks = stored_attacks(report, folder) if attacked else None
+    return Baseline(report, columns(report.plan, stored_samples(report, folder), attacks))
+
+
+def columns(
+    plan: AuditPlan, samples: CompressionSamples, attacks: AttackSamples | None
+) -> dict[Key, Column]:
+    """Every metric's value for every image."""
+    parts = [per_image(samples, plan)]
+    parts += [] if attacks is None else [attack_values(attacks, plan)]
+    return {
+        (data.metric, data.norm, data.probe, data.eps): Column(data.images, data.values)
+        for part in parts
+        for data in part
+    }
+
+
+def open_baseline(path: Path) -> Baseline:
+    """A baseline file, or a report with its rows beside it.
+
+    Raises:
+        ReportError: it is neither, or damaged.
+    """
+    if path.suffix == ".json":
+        return values_of(read_report(path), path.parent)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            about_file = file.metadata() or {}
+            names: list[list[Any]] = json.loads(about_file["columns"])
+            columns = {
+                (m, norm, probe, eps): Column(
+                    file.get_tensor(f"images.{n}"), file.get_tensor(f"values.{n}")
+                )
+                for n, (m, norm, probe, eps) in enumerate(names)
+            }
+            return Baseline(parse_report(about_file["report"].encode(), path), columns)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ReportError(f"{path}: is no baseline and no report: {error}") from None
+
+
+def save_baseline(path: Path, baseline: Baseline) -> None:
+    """Write one safetensors file: the report in its header, the values as tensors."""
+    from safetensors.numpy import save
+
+    tensors: dict[str, np.ndarray] = {}
+    for n, column in enumerate(baseline.columns.values()):
+        tensors |= {f"images.{n}": column.images, f"values.{n}": column.values}
+    header = {
+        "report": baseline.report.model_dump_json(),
+        "columns": json.dumps(list(baseline.columns)),
+    }
+    path.write_bytes(save(tensors, header))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two sets of values that may be compared.
+
+    Attributes:
+        new: the report that is judged.
+        old: the baseline.
+    """
+
+    new: Baseline
+    old: Baseline
+
+    def __call__(self, e: Estimate, level: float, looks: int = 1) -> Pairing:
+        """The change of an estimate, paired by image under the same draws.
+
+        The level is shared by so many looks.
+
+        Raises:
+            ReportError: the baseline does not have it, or settings differ that it depends on.
+        """
+        key = (e.metric, e.norm, e.probe, e.eps)
+        if key not in self.old.columns:
+            raise ReportError(
+                f"the baseline has no {e.metric} of probe {e.probe} at this radius; measure it"
+                " again as this report was measured"
+            )
+        if about(e.metric).stage != "compress":
+            _refuse(_differing(_attacks(self.new.report), _attacks(self.old.report)))
+        if "accuracy" in e.metric:
+            _refuse(_differing(*(_judge(b.report) for b in (self.new, self.old))))
+        return pair(e, self.new.columns[key], self.old.columns[key], level, looks)
+
+
+def compare(new: Baseline, old: Baseline) -> Comparison:
+    """Two sets of values, if they are of the same images under the same draws and arithmetic.
+
+    Raises:
+        ReportError: they are not; the message says in what they differ.
+    """
+    _refuse(list(_incomparable(new.report, old.report)))
+    return Comparison(new, old)
+
+
+def _refuse(differences: list[str]) -> None:
+    if differences:
+        raise ReportError(
+            f"the baseline cannot be compared with: {'; '.join(differences)}; measure it again as"
+            " this report was measured"
+        )
+
+
+def _incomparable(new: Report, old: Report) -> Iterator[str]:
+    """What makes two reports different measurements, not measurements of different purifiers."""
+    if new.noise_spec != old.noise_spec:
+        yield f"noise {new.noise_spec} here, {old.noise_spec} there"
+    theirs = dict(zip(old.data.ids, old.data.image_digests, strict=True))
+    shared = [
+        (i, d) for i, d in zip(new.data.ids, new.data.image_digests, strict=True) if i in theirs
+    ]
+    if len(shared) < 2:
+        yield "fewer than two images in common"
+    elif changed := [i for i, digest in shared if theirs[i] != digest]:
+        yield f"images differ under the same id, e.g. {changed[0]}"
+    yield from _differing(*({n: r.environment.get(n) for n in _NUMERICS} for r in (new, old)))
+    yield from _differing(*(_dumped(r.plan, _SAME_PLAN) for r in (new, old)))
+
+
+def _differing(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} {here.get(name)} here, {there.get(name)} there"
+        for name in here | there
+        if here.get(name) != there.get(name)
+    ]
+
+
+def _dumped(plan: AuditPlan, names: tuple[str, ...]) -> dict[str, Any]:
+    return plan.model_dump(mode="json", include=set(names))
+
+
+def _attacks(report: Report) -> dict[str, Any]:
+    attack = report.plan.attack
+    return {} if attack is None else attack.model_dump(mode="json", exclude={"predict_only"})
+
+
+def _judge(report: Report) -> dict[str, Any]:
+    classifier = report.classifier
+    return {"classifier": None if classifier is None else classifier.sha256[:12]}

@@ -1,0 +1,80 @@
+"""What a policy needs measured, and whether a plan measures it."""
+
+from typing import Any
+
+from purify_audit.errors import PlanError
+from purify_audit.gate.policy import Policy, Rule
+from purify_audit.gate.wording import named
+from purify_audit.metrics import Stage, about
+from purify_audit.plan import ISOTROPIC_PROBES, AuditPlan
+from purify_audit.statistics import probe_names
+
+_ATTACKS = ("aligned", "fresh", "bare", "predicted")
+_DEFAULT_PROBES = {"linf": ("sign", "lowfreq", "power"), "l2": ("sphere", "lowfreq", "power")}
+_SAME_RADIUS = 1e-9
+
+
+def stage_needed(policy: Policy) -> Stage:
+    """The furthest part of an audit that a rule needs."""
+    stages = {rule.stage for rule in policy.rule}
+    if "attack" in stages:
+        return "attack"
+    return "predict" if "predict" in stages else "compress"
+
+
+def settings_for(policy: Policy, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an audit with the probes and radii that rules name, where none are set."""
+    found = dict(settings)
+    radii = sorted({rule.eps for rule in policy.rule if rule.eps is not None})
+    if radii and "eps" not in found:
+        found["eps"] = radii
+    names = [r.probe for r in policy.rule if r.probe is not None and r.stage == "compress"]
+    if names and "probes" not in found:
+        probes = dict.fromkeys(_DEFAULT_PROBES[str(found.get("norm", "linf"))])
+        probes |= dict.fromkeys(name.partition(":")[0] for name in names)
+        ranks = [int(n.partition(":")[2]) for n in names if n.startswith("power:")]
+        block = f":block={max(ranks)}" if ranks else ""
+        found["probes"] = [f"power{block}" if name == "power" else name for name in probes]
+    return found
+
+
+def check_answerable(policy: Policy, plan: AuditPlan) -> None:
+    """Refuse, before anything is spent, a policy with a rule that the plan cannot decide.
+
+    Raises:
+        PlanError: which rule, and what it lacks.
+    """
+    for rule in policy.rule:
+        lacks = None if rule.metric is None else _lacks(policy, rule, plan)
+        if lacks:
+            raise PlanError(f"rule '{rule.id}' cannot be decided: {lacks}")
+
+
+def _lacks(policy: Policy, rule: Rule, plan: AuditPlan) -> str | None:
+    least, attacked = policy.min_images_of(rule), rule.stage != "compress"
+    assert rule.metric is not None, "the caller has looked"
+    if plan.images < least:
+        return f"it asks for {least} images and {plan.images} are planned"
+    if "accuracy" in rule.metric and plan.classifier is None:
+        return f"{rule.metric} needs a classifier; set one in the policy file"
+    randomised = attacked or rule.metric in ("unaligned_ratio", "randomness_share")
+    if randomised and not attacked and plan.draws < 2:
+        return f"{rule.metric} needs at least 2 draws"
+    radii = plan.attack.eps if attacked and plan.attack is not None else plan.eps
+    if rule.eps is not None and all(abs(rule.eps - eps) > _SAME_RADIUS for eps in radii):
+        return f"no radius {rule.eps:g} is planned; set eps in the policy file"
+    return _lacks_probe(rule, plan)
+
+
+def _lacks_probe(rule: Rule, plan: AuditPlan) -> str | None:
+    assert rule.metric is not None, "the caller has looked"
+    known = [name for names in probe_names(plan) for name in names]
+    if about(rule.metric).stage != "compress":
+        known = list(_ATTACKS)
+    elif rule.metric == "rms_gain":
+        known = [name for name in known if name in ISOTROPIC_PROBES]
+    if rule.probe is not None and rule.probe not in known:
+        return f"{named(rule)}: there are {', '.join(known) or 'none'}"
+    if rule.metric in ("distance_anchor", "clean_accuracy", "anchor_accuracy") and rule.probe:
+        return f"{rule.metric} is of no probe"
+    return None

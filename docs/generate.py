@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import click
 import typer.main
 from formats_page import formats_page
 from reference_pages import exit_codes_page, plan_page, policy_page, report_page
@@ -23,15 +24,21 @@ DOCS = Path(__file__).parent
 
 def cli_page() -> str:
     """The `--help` of every command."""
-    group = typer.main.get_command(app)
     parts = ["# Command line", "", "Generated from the program by `make docs`.", ""]
-    commands = {"purify-audit": group}
-    commands |= {f"purify-audit {name}": c for name, c in group.commands.items()}
+    commands = _commands("purify-audit", typer.main.get_command(app))
     for name, command in commands.items():
         context = command.context_class(command, info_name=name, terminal_width=92)
         parts += [f"## {name}", "", "```text", command.get_help(context).rstrip(), "```", ""]
     parts += ["What a command ends with: [exit codes](exit-codes.md).", ""]
     return "\n".join(parts)
+
+
+def _commands(name: str, command: click.Command) -> dict[str, click.Command]:
+    """A command and those below it, by what is typed."""
+    found = {name: command}
+    for part, below in getattr(command, "commands", {}).items():
+        found |= _commands(f"{name} {part}", below)
+    return found
 
 
 def findings_page() -> str:

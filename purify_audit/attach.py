@@ -13,6 +13,7 @@ from purify_audit.checkpoint import (
     save_checkpoint,
     tensor_infos,
 )
+from purify_audit.digests import file_sha256
 from purify_audit.errors import CardError
 from purify_audit.loading import load_classifier, load_purifier
 
@@ -30,7 +31,7 @@ def attach_card(weights: Path, card_file: Path, out: Path, device: torch.device)
         raise CardError(f"{card_file}: cannot be read: {error.strerror}") from None
     card = parse_card(text, str(card_file))
     tensors = tensor_infos(read_header(weights))
-    plain = Checkpoint(str(weights), card, tensors(weights), weights)
+    plain = Checkpoint(str(weights), card, tensors, file_sha256(weights), weights)
     if isinstance(card, ClassifierCard):
         load_classifier(plain, device)
     elif isinstance(card, TransformCard):

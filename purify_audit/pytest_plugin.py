@@ -5,7 +5,7 @@ pytest imports this at every start, so at the top there is nothing slow: neither
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -15,9 +15,8 @@ import pytest
 
 if TYPE_CHECKING:
     from purify_audit.cli.judging import Saved
-    from purify_audit.cli.output import Made
     from purify_audit.gate.judgement import Judgement, RuleResult
-    from purify_audit.progress import Reporter
+    from purify_audit.gate.policy import PolicyFile
     from purify_audit.report.schema import Report
     from purify_audit.subject import Subject
 
@@ -34,11 +33,13 @@ class Audited:
     Attributes:
         report: what was measured.
         path: the saved report; its rows lie beside it.
+        policy: by which it is judged unless another is named; none: the project's.
         inconclusive: what becomes of a test whose policy cannot be decided: fail, skip or xfail.
     """
 
     report: "Report"
     path: Path
+    policy: Path | None
     inconclusive: str
 
     def assert_policy(
@@ -47,7 +48,8 @@ class Audited:
         """Fail the test unless every rule that counts passes.
 
         Args:
-            policy: default: `purify-audit.toml`, else `pyproject.toml`, of the current folder.
+            policy: default: that of the audit, else `purify-audit.toml` or `pyproject.toml` of the
+                current folder.
             baseline: for regression rules; default: the policy's.
 
         Returns:
@@ -71,7 +73,7 @@ class Audited:
         from purify_audit.cli.judging import Saved, judged
         from purify_audit.gate.policy import read_policy
 
-        rules = read_policy(None if policy is None else Path(policy), Path.cwd())
+        rules = read_policy(self.policy if policy is None else Path(policy), Path.cwd())
         before = None if baseline is None else Path(baseline)
         return judged(Saved(self.report, self.path), rules, before)
 
@@ -87,31 +89,36 @@ class Auditor:
     """
 
     test: str
-    paths: Iterator[Path]
+    paths: Iterator[Path] = field(repr=False)
     inconclusive: str
 
-    def __call__(self, checkpoint: str | Path, **settings: Any) -> Audited:
-        """Audit a purifier as `purify-audit` would in the current folder, or read a saved report.
+    def __call__(
+        self, checkpoint: str | Path, *, policy: str | Path | None = None, **settings: Any
+    ) -> Audited:
+        """Audit a purifier as `purify-audit run` would in the current folder, or read a report.
 
         What stops an audit, such as a file that cannot be used, fails the test in one sentence.
 
         Args:
             checkpoint: a checkpoint, code (`defence.py:make`) or an input transformation; or a
                 report, whose name ends in `.json`.
+            policy: what it needs is measured; default: the project's.
             settings: named like those of `purify-audit.toml`, which they override: `images=16`.
-                Also `arguments`, a dict for a factory; and `attack`, whether to attack: otherwise
-                if a rule of the project's policy needs it.
+                Also `arguments`, a dict for a factory; and `attack=True`, to attack although there
+                is no policy.
         """
         __tracebackhide__ = True
-        saved = _told(lambda: self._saved(str(checkpoint), settings))
-        return Audited(saved.report, saved.path, self.inconclusive)
+        rules = None if policy is None else Path(policy)
+        saved = _told(lambda: self._saved(str(checkpoint), rules, settings))
+        return Audited(saved.report, saved.path, rules, self.inconclusive)
 
-    def _saved(self, checkpoint: str, settings: dict[str, Any]) -> "Saved":
+    def _saved(self, checkpoint: str, policy: Path | None, settings: dict[str, Any]) -> "Saved":
         from purify_audit.cli.judging import open_report
         from purify_audit.errors import PlanError
 
         if not checkpoint.endswith(".json"):
-            return _measured(checkpoint, settings, next(self.paths), self.test)
+            asked = settings | {"checkpoint": checkpoint}
+            return _measured(asked, policy, next(self.paths), self.test)
         if settings:
             name = next(iter(settings))
             raise PlanError(f"{checkpoint}: is a report, so '{name}' cannot be changed")
@@ -188,22 +195,20 @@ def _told(work: Callable[[], T]) -> T:
     pytest.fail(f"purify-audit: {told}", pytrace=False)
 
 
-def _measured(checkpoint: str, settings: dict[str, Any], out: Path, test: str) -> "Saved":
-    """Audit, and save the report with its rows."""
+def _measured(asked: dict[str, Any], policy: Path | None, out: Path, test: str) -> "Saved":
+    """Audit what the policy needs, and save the report with its rows."""
     from rich.console import Console
 
     from purify_audit.cli.judging import Saved
+    from purify_audit.cli.measuring import measure
     from purify_audit.cli.output import write
-    from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
-    from purify_audit.subject import prepare
 
-    asked = _asked(checkpoint, settings)
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    subject = prepare(asked, choose_device(str(asked.pop("device"))))
+    subject = _subject(asked, policy)
     out.parent.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(Console(stderr=True), 0, quiet=True)
-    made = write(out, _made(subject, reporter), reporter, started)
+    made = write(out, measure(subject, reporter), reporter, started)
     assert made.report.run is not None, "it was written"
     run = made.report.run.model_copy(update={"command": f"pytest {test}"})
     report = made.report.model_copy(update={"run": run})
@@ -211,64 +216,54 @@ def _measured(checkpoint: str, settings: dict[str, Any], out: Path, test: str) -
     return Saved(report, out)
 
 
-def _made(subject: "Subject", reporter: "Reporter") -> "Made":
-    """The report, with an attack if it is planned and the purifier can be trusted so far."""
-    from purify_audit.audit import Outcome, Watch, audit
-    from purify_audit.cli.output import Made
-    from purify_audit.verify import verify
-
-    each = subject.purifier.evaluations
-    basis: Outcome = audit(subject, Watch(lambda rows: reporter.tick(rows * each)))
-    broken = any(f.severity == "error" for f in basis.report.findings)
-    if subject.plan.attack is None or basis.samples is None or broken:
-        return Made(basis.report, basis.samples, None)
-    found = verify(subject, basis, reporter.tick)
-    return Made(found.report, found.samples, found.attacks)
-
-
-def _asked(checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Fields of an audit plan, and the device: what the test says, then what the project says.
+def _subject(asked: dict[str, Any], policy: Path | None) -> "Subject":
+    """What is audited: what the test asks, then the policy's file; without one the project's.
 
     Raises:
         PlanError: a setting is none that there is.
     """
-    from purify_audit.cli import options
+    from purify_audit.cli.options import reading
+    from purify_audit.cli.run import planned_subject
     from purify_audit.cli.verify import plan_settings
     from purify_audit.errors import PlanError
+    from purify_audit.loading import choose_device
     from purify_audit.settings import SETTINGS, find_project, meant_instead, project_settings
+    from purify_audit.subject import prepare
 
-    given = dict(settings)
-    attack, arguments = given.pop("attack", None), given.pop("arguments", {})
-    for name in given:
+    arguments, attack = asked.pop("arguments", {}), asked.pop("attack", False)
+    for name in asked:
         if name not in SETTINGS:
-            meant = meant_instead(name, [*SETTINGS, "arguments", "attack"])
+            meant = meant_instead(name, [*SETTINGS, "arguments", "attack", "policy"])
             raise PlanError(f"purify_audit(…): no setting '{name}'{meant}")
-    stages = _stages()
-    asked = project_settings(find_project(Path.cwd())) | given | {"checkpoint": checkpoint}
-    asked["reading"] = options.reading(arguments=[f"{k}={v}" for k, v in arguments.items()])
-    asked["predict_only"] = attack is None and "attack" not in stages
+    rules = _policy(policy)
+    project = project_settings(find_project(Path.cwd())) if rules is None else rules.settings
+    asked = project | asked
+    asked["reading"] = reading(arguments=[f"{name}={text}" for name, text in arguments.items()])
+    device = choose_device(str(asked.pop("device", "auto")))
+    if rules is not None:
+        return planned_subject(rules, asked, device, full=True)
     fields = plan_settings(asked)
-    if not (stages & {"attack", "predict"} if attack is None else attack):
-        del fields["attack"]
-    return fields | {"device": asked.get("device", "auto")}
+    return prepare(fields if attack else fields | {"attack": None}, device)
 
 
-def _stages() -> set[str]:
-    """The parts of an audit that the project's policy needs."""
+def _policy(named: Path | None) -> "PolicyFile | None":
+    """The policy that was named, else the project's; none where it has none."""
     from purify_audit.gate.policy import read_policy
     from purify_audit.settings import find_project
 
-    file = find_project(Path.cwd())
-    if file is None or "gate" not in file.table:
-        return set()
-    return {rule.stage for rule in read_policy(None, Path.cwd()).policy.rule}
+    if named is None:
+        file = find_project(Path.cwd())
+        if file is None or "gate" not in file.table:
+            return None
+    return read_policy(named, Path.cwd())
 
 
 def _table(judgement: "Judgement") -> str:
     """The rules that keep the verdict from PASS, and how many pass."""
     from purify_audit.gate.judgement import WORDS
 
-    lines = [f"{judgement.model} by {judgement.policy}: {WORDS[judgement.verdict]}"]
+    policy = Path(judgement.policy).name
+    lines = [f"{judgement.model} by {policy}: {WORDS[judgement.verdict]}"]
     counted = [rule for rule in judgement.rules if rule.waived is None]
     open_rules = [rule for rule in counted if rule.decision != "pass"]
     width = max(len(rule.rule) for rule in open_rules)
@@ -276,7 +271,9 @@ def _table(judgement: "Judgement") -> str:
         kind = " (warning)" if rule.severity == "warning" else ""
         lines.append(f"  {rule.rule:<{width}}  {WORDS[rule.decision]}{kind}: {rule.requirement}")
         lines.append(f"  {'':<{width}}  {rule.sentence}")
-    lines.append(f"  {len(judgement.rules) - len(open_rules)} other rules pass or are waived")
+    if others := len(judgement.rules) - len(open_rules):
+        does = "rule passes or is" if others == 1 else "rules pass or are"
+        lines.append(f"  {others} other {does} waived")
     return "\n".join((*lines, *(f"  {note}" for note in judgement.notes)))
 
 

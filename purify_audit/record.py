@@ -21,7 +21,7 @@ def first_fault(error: ValidationError) -> str:
     return printable(f"field '{where}': {message}{rest}" if where else f"{message}{rest}")
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = _LONGEST) -> str:
     """Text from a file, fit for a one-line message: escaped where it must be, cut where long."""
-    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    text = text if len(text) <= most else text[:most] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -17,7 +17,7 @@ from purify_audit.toml_lines import line_numbers, line_of
 _TEXT, _WHOLE = (str,), (int,)
 AUDIT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("checkpoint", "classifier", "data", "ids", "norm", "sampler"), _TEXT),
-    **dict.fromkeys(("images", "t_star", "seed"), _WHOLE),
+    **dict.fromkeys(("images", "directions", "t_star", "seed"), _WHOLE),
     "eps": (str, float, int, list),
     "probes": (list,),
     "level": (float,),

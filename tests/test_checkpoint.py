@@ -29,7 +29,7 @@ from purify_audit.checkpoint import (
     save_checkpoint,
     transform_checkpoint,
 )
-from purify_audit.errors import CardError, CheckpointError, PurifyAuditError
+from purify_audit.errors import CardError, CheckpointError, InputError, PurifyAuditError
 from purify_audit.loading import load_purifier
 from purify_audit.networks import build_network
 
@@ -285,7 +285,7 @@ def test_a_file_that_fails_while_it_is_read(stored, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", fail)
     for read in (read_checkpoint, file_sha256):
-        with pytest.raises(CheckpointError, match=f"^{path}: cannot be read: Permission denied$"):
+        with pytest.raises(InputError, match=f"^{path}: cannot be read: Permission denied$"):
             read(path)
 
 

@@ -45,7 +45,7 @@ ATTACK = {
     "square_queries": 50,
     "microbatch": 64,
 }
-DIGEST = "30484bcb4b29d8ea4ab97fec9782d0a4600a2d8b897fe04dcc1e74bf5be20f6f"
+DIGEST = "93fb3106dbb44e738a4169ee7150586f449bfd1e01602fe0294302124cd174bb"
 
 
 def plan(**changes):
@@ -127,6 +127,7 @@ def test_the_order_in_which_settings_are_given_does_not_matter():
 
 
 CHANGES = {
+    "first_look": 16,
     "checkpoint": "other.safetensors",
     "reading": {"preset": "diffpure-cifar10"},
     "classifier_reading": {"preset": "robustbench-standard"},

@@ -6,7 +6,7 @@ EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_BROKEN = 1, 3, 4
 
 EXIT_CODES: dict[int, str] = {
     0: "Done; of a gate: every rule that counts passes.",
-    EXIT_FAIL: "The purifier failed: at least one rule of the policy fails. Nothing else ends so.",
+    EXIT_FAIL: "Failed: at least one rule of the policy; of `fresh`: the report is stale.",
     2: "What was given cannot be used: an option, a file, a setting, or the policy.",
     EXIT_INCONCLUSIVE: "Inconclusive: a finding is an error, a replayed cell differs, the audit"
     " ended early, or no rule fails and at least one is undecided.",

@@ -51,8 +51,10 @@ def fresh(
     for model in held:
         print(f"  {model.role:<10}  {_told(model)}")
     if rules is not None:
-        path, digest = printable(str(rules.file.path)), rules.file.sha256[:12]
-        print(f"  {'policy':<10}  {path} {digest}, {len(rules.policy.rule)} rules")
+        path = printable(str(policy or rules.file.path.name))
+        count = len(rules.policy.rule)
+        told = f"{path} {rules.file.sha256[:12]}, {count} {'rule' if count == 1 else 'rules'}"
+        print(f"  {'policy':<10}  {told}")
     if stale:
         print("Audit again: `purify-audit run`.")
         raise typer.Exit(EXIT_FAIL)

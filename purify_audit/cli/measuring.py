@@ -60,8 +60,7 @@ def measure(
         )
         basis = audit(subject, watch, measure_anyway)
     errors = any(f.severity == "error" for f in basis.report.findings) and not measure_anyway
-    stopped = bool(reporter.stop_signal) and basis.report.status == "partial"
-    if subject.plan.attack is None or basis.samples is None or errors or stopped:
+    if subject.plan.attack is None or basis.samples is None or errors:
         return Made(basis.report, basis.samples, None)
     from purify_audit.verify import verify
 

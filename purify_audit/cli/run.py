@@ -157,7 +157,8 @@ def planned_subject(
     stage = stage_needed(rules.policy)
     fields = plan_settings(settings_for(rules.policy, asked))
     if stage == "compress":
-        fields.pop("attack")
+        attack = fields.pop("attack")  # then these settings have nothing else to be about
+        fields |= {name: attack[name] for name in ("draws", "microbatch") if name in asked}
     elif stage == "predict":
         fields["attack"]["predict_only"] = True
     if not full:

@@ -7,6 +7,9 @@ from purify_audit.gate.judgement import Decision
 
 Op = Literal["<=", ">="]
 
+_FARTHEST = 100  # 10,000 times as many images: nobody has them
+_ROUNDING = 1e-6
+
 
 def decide(lower: float | None, upper: float | None, op: Op, threshold: float) -> Decision:
     """Where an interval lies: within what is required, beyond it, or across the threshold.
@@ -42,10 +45,7 @@ def images_that_decide(
     distance = abs(value - threshold)
     end = ends[1] if value <= threshold else ends[0]
     length = abs(end - value)
-    if distance == 0 or not math.isfinite(length) or length < distance:
+    if not distance <= length < _FARTHEST * distance:
         return None
-    needed = math.ceil(n * (length / distance) ** 2)
-    return max(needed - n, 1) if needed < _MOST else None
-
-
-_MOST = 10_000_000
+    needed = math.ceil(n * (length / distance) ** 2 - _ROUNDING)
+    return max(needed - n, 1)

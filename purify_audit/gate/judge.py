@@ -194,8 +194,8 @@ def _codes(findings: list[Finding]) -> str:
 def _sentence(e: Estimate, decision: Decision, more: int | None) -> str:
     if e.lower is None or e.upper is None:
         return f"{number(e.value)} from {e.n_images} image has no interval."
-    within = f"{number(e.value)}, {e.level:.3g} interval {number(e.lower)} to {number(e.upper)}"
-    told = f"{within} from {e.n_images} images"
+    ends = f"{100 * e.level:.4g}% interval {number(e.lower)} to {number(e.upper)}"
+    told = f"{number(e.value)}, {ends} from {e.n_images} images"
     if decision != "inconclusive":
         return f"{told}."
     if more is None:

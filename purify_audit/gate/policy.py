@@ -71,7 +71,9 @@ class Rule(Record):
     findings: tuple[str, ...] = ()
     norm: Norm | None = None
     probe: str | None = None
-    eps: Annotated[float | None, BeforeValidator(_radius)] = None
+    eps: Annotated[
+        float | None, BeforeValidator(_radius, json_schema_input_type=float | str | None)
+    ] = None
     min: float | None = None
     max: float | None = None
     max_increase: Annotated[float | None, Field(ge=0)] = None
@@ -236,7 +238,8 @@ def _header(file: ProjectFile) -> str:
 
 def _fault(file: ProjectFile, error: ValidationError) -> str:
     """One sentence: which key, where it stands, what may have been meant."""
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)  # a strange key may be why another is missing
+    fault = min(faults, key=lambda each: each["type"] != "extra_forbidden")
     path = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
     where, name = file.place("gate", *path), printable(str(path[-1])) if path else "gate"
     if fault["type"] == "extra_forbidden":

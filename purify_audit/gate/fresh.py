@@ -18,6 +18,7 @@ from purify_audit.digests import file_sha256
 from purify_audit.errors import InputError
 from purify_audit.formats.diffusers_folder import files_of, folder_sha256
 from purify_audit.formats.hub import HUB
+from purify_audit.record import printable
 from purify_audit.report.schema import ModelInfo, Report
 
 State = Literal["fresh", "stale", "unknown"]
@@ -72,28 +73,30 @@ def held_against(
         checkpoint: the purifier's file or folder, wherever the report says that it was.
 
     Raises:
-        InputError: what lies here cannot be read.
+        InputError: what lies here cannot be read, or a file was named for what is none.
     """
     models: dict[Role, ModelInfo] = {"purifier": report.checkpoint}
     if report.classifier is not None:
         models["classifier"] = report.classifier
     held = []
     for role, model in models.items():
-        named = checkpoint if role == "purifier" else None
-        here = _digest(model, folders) if named is None else _of_path(named)
+        here = _digest(model, folders, checkpoint if role == "purifier" else None)
         held.append(Held(role, model.source, model.sha256, here))
     return tuple(held)
 
 
-def _digest(model: ModelInfo, folders: tuple[Path, ...]) -> Digest:
+def _digest(model: ModelInfo, folders: tuple[Path, ...], named: Path | None) -> Digest:
     card = model.card
+    code = isinstance(card, CodeCard | ClassifierCard) and isinstance(card.network, CodeArgs)
+    if named is not None and (code or isinstance(card, TransformCard)):
+        raise InputError(f"{printable(model.source)}: is no file, so --checkpoint cannot name it")
     if isinstance(card, TransformCard):  # no file: its settings are all that it is
         return Digest(hashlib.sha256(card.model_dump_json().encode()).hexdigest())
-    if isinstance(card, CodeCard | ClassifierCard) and isinstance(card.network, CodeArgs):
+    if isinstance(card.network, CodeArgs):
         return _of_code(card.network, folders)
-    if model.source.startswith(HUB):
+    if named is None and model.source.startswith(HUB):
         return Digest(None, "it lies on a hub and not here")
-    path = _first(model.source, folders)
+    path = _first(model.source, folders) if named is None else named
     if path is None:
         return Digest(None, "there is no such file here")
     found = _of_path(path)

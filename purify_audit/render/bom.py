@@ -1,0 +1,117 @@
+"""CycloneDX 1.6, a bill of materials with a model card: https://cyclonedx.org/docs/1.6/json/."""
+
+import json
+import re
+import uuid
+from datetime import datetime
+from typing import Any
+
+from purify_audit.card import ClassifierCard
+from purify_audit.estimates import Estimate
+from purify_audit.render.untested import untested
+from purify_audit.render.wording import body_sha256
+from purify_audit.report.schema import ModelInfo, Report
+from purify_audit.settings import radius_text
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def ml_bom(report: Report) -> str:
+    """The audited purifier, and the classifier behind it, as machine-learning models.
+
+    The purifier's model card holds every estimate with its interval, and as limitations what was
+    not tested. The serial number follows from the report's digest.
+    """
+    digest = body_sha256(report)
+    metadata: dict[str, Any] = {
+        "tools": {
+            "components": [
+                {"type": "application", "name": "purify-audit", "version": report.tool_version}
+            ]
+        },
+        "properties": [{"name": "purify-audit:report_sha256", "value": digest}],
+    }
+    if (stamp := _timestamp(report)) is not None:
+        metadata = {"timestamp": stamp, **metadata}
+    purifier = _component(report.checkpoint, "purifier")
+    purifier["modelCard"] |= {
+        "quantitativeAnalysis": {"performanceMetrics": [_metric(e) for e in report.estimates]},
+        "considerations": {"technicalLimitations": list(untested(report))},
+    }
+    components = [purifier]
+    if report.classifier is not None:
+        components.append(_component(report.classifier, "classifier"))
+    bom = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'purify-audit:{digest}')}",
+        "version": 1,
+        "metadata": metadata,
+        "components": components,
+    }
+    return json.dumps(bom, indent=1) + "\n"
+
+
+def _component(model: ModelInfo, role: str) -> dict[str, Any]:
+    card = model.card
+    classifies = isinstance(card, ClassifierCard)
+    parameters: dict[str, Any] = {
+        "task": "image classification" if classifies else "adversarial purification",
+        "architectureFamily": card.family,
+        "datasets": [{"type": "dataset", "name": card.provenance.data}],
+    }
+    network = getattr(card, "network", None)
+    if (arch := getattr(network, "arch", None)) is not None:
+        parameters["modelArchitecture"] = arch
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": role,
+        "name": card.name,
+        **_hashes(model.sha256),
+        "licenses": [{"license": {"name": card.provenance.licence}}],
+        "modelCard": {"modelParameters": parameters},
+        "properties": [
+            {"name": "purify-audit:source", "value": model.source},
+            {"name": "purify-audit:parameters", "value": str(model.parameters)},
+        ],
+    }
+
+
+def _hashes(sha256: str) -> dict[str, Any]:
+    if not _SHA256.fullmatch(sha256):
+        return {}
+    return {"hashes": [{"alg": "SHA-256", "content": sha256}]}
+
+
+def _metric(e: Estimate) -> dict[str, Any]:
+    """One number; the slice says where it was taken and from how much."""
+    told = {
+        "norm": e.norm,
+        "probe": e.probe,
+        "eps": None if e.eps is None else radius_text(e.eps),
+        "images": e.n_images,
+        "draws": e.n_draws,
+        "level": e.level,
+        "method": e.method,
+    }
+    metric: dict[str, Any] = {
+        "type": e.metric,
+        "value": repr(e.value),
+        "slice": "; ".join(f"{name}={v}" for name, v in told.items() if v is not None),
+    }
+    if e.lower is not None and e.upper is not None:
+        ends = {"lowerBound": repr(e.lower), "upperBound": repr(e.upper)}
+        metric["confidenceInterval"] = ends
+    return metric
+
+
+def _timestamp(report: Report) -> str | None:
+    """When the audit began, in RFC 3339; none where the report does not say, or without a zone."""
+    if report.run is None:
+        return None
+    try:
+        started = datetime.fromisoformat(report.run.started)
+    except ValueError:
+        return None
+    return None if started.tzinfo is None else started.isoformat()

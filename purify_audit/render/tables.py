@@ -1,0 +1,111 @@
+"""One row per image: the values that the estimates are means of, for spreadsheets and notebooks."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from purify_audit.attack_samples import AttackSamples
+from purify_audit.attack_statistics import attack_values
+from purify_audit.report.schema import Report
+from purify_audit.samples import CompressionSamples
+from purify_audit.statistics import PerImage, per_image
+
+Row = dict[str, int | float | str | None]
+"""Columns of an image; none where nothing was measured, infinity where an image never fell."""
+
+
+def per_image_rows(
+    report: Report, samples: CompressionSamples | None, attacks: AttackSamples | None
+) -> list[Row]:
+    """A row for each image of a report, in its order.
+
+    Columns: `image`, `label`; each metric as `metric/norm/probe/eps`, its parts left out where it
+    has none, whose mean over images is the estimate (of `rms_gain`: whose root mean square is);
+    and what the attack found: `margin` and `falls_at`, as `ImageVerdict` defines them.
+
+    Args:
+        report: what was measured.
+        samples: its raw rows.
+        attacks: what its attacks saw.
+    """
+    columns: dict[str, dict[int, float]] = {}
+    for data in chain(_compression(report, samples), _attacks(report, attacks)):
+        ids, values = data.images.tolist(), _values(data).tolist()
+        columns[_name(data)] = dict(zip(ids, values, strict=True))
+    labels: dict[int, int] = {}
+    if attacks is not None:
+        labels = dict(zip(attacks.ids.tolist(), attacks.labels.tolist(), strict=True))
+    if report.attack is not None:
+        for v in report.attack.images:
+            labels[v.image] = v.label
+            columns.setdefault("margin", {})[v.image] = v.margin
+            falls = math.inf if v.falls_at is None else v.falls_at
+            columns.setdefault("falls_at", {})[v.image] = falls
+    rows: list[Row] = [{"image": i, "label": labels.get(i)} for i in report.data.ids]
+    for row, i in zip(rows, report.data.ids, strict=True):
+        row |= {name: values.get(i) for name, values in columns.items()}
+    return rows
+
+
+def _compression(report: Report, samples: CompressionSamples | None) -> Iterator[PerImage]:
+    if samples is not None:
+        yield from per_image(samples, report.plan)
+
+
+def _attacks(report: Report, attacks: AttackSamples | None) -> Iterator[PerImage]:
+    if attacks is not None:
+        yield from attack_values(attacks, report.plan)
+
+
+def _values(data: PerImage) -> np.ndarray:
+    return np.sqrt(data.values) if data.metric == "rms_gain" else data.values
+
+
+def _name(data: PerImage) -> str:
+    eps = None if data.eps is None else repr(float(data.eps))
+    return "/".join(part for part in (data.metric, data.norm, data.probe, eps) if part)
+
+
+def csv_text(rows: list[Row]) -> str:
+    """Rows as comma-separated values (RFC 4180) with a header; missing values are empty."""
+    if not rows:
+        return ""
+    text = io.StringIO(newline="")
+    names = list(rows[0])
+    out = csv.writer(text)
+    out.writerow(map(_cell, names))
+    out.writerows([_cell(row[name]) for name in names] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: float | str | None) -> str:
+    """A cell; text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return repr(value)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
+
+
+def save_per_image(path: Path, rows: list[Row]) -> None:
+    """Write the columns of numbers to a safetensors file.
+
+    Columns of whole numbers are int64, others float64 with NaN where a value is missing; columns
+    of text, and columns in which everything is missing, are left out.
+    """
+    from safetensors.numpy import save
+
+    columns: dict[str, np.ndarray] = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        if any(isinstance(v, str) for v in values) or all(v is None for v in values):
+            continue
+        whole = all(isinstance(v, int) for v in values)
+        kept = [math.nan if v is None else v for v in values]
+        columns[name] = np.array(kept, np.int64 if whole else np.float64)
+    path.write_bytes(save(columns))

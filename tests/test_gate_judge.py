@@ -248,3 +248,18 @@ def test_without_a_baseline_a_regression_rule_is_open(tmp_path):
     result = first(tmp_path, report_of(estimate()), rule)
     assert (result.decision, result.sentence) == (
         "inconclusive", "There is no baseline to compare with.")  # fmt: skip
+
+
+@pytest.mark.parametrize(("high", "told"), [(1.3, True), (0.7, False)])
+def test_a_long_upper_tail_is_told(tmp_path, high, told):
+    from purify_audit.estimates import Quantiles
+
+    quantiles = Quantiles(
+        metric="compression_rate", norm="l2", probe="sign", eps=0.1,
+        quantiles=(0.2, 0.3, 0.4, 0.6, high), n_images=64,
+    )  # fmt: skip
+    report = report_of(estimate(), quantiles=(quantiles,))
+    notes = decided(report, rules(tmp_path, RATE)).notes
+    assert [n.startswith("The compression_rate (l2, sign, 0.1) spreads") for n in notes] == (
+        [True] if told else []
+    )

@@ -216,6 +216,42 @@ class TestPage:
         page = read(html_report(report, None, None, replace(attacks, scored=scored)))
         assert "first images only: bpda on 4, square on 4 of 10" in section(page, "untested")
 
+    def test_attacks_are_compared_at_one_radius(self, small):
+        report, _, attacks = small
+        right = np.broadcast_to(attacks.labels[:, None], attacks.scored[0].aligned.shape)
+        wrong = np.full_like(right, -1)
+        scored = tuple(
+            replace(s, aligned=wrong if (s.name, s.eps) == ("aligned", EPS[0]) else right)
+            for s in attacks.scored
+        )
+        page = read(html_report(report, None, None, replace(attacks, scored=scored)))
+        told = section(page, "soundness")
+        assert "predicted 0.1 10 100.0% 0.0% does not beat it" in told
+        assert "predicted 0.2 10 100.0% 100.0% not tested at this radius" in told
+        assert "unbounded 0.5 10 100.0% 0.0% breaks nearly everything" in told
+
+    def test_attacks_that_beat_the_main_one(self, small):
+        report, _, attacks = small
+        found = tuple(
+            rs.finding(code, "error").model_copy(update={"evidence": evidence})
+            for code, evidence in (("PA306", {"attack": "bpda"}), ("PA305", {}))
+        )
+        told = report.model_copy(update={"findings": found})
+        page = section(read(html_report(told, None, None, attacks)), "soundness")
+        assert page.count("beats it (PA306)") == 1
+        assert "leaves too much (PA305)" in page
+
+    def test_checks_done_before_the_run_ended(self, small):
+        report, _, attacks = small
+        report = report.model_copy(update={"findings": (rs.finding("PA311", "error"),)})
+        begun = section(read(html_report(report, None, None, attacks)), "soundness")
+        assert "passed PA303" in begun
+        assert "unknown PA306" in begun
+        only = tuple(s for s in attacks.scored if s.name in ("aligned", "predicted"))
+        before = read(html_report(report, None, None, replace(attacks, scored=only)))
+        assert "unknown PA303" in section(before, "soundness")
+        assert "not tested: the run ended early" in section(before, "soundness")
+
     def test_every_free_text_is_escaped(self, small):
         report, samples, attacks = small
         found = rs.finding(HOSTILE, "error", HOSTILE, HOSTILE)

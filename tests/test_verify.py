@@ -999,3 +999,14 @@ def test_an_attack_needs_no_rows():
     found = verify(subject, Outcome(basis.report, None), lambda evaluations: None)
     assert all(set(v.rates) == {"attack"} for v in found.report.attack.images)
     json.dumps(found.report.model_dump(mode="json"), allow_nan=False)
+
+
+def test_an_installation_without_shipped_models_attacks_what_is_named(run_cli, here, monkeypatch):
+    monkeypatch.setattr("purify_audit.shipped._MODELS", here)
+    classifier = Path(__file__).parents[1] / "models/digits-classifier-small.safetensors"
+    named = ("--classifier", classifier, "--data", "digits")
+    code, _, err = run_cli("verify", "identity", "--attack", *QUICK, *named)
+    assert code in (0, 3), err
+    code, _, err = run_cli("verify", "--attack", *QUICK)
+    assert code == 2
+    assert "no shipped models" in err

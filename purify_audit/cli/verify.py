@@ -253,7 +253,8 @@ def _recompute(path: Path, cells: int, where: "torch.device", allow_pickle: bool
 def _planned(asked: dict[str, Any], where: "torch.device") -> "Subject":
     from purify_audit.subject import prepare
 
-    asked.setdefault("checkpoint", shipped_purifier())
+    if "checkpoint" not in asked:
+        asked["checkpoint"] = shipped_purifier()
     return prepare(plan_settings(asked), where)
 
 

@@ -21,6 +21,7 @@ many looks share."""
 
 _WORST: dict[Decision, int] = {"fail": 0, "inconclusive": 1, "pass": 2}
 _SAME_RADIUS = 1e-9
+_SKEWED = 2.0  # above: wrong PASS of more than twice the nominal share (benchmarks/gate_errors.py)
 
 
 def judge(
@@ -50,7 +51,7 @@ def judge(
     return Judgement(
         verdict=verdict(results),
         rules=tuple(results),
-        notes=tuple(_waiver_notes(gate, report, today, used)),
+        notes=(*_waiver_notes(gate, report, today, used), *_skewed(report, results)),
         policy=str(policy.file.path),
         policy_sha256=policy.file.sha256,
         report_sha256=report.body_sha256() if run is None else run.body_sha256,
@@ -245,4 +246,20 @@ def _waiver_notes(policy: Policy, report: Report, today: date, used: set[int]) -
             notes.append(f"{name} is for another model.")
         else:
             notes.append(f"{name} is not used: the rule passes.")
+    return notes
+
+
+def _skewed(report: Report, results: list[RuleResult]) -> list[str]:
+    """What was decided on rates with a long upper tail, whose t interval is short there."""
+    notes = []
+    for q in report.quantiles:
+        low, _, middle, _, high = q.quantiles
+        here = (q.metric, q.norm, q.probe, q.eps)
+        judged = [r.rule for r in results if (r.metric, r.norm, r.probe, r.eps) == here]
+        if judged and high - middle > _SKEWED * (middle - low) > 0:
+            notes.append(
+                f"The {named(q)} spreads upward over images (5%, 50%, 95%: {number(low)},"
+                f" {number(middle)}, {number(high)}), so its interval is too short on the upper"
+                f" side; rule '{judged[0]}' wants more images (docs/results.md)."
+            )
     return notes

@@ -1,11 +1,11 @@
 """How a rule and its numbers are told."""
 
-from purify_audit.estimates import Estimate
+from purify_audit.estimates import Estimate, Quantiles
 from purify_audit.gate.policy import Rule
 from purify_audit.settings import radius_text
 
 
-def named(of: Estimate | Rule) -> str:
+def named(of: Estimate | Quantiles | Rule) -> str:
     """A metric, with the norm, probe and radius where there are any."""
     eps = None if of.eps is None else radius_text(of.eps)
     parts = ", ".join(part for part in (of.norm, of.probe, eps) if part)

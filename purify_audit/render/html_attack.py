@@ -7,7 +7,7 @@ from markupsafe import Markup
 from purify_audit.attack_plan import AttackPlan
 from purify_audit.attack_samples import AttackSamples
 from purify_audit.estimates import Correlation, Estimate, ImageVerdict
-from purify_audit.render.html_parts import Figure, Table, norm_text, shown, value_text
+from purify_audit.render.html_parts import Figure, Table, norm_text, shown
 from purify_audit.render.html_rates import by_line
 from purify_audit.render.pictures import Gallery, gallery
 from purify_audit.render.svg import drawable
@@ -225,31 +225,3 @@ def _fate_text(v: ImageVerdict, eps: float) -> str:
         return "stands at every radius"
     stands = f"stands at {radius(eps)}, " if v.falls_at > eps else ""
     return f"{stands}falls at {v.falls_at:.3g}"
-
-
-def held_against(report: Report, attacks: AttackSamples | None) -> Table | None:
-    """The attacks that the main one was held against, and what they leave standing."""
-    main = None if attacks is None else attacks.find("aligned")
-    if attacks is None or main is None:
-        return None
-    rows = []
-    for other in attacks.scored:
-        if other.name in ("aligned", "fresh", "bare"):
-            continue
-        labels = attacks.labels[: len(other.aligned)]
-        right = (other.aligned == labels[:, None]).mean() if len(labels) else float("nan")
-        own = (main.aligned[: len(labels)] == labels[:, None]).mean() if len(labels) else right
-        figures = (value_text("clean_accuracy", float(v)) for v in (right, own))
-        fell = any(_about(f.evidence.get("attack"), other.name) for f in report.findings)
-        verdict = "beats it (PA306)" if fell else "does not beat it"
-        if other.name == "unbounded":
-            failed = any(f.code == "PA305" for f in report.findings)
-            verdict = "leaves too much (PA305)" if failed else "breaks nearly everything"
-        rows.append((other.name, radius(other.eps), str(len(labels)), *figures, verdict))
-    columns = ("attack", "radius", "images", "it leaves", "the main one leaves", "verdict")
-    note = "Compared on the same images, the first ones, image by image (one-sided sign test)."
-    return Table("Held against other attacks", columns, tuple(rows), words=(5,), note=note)
-
-
-def _about(evidence: object, name: str) -> bool:
-    return evidence == name

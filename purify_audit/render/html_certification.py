@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from purify_audit.attack_samples import AttackSamples
-from purify_audit.render.html_parts import Table
+import numpy as np
+
+from purify_audit.attack_samples import AttackSamples, Scored
+from purify_audit.render.html_parts import Table, value_text
+from purify_audit.report.format import radius
 from purify_audit.report.schema import Report
 
 State = Literal["passed", "fired", "not run", "not enforced", "unknown"]
@@ -22,6 +25,7 @@ _CHECKS = {
     "PA311": "the attack was held against others",
 }
 _OF_GRADIENTS = ("PA301", "PA302")
+_OTHERS = ("unbounded", "bpda", "square")  # in the order in which they are run
 _GRADIENT_NUMBERS = {
     "unrolled_error": "exact gradient against unrolled autograd, relative error",
     "difference_error": "exact gradient against central differences, relative error",
@@ -54,22 +58,28 @@ class Check:
     told: str
 
 
-def checks(report: Report) -> list[Check]:
-    """Every check of the attack, as far as the report tells whether it ran."""
+def checks(report: Report, attacks: AttackSamples | None) -> list[Check]:
+    """Every check of the attack, as far as the report and its rows tell whether it ran."""
     if report.attack is None:
         return []
+    reached = _reached(attacks)
     fired: dict[str, list[str]] = {}
     for f in report.findings:
         fired.setdefault(f.code, []).append(f.sentence)
     return [
         Check(code, what, "fired", " ".join(fired[code]))
         if code in fired
-        else Check(code, what, *_unfired(code, report, "PA311" in fired))
+        else Check(code, what, *_unfired(code, report, "PA311" in fired, reached))
         for code, what in _CHECKS.items()
     ]
 
 
-def _unfired(code: str, report: Report, ended_early: bool) -> tuple[State, str]:
+def _reached(attacks: AttackSamples | None) -> bool:
+    """Whether other attacks were begun, which come after the main attack's own checks."""
+    return attacks is not None and any(attacks.find(name) for name in _OTHERS)
+
+
+def _unfired(code: str, report: Report, ended_early: bool, reached: bool) -> tuple[State, str]:
     """What became of a check that is not among the findings."""
     how = report.plan.attack
     assert how is not None, "a report of an attack has its plan"
@@ -84,7 +94,7 @@ def _unfired(code: str, report: Report, ended_early: bool) -> tuple[State, str]:
         return "passed", ""
     if how.predict_only:
         return "not run", "Robust accuracy was only foretold."
-    if ended_early:
+    if ended_early and not (reached and code != "PA306"):
         return "unknown", "The run ended before all checks were done."
     return "passed", ""
 
@@ -98,6 +108,48 @@ def gradient_numbers(report: Report) -> Table | None:
         (_GRADIENT_NUMBERS.get(n, n), f"{measured[n]:.3g}".replace("-", "−")) for n in names[:30]
     )
     return Table("Gradients", ("what was compared", "value"), rows) if rows else None
+
+
+def held_against(report: Report, attacks: AttackSamples | None) -> Table | None:
+    """The attacks that the main one was held against, and what they leave standing."""
+    if attacks is None or attacks.find("aligned") is None:
+        return None
+    others = [s for s in attacks.scored if s.name not in ("aligned", "fresh", "bare")]
+    columns = ("attack", "radius", "images", "it leaves", "the main one leaves", "verdict")
+    rows = tuple(_against(report, attacks, other) for other in others)
+    note = "On the same images, image by image (one-sided sign test), at the first radius."
+    return Table("Held against other attacks", columns, rows, words=(5,), note=note)
+
+
+def _against(report: Report, attacks: AttackSamples, other: Scored) -> tuple[str, ...]:
+    at = None if other.name == "unbounded" else other.eps
+    main, labels = attacks.find("aligned", at), attacks.labels[: len(other.aligned)]
+    cells = (_standing(attack, labels) for attack in (other, main))
+    verdict = _verdict(report, attacks, other)
+    return (other.name, radius(other.eps), str(len(labels)), *cells, verdict)
+
+
+def _standing(attack: Scored | None, labels: np.ndarray) -> str:
+    """The share of images and aligned draws that an attack leaves right, of the first images."""
+    if attack is None or not len(labels):
+        return "—"
+    right = attack.aligned[: len(labels)] == labels[:, None]
+    return value_text("aligned_robust_accuracy", float(right.mean()))
+
+
+def _verdict(report: Report, attacks: AttackSamples, other: Scored) -> str:
+    """What the checks said of another attack."""
+    if other.name == "unbounded":
+        failed = any(f.code == "PA305" for f in report.findings)
+        return "leaves too much (PA305)" if failed else "breaks nearly everything"
+    if other is not attacks.find(other.name):
+        return "not tested at this radius"
+    found = [f.evidence.get("attack") for f in report.findings if f.code == "PA306"]
+    if other.name in found:
+        return "beats it (PA306)"
+    if other.name == "predicted" and not _reached(attacks):
+        return "not tested: the run ended early"
+    return "does not beat it"
 
 
 def fewer_images(attacks: AttackSamples | None) -> list[str]:

@@ -45,7 +45,7 @@ _NAMES = {
     "clean_accuracy": "clean images",
     "anchor_accuracy": "purified clean images",
     "predicted_robust_accuracy": "predicted robust",
-    "bare_robust_accuracy": "attacked, no purifier",
+    "bare_robust_accuracy": "without purifier",
     "randomness_inflation": "inflation by randomness",
 }
 
@@ -54,7 +54,8 @@ def forests(report: Report) -> list[Figure]:
     """Every estimate but distances and shares of variance: a dot and an interval each."""
     groups: dict[tuple[str, str, str], list[Estimate]] = {}
     probes = {e.probe: place for place, e in reversed(list(enumerate(report.estimates)))}
-    order: dict[str, int] = {name: place for place, name in enumerate(METRICS)}
+    order: dict[str, float] = {name: place for place, name in enumerate(METRICS)}
+    order["rms_gain"] = order["unaligned_ratio"] + 0.5  # both norms of a ratio side by side
     for e in sorted(report.estimates, key=lambda e: order.get(e.metric, len(order))):
         if not e.metric.startswith(_ELSEWHERE):
             group = groups.setdefault(_group(e), [])
@@ -121,7 +122,7 @@ def _label(e: Estimate, many: bool) -> str:
     name = e.metric.removesuffix("_control").removesuffix("_excess")
     name = name.removesuffix("_robust_accuracy").replace("_", " ").replace("heldout", "held-out")
     if e.metric.endswith("_control"):
-        return "classifier without purifier" if name == "bare" else name
+        return "without purifier" if name == "bare" else name
     return name if e.probe is None else f"{name} · {e.probe}"
 
 

@@ -136,15 +136,8 @@ def join_attacks(parts: list[AttackSamples]) -> AttackSamples:
     return AttackSamples(**whole, scored=tuple(scored))
 
 
-def save_attacks(path: Path, samples: AttackSamples) -> None:
-    """Write one safetensors file that is also a set of images.
-
-    `images`, `labels` and `ids` are the aligned attack's at the first radius, so the file can be
-    given to `--data` or to the probe `file:PATH`; every column of every attack is
-    `<name>.<place>.<column>`, and the file's metadata lists names and radii.
-    """
-    from safetensors.numpy import save
-
+def to_columns(samples: AttackSamples) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
+    """All columns, `<name>.<place>.<column>` for the attacks; and the attacks' names and radii."""
     columns = {name: getattr(samples, name) for name in _PER_IMAGE}
     for place, attack in enumerate(samples.scored):
         for f in fields(Scored):
@@ -154,12 +147,50 @@ def save_attacks(path: Path, samples: AttackSamples) -> None:
         table = getattr(samples, name)
         if table is not None:
             columns |= {f"{name}.{f.name}": getattr(table, f.name) for f in fields(kind)}
+    return columns, [(attack.name, attack.eps) for attack in samples.scored]
+
+
+def from_columns(columns: dict[str, np.ndarray], attacks: list[tuple[str, float]]) -> AttackSamples:
+    """What `to_columns` took apart.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    scored = [
+        Scored(
+            name,
+            eps,
+            **{
+                f.name: columns[f"{name}.{place}.{f.name}"]
+                for f in fields(Scored)
+                if f.name not in ("name", "eps")
+            },
+        )
+        for place, (name, eps) in enumerate(attacks)
+    ]
+    tables: dict[str, Any] = {
+        name: kind(**{f.name: columns[f"{name}.{f.name}"] for f in fields(kind)})
+        for name, kind in _TABLES.items()
+        if any(column.startswith(f"{name}.") for column in columns)
+    }
+    whole: dict[str, Any] = {name: columns[name] for name in _PER_IMAGE}
+    return AttackSamples(**whole | tables, scored=tuple(scored))
+
+
+def save_attacks(path: Path, samples: AttackSamples) -> None:
+    """Write one safetensors file that is also a set of images.
+
+    `images`, `labels` and `ids` are the aligned attack's at the first radius, so the file can be
+    given to `--data` or to the probe `file:PATH`; the file's metadata lists names and radii.
+    """
+    from safetensors.numpy import save
+
+    columns, attacks = to_columns(samples)
     main = samples.find("aligned")
     if main is not None:
         columns["images"] = main.images
-    about = json.dumps([[attack.name, attack.eps] for attack in samples.scored])
     arrays = {name: np.ascontiguousarray(column) for name, column in columns.items()}
-    path.write_bytes(save(arrays, {"attacks": about}))
+    path.write_bytes(save(arrays, {"attacks": json.dumps(attacks)}))
 
 
 def load_attacks(path: Path) -> AttackSamples:
@@ -172,26 +203,8 @@ def load_attacks(path: Path) -> AttackSamples:
 
     try:
         with safe_open(path, "numpy") as file:
-            about = json.loads((file.metadata() or {})["attacks"])
+            attacks = json.loads((file.metadata() or {})["attacks"])
             columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        scored = [
-            Scored(
-                name,
-                eps,
-                **{
-                    f.name: columns[f"{name}.{place}.{f.name}"]
-                    for f in fields(Scored)
-                    if f.name not in ("name", "eps")
-                },
-            )
-            for place, (name, eps) in enumerate(about)
-        ]
-        tables: dict[str, Any] = {
-            name: kind(**{f.name: columns[f"{name}.{f.name}"] for f in fields(kind)})
-            for name, kind in _TABLES.items()
-            if any(column.startswith(f"{name}.") for column in columns)
-        }
-        whole: dict[str, Any] = {name: columns[name] for name in _PER_IMAGE}
-        return AttackSamples(**whole | tables, scored=tuple(scored))
+        return from_columns(columns, attacks)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ReportError(f"{path}: is no file of attacks: {error}") from None

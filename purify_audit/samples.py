@@ -111,16 +111,37 @@ def _join(kind: type[_Rows], parts: list[_Rows]) -> _Rows:
     )
 
 
+_TABLES = {"probes": ProbeRows, "anchors": AnchorRows, "variances": VarianceRows}
+
+
+def to_columns(samples: CompressionSamples) -> dict[str, np.ndarray]:
+    """All columns, named `<table>.<column>`."""
+    return {
+        f"{table}.{f.name}": getattr(getattr(samples, table), f.name)
+        for table, kind in _TABLES.items()
+        for f in fields(kind)
+    }
+
+
+def from_columns(columns: dict[str, np.ndarray]) -> CompressionSamples:
+    """What `to_columns` took apart.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    return CompressionSamples(
+        *(
+            kind(**{f.name: columns[f"{table}.{f.name}"] for f in fields(kind)})
+            for table, kind in _TABLES.items()
+        )
+    )
+
+
 def save_samples(path: Path, samples: CompressionSamples) -> None:
-    """Write all columns to one safetensors file, named `<table>.<column>`."""
+    """Write all columns to one safetensors file."""
     from safetensors.numpy import save
 
-    columns = {}
-    for table in fields(samples):
-        rows = getattr(samples, table.name)
-        for column in fields(rows):
-            columns[f"{table.name}.{column.name}"] = getattr(rows, column.name)
-    path.write_bytes(save(columns))
+    path.write_bytes(save(to_columns(samples)))
 
 
 def load_samples(path: Path) -> CompressionSamples:
@@ -133,15 +154,6 @@ def load_samples(path: Path) -> CompressionSamples:
     from safetensors.numpy import load_file
 
     try:
-        columns = load_file(path)
-        tables = [
-            kind(**{f.name: columns[f"{name}.{f.name}"] for f in fields(kind)})
-            for name, kind in (
-                ("probes", ProbeRows),
-                ("anchors", AnchorRows),
-                ("variances", VarianceRows),
-            )
-        ]
+        return from_columns(load_file(path))
     except (SafetensorError, OSError, KeyError) as error:
         raise ReportError(f"{path}: the rows of the report cannot be read: {error}") from None
-    return CompressionSamples(*tables)  # type: ignore[arg-type]

@@ -1,18 +1,23 @@
-"""One small audit with an attack, made once, and pages of it."""
+"""One small audit with an attack, made once; pages, and how a test reads them."""
 
 import contextlib
 import functools
 import io
+import re
 import sys
 import tempfile
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import render_support as rs
 
 from purify_audit import cli
 from purify_audit.attack_samples import AttackSamples, Portraits, load_attacks
+from purify_audit.render.html import html_report
 from purify_audit.report.schema import Report, read_report
 from purify_audit.samples import CompressionSamples, load_samples
 
@@ -58,3 +63,55 @@ def portraits(count=4, shape=(1, 8, 8), seed=5) -> Portraits:
 
 def with_portraits(attacks: AttackSamples, **settings) -> AttackSamples:
     return replace(attacks, portraits=portraits(**settings))
+
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags balance, and keeps elements with their attributes, and the text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"{tag} repeats an attribute: {names}"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style",):
+            self.words.append(data)
+
+
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == [], f"never closed: {reader.open}"
+    text = " ".join(" ".join(reader.words).split())
+    return SimpleNamespace(elements=reader.elements, text=text, page=page)
+
+
+def ids(page):
+    return [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+
+
+def section(page, name):
+    """The text of one section."""
+    found = re.search(rf'<section id="{name}".*?</section>', page.page, re.S)
+    return read(found[0]).text
+
+
+def written(attacked=True, judgement=None, **changes):
+    return read(html_report(rs.report(attacked, **changes), judgement))

@@ -81,9 +81,9 @@ def test_the_bad_version_fails_though_the_usual_protocol_sees_no_difference(judg
     assert aligned < 0.5
 
 
-def test_too_few_images_are_inconclusive(judge):
+def test_too_few_images_are_inconclusive(judge, run_cli):
     code, out, decisions, _ = judge("--images", "24")  # of the policy file's checkpoint
     assert code == 3
     assert decisions == dict.fromkeys(RULES, "pass") | {"withstands-aligned-attack": "inconclusive"}
     assert re.search(r"about \d+ more\s+images would decide it", out)
-    assert judge("--images", "24", "--fail-on", "fail")[0] == 0
+    assert run_cli("gate", "audit/report.json", "--fail-on", "fail")[0] == 0

@@ -212,7 +212,8 @@ def test_enough_is_run():
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_blocks_are_what_they_say(page, tmp_path):
-    found = blocks(page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    found = blocks(text)
     for block in found:
         where = f"{title(page)}, line {block.line}"
         assert block.language in (*ILLUSTRATIONS, "console", "python", "toml"), where
@@ -224,6 +225,7 @@ def test_blocks_are_what_they_say(page, tmp_path):
             list(pytest.importorskip("yaml").safe_load_all(block.text))
         if block.file is not None:
             rest = "".join(b.text for b in found if b.line > block.line)
+            assert f"`{block.file}`" in text, f"{where}: the reader is not told its name"
             assert Path(block.file).stem in rest or "gate" in rest, f"{where}: saved and not used"
 
 

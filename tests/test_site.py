@@ -1,5 +1,6 @@
 """The site builds without a warning, asks nothing of others, and leaves nothing undocumented."""
 
+import json
 import os
 import re
 import subprocess
@@ -179,3 +180,21 @@ def test_tests_that_pages_name_are_there():
     for page in PAGES:
         for name in re.findall(r"`(test_\w+)`", text(page)):
             assert f"def {name}(" in tests, f"{page} names {name}"
+
+
+def test_error_rates_are_those_simulated():
+    """The most frequent wrong decisions at 0.95, in per cent."""
+    study = json.loads((ROOT / "benchmarks/gate_errors.json").read_text(encoding="utf-8"))
+    assert study["command"] in text("statistics.md").replace("\n", " ")
+    groups = {"means over draws": "mean of", "changes of verdicts": "paired"}
+    section = text("statistics.md").partition("\n## The decision\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z][\w ,.]+) \| ([\d.]+)% \| ([\d.]+)% \|$", section, re.MULTILINE)
+    assert len(rows) == 7
+    for name, *shown in rows:
+        found = [
+            row
+            for row in study["rows"]
+            if row["confidence"] == 0.95 and row["values"].startswith(groups.get(name, name))
+        ]
+        worst = [100 * max(row[side] for row in found) for side in ("pass", "fail")]
+        assert [float(rate) for rate in shown] == pytest.approx(worst, abs=0.0501), name

@@ -31,7 +31,7 @@ def gate(
     from purify_audit.gate.policy import read_policy
 
     when = j.checked_fail_on(fail_on)
-    rules = read_policy(policy, Path.cwd())
+    rules = read_policy(policy, Path())
     saved = j.open_report(report)
     judgement = j.judged(saved, rules, baseline)
     files = j.Files(html, markdown, junit, sarif, gitlab_metrics, gitlab_codequality, in_toto, when)

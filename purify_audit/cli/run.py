@@ -16,6 +16,7 @@ from purify_audit.cli.measuring import Enough, measure, never, planned
 from purify_audit.cli.output import Made, write
 from purify_audit.cli.verify import plan_settings
 from purify_audit.errors import PlanError, PurifyAuditError
+from purify_audit.shipped import shipped_classifier
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ def run(
     from purify_audit.gate.policy import read_policy
 
     when = j.checked_fail_on(fail_on)
-    rules = read_policy(policy, Path.cwd())
+    rules = read_policy(policy, Path())
     asked = dict(rules.settings)
     asked |= {} if images is None else {"images": images}
     if checkpoint is not None or purifier is not None:
@@ -164,6 +165,11 @@ def planned_subject(
     if not full:
         fields["first_look"] = max(8, *(rules.policy.min_images_of(r) for r in rules.policy.rule))
     subject = prepare(fields, device)
+    if subject.plan.classifier is None and any(
+        "accuracy" in str(r.metric) for r in rules.policy.rule
+    ):
+        fields["classifier"] = shipped_classifier(subject.images.image_shape)
+        subject = prepare(fields, device)
     check_answerable(rules.policy, subject.plan)
     return subject
 

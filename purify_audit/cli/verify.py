@@ -176,7 +176,7 @@ def settings(params: dict[str, Any], checkpoint: str | None) -> dict[str, Any]:
     given = {name: params[name] for name in SETTINGS if params.get(name) is not None}
     if checkpoint is not None:
         given["checkpoint"] = checkpoint
-    elsewhere = project_settings(find_project(Path.cwd()))
+    elsewhere = project_settings(find_project(Path()))
     if given.get("device") == "auto":  # the option's default
         given["device"] = elsewhere.get("device", "auto")
     if str((elsewhere | given).get("checkpoint", "")).endswith(".json"):

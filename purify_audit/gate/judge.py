@@ -201,7 +201,8 @@ def _sentence(e: Estimate, decision: Decision, more: int | None) -> str:
         return f"{told}."
     if more is None:
         return f"{told}, lies on the threshold."
-    return f"{told}, lies across the threshold; about {more:,} more images would decide it."
+    images = "image" if more == 1 else "images"
+    return f"{told}, lies across the threshold; about {more:,} more {images} would decide it."
 
 
 def _about_findings(report: Report, rule: Rule) -> RuleResult:

@@ -36,5 +36,9 @@ class ReportError(InputError):
     """A saved report is unreadable or lacks what was asked of it."""
 
 
+class RunError(InputError):
+    """A run folder is another run's, is in use, or is damaged."""
+
+
 class AuditError(PurifyAuditError):
     """The audit broke down for a reason that is not the purifier's."""

@@ -78,9 +78,10 @@ def parse_radius(text: str) -> float:
 
 
 def radius_text(eps: float) -> str:
-    """A radius as people write it: in 255ths where it is one."""
-    parts = eps * 255
-    return f"{parts:.0f}/255" if abs(parts - round(parts)) < 1e-6 else f"{eps:g}"
+    """A radius as people write it: in 255ths where it is one and that is shorter."""
+    parts, plain = eps * 255, f"{eps:g}"
+    fraction = f"{parts:.0f}/255"
+    return fraction if abs(parts - round(parts)) < 1e-6 and len(fraction) < len(plain) else plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,9 +58,17 @@ class TestScale:
         assert (at[0], at[-1]) == (pytest.approx(low), pytest.approx(high))
         assert 2 <= len(at) <= 8
 
-    def test_span_of_one_value_has_a_width(self):
-        low, high = span([0.5])
-        assert low < 0.5 < high
+    @pytest.mark.parametrize("values", [[0.5], [1.0, 1.0 + 1e-7], [-3.0, -3.00001], [0.0]])
+    def test_span_of_one_value_is_not_its_rounding(self, values):
+        low, high = span(values)
+        assert low < min(values) <= max(values) < high
+        assert high - low >= abs(values[0]) / 2
+
+    @pytest.mark.parametrize("values", [(1.0, 1.0002), (100_000.0, 100_020.0), (1e-7, 1.001e-7)])
+    def test_ticks_of_a_narrow_span_are_told_apart(self, values):
+        at = ticks(*span(values))
+        texts = [tick_text(v, at[1] - at[0]) for v in at]
+        assert len(set(texts)) == len(at) >= 2
 
     @pytest.mark.parametrize("values", [[], [None], [math.nan, math.inf, -math.inf, 1e300]])
     def test_span_of_nothing(self, values):

@@ -105,6 +105,15 @@ class TestForest:
         assert label.text.endswith("…")
         assert len(label.text) < 40
 
+    def test_a_value_is_written_whole_beside_a_long_label(self):
+        for told in (
+            "median 0.538, 10000 images",
+            "100.0% [100.0, 100.0]",
+            "−12.345 [−12.3, 99.9]",
+        ):
+            svg = forest("f", "t", [Row("w" * 90, told, 1.0)], ZERO_TO_TWO)
+            assert told in texts(svg)
+
     def test_no_more_rows_than_fit(self):
         rows = [Row(str(n), "1", 1.0) for n in range(MOST_LANES + 5)]
         assert len(of_class(forest("f", "t", rows, ZERO_TO_TWO), "dot")) == MOST_LANES

@@ -20,6 +20,7 @@ _WIDTHS = {  # of characters, over the text's size, in a wide font (DejaVu Sans)
     **dict.fromkeys("<>=+−×~^#ABCDEFGHJKLNOPQRSTUVXYZ…", 0.84),
 }
 _LARGEST = 1e9  # what is larger is told, not drawn
+_SAME = 1e-4  # values that differ by less of their size are drawn as one, not their rounding
 _ROUND = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -53,7 +54,7 @@ def span(values: Iterable[float | None], most: int = 5) -> tuple[float, float]:
     """The range from one round number to another that holds all values that can be drawn."""
     kept = [float(v) for v in values if v is not None and drawable(v)]
     low, high = (min(kept), max(kept)) if kept else (0.0, 1.0)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):
+    if high - low <= _SAME * max(abs(low), abs(high), 1e-300):
         room = abs(low) / 2 or 0.5
         low, high = low - room, high + room
     step = round_step(high - low, most)
@@ -72,7 +73,7 @@ def tick_text(value: float, step: float, percent: bool = False) -> str:
     if percent:
         value, step = 100 * value, 100 * step
     if abs(value) >= 1e5 or step < 1e-5:
-        return f"{value:.3g}"
+        return f"{value:.6g}"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     text = f"{value:.{decimals}f}".replace("-", "−")
     text = text.lstrip("−") if not text.strip("−0.") else text

@@ -34,6 +34,7 @@ _TOP, _BELOW = 4.0, 42.0
 _LEFT, _PLOT = 46.0, 190.0  # of plots with a vertical axis: its place, and their height
 _APART = 14.0  # between the labels of two lines
 _NAME = 104.0  # room for them
+_NUMBER = 230.0  # room for a value as it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _lanes(
     parts = _horizontal(scale, axis, strips, bottom)
     for place, row in enumerate(shown):
         y = _TOP + lane * place
-        number = shorten(row.shown, WIDTH / 2)
+        number = shorten(row.shown, _NUMBER)
         room = WIDTH - 2 * MARGIN - text_width(number) - 8
         parts.append(words(MARGIN, y + 13, shorten(row.label, room), "label"))
         parts.append(words(WIDTH - MARGIN, y + 13, number, "number end"))

@@ -1,0 +1,137 @@
+"""Works on a run folder until its units are done; made to be killed anywhere.
+
+    python tests/store_worker.py FOLDER --units 20 --seed 3 --log LOG [--writer 0 --of 1]
+
+Unit N of the run is a few arrays that the seed and N decide. Each line of LOG is `start N` or
+`done N`, written before a unit is computed and after it was put. A line on standard output says
+that the run is open. `--die POINT --at K` is a SIGKILL from within, in the K-th put.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from purify_audit.store import RunStore, open_run
+
+PHASE = "work"
+POINTS = (
+    "torn-file",
+    "before-fsync",
+    "before-replace",
+    "after-replace",
+    "before-commit",
+    "mid-commit",
+    "after-commit",
+)
+_DTYPES = ("float64", "float32", "float16", "int64", "uint8", "bool")
+_SPILLED = 60  # rows of a transaction that is too large for SQLite's cache
+
+
+def manifest(seed, units):
+    return {"seed": seed, "units": units, "eps": 0.1}
+
+
+def unit(seed, place):
+    """Arrays and facts of a unit, always the same."""
+    generator = np.random.default_rng([seed, place])
+    arrays = {}
+    for i in range(generator.integers(0, 5)):
+        shape = tuple(generator.integers(0, 20, generator.integers(0, 4)))
+        raw = generator.integers(0, 2**16, shape)
+        arrays[f"a{i}"] = np.asarray(raw).astype(str(generator.choice(_DTYPES)))
+    return arrays, {"place": place, "mean": float(generator.normal()), "names": sorted(arrays)}
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(point, nth):
+    """Arrange that this process is killed at a point of its nth put, counted from 0."""
+    puts, replace, fsync, commit = -1, os.replace, os.fsync, RunStore._commit
+
+    def new_fsync(handle):
+        nonlocal puts
+        at = os.readlink(f"/proc/self/fd/{handle}")
+        puts += at.endswith(".tmp") and "/units/" in at
+        if puts == nth and point == "torn-file":
+            os.ftruncate(handle, os.fstat(handle).st_size // 2)
+        if puts == nth and point in ("torn-file", "before-fsync"):
+            die()
+        fsync(handle)
+
+    def new_replace(source, target):
+        if puts == nth and point == "before-replace":
+            die()
+        replace(source, target)
+        if puts == nth and point == "after-replace":
+            die()
+
+    def new_commit(store, row):
+        if puts == nth and point == "before-commit":
+            die()
+        if puts == nth and point == "mid-commit":
+            connection = store._connect(store._own)
+            connection.execute("PRAGMA cache_size=2")
+            connection.execute("BEGIN")
+            for i in range(_SPILLED):
+                values = (PHASE, 10**6 + i, "torn", "torn", "x" * 3000)
+                connection.execute("INSERT INTO units VALUES (?, ?, ?, ?, ?)", values)
+            die()
+        commit(store, row)
+        if puts == nth and point == "after-commit":
+            die()
+
+    os.fsync, os.replace, RunStore._commit = new_fsync, new_replace, new_commit
+
+
+def work(options):
+    log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    naps = np.random.default_rng(os.getpid())
+    run = manifest(options.seed, options.units)
+    with open_run(options.folder, run, options.writer) as store:
+        print("open", flush=True)
+        for place in range(options.share, options.units, options.of):
+            if place in store.done(PHASE) and not options.overlap:
+                continue
+            os.write(log, f"start {place}\n".encode())
+            time.sleep(naps.exponential(options.nap))
+            store.put(PHASE, place, *unit(options.seed, place))
+            os.write(log, f"done {place}\n".encode())
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--units", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--writer", default="0")
+    parser.add_argument("--share", type=int, default=0, help="the first unit of this writer")
+    parser.add_argument("--of", type=int, default=1, help="writers that share the units")
+    parser.add_argument("--overlap", action="store_true", help="do units that are done, too")
+    parser.add_argument("--nap", type=float, default=0.002, help="mean seconds to compute a unit")
+    parser.add_argument("--hold", action="store_true", help="stay until standard input ends")
+    parser.add_argument("--die", choices=POINTS)
+    parser.add_argument("--at", type=int, default=0)
+    options = parser.parse_args()
+    if options.die:
+        die_at(options.die, options.at)
+    if options.hold:
+        with open_run(
+            options.folder, manifest(options.seed, options.units), options.writer
+        ) as store:
+            (store.folder / "units" / f".{options.writer}.tmp").write_bytes(b"half")
+            print("open", flush=True)
+            sys.stdin.read()
+        return
+    work(options)
+
+
+if __name__ == "__main__":
+    main()

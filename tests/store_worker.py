@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from purify_audit.store import RunStore, open_run
+from purify_audit.store.rows import Row, insert
 
 PHASE = "work"
 POINTS = (
@@ -29,7 +30,6 @@ POINTS = (
     "after-commit",
 )
 _DTYPES = ("float64", "float32", "float16", "int64", "uint8", "bool")
-_SPILLED = 60  # rows of a transaction that is too large for SQLite's cache
 
 
 def manifest(seed, units):
@@ -42,52 +42,52 @@ def unit(seed, place):
     arrays = {}
     for i in range(generator.integers(0, 5)):
         shape = tuple(generator.integers(0, 20, generator.integers(0, 4)))
-        raw = generator.integers(0, 2**16, shape)
+        raw = generator.integers(0, 200, shape)
         arrays[f"a{i}"] = np.asarray(raw).astype(str(generator.choice(_DTYPES)))
     return arrays, {"place": place, "mean": float(generator.normal()), "names": sorted(arrays)}
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+class Death:
+    """Has this process killed at a point of its nth put, counted from 0."""
 
+    def __init__(self, point, nth):
+        self.point, self.nth, self.puts = point, nth, -1
+        self.fsync, self.replace, self.commit = os.fsync, os.replace, RunStore._commit
+        os.fsync, os.replace = self.at_fsync, self.at_replace
+        RunStore._commit = lambda store, row: self.at_commit(store, row)
 
-def die_at(point, nth):
-    """Arrange that this process is killed at a point of its nth put, counted from 0."""
-    puts, replace, fsync, commit = -1, os.replace, os.fsync, RunStore._commit
+    def pass_by(self, *points):
+        if self.puts == self.nth and self.point in points:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def new_fsync(handle):
-        nonlocal puts
-        at = os.readlink(f"/proc/self/fd/{handle}")
-        puts += at.endswith(".tmp") and "/units/" in at
-        if puts == nth and point == "torn-file":
+    def at_fsync(self, handle):
+        name = os.readlink(f"/proc/self/fd/{handle}")
+        self.puts += "/units/" in name and name.endswith(".tmp")
+        if self.point == "torn-file" and self.puts == self.nth:
             os.ftruncate(handle, os.fstat(handle).st_size // 2)
-        if puts == nth and point in ("torn-file", "before-fsync"):
-            die()
-        fsync(handle)
+        self.pass_by("torn-file", "before-fsync")
+        self.fsync(handle)
 
-    def new_replace(source, target):
-        if puts == nth and point == "before-replace":
-            die()
-        replace(source, target)
-        if puts == nth and point == "after-replace":
-            die()
+    def at_replace(self, source, target):
+        self.pass_by("before-replace")
+        self.replace(source, target)
+        self.pass_by("after-replace")
 
-    def new_commit(store, row):
-        if puts == nth and point == "before-commit":
-            die()
-        if puts == nth and point == "mid-commit":
-            connection = store._connect(store._own)
-            connection.execute("PRAGMA cache_size=2")
-            connection.execute("BEGIN")
-            for i in range(_SPILLED):
-                values = (PHASE, 10**6 + i, "torn", "torn", "x" * 3000)
-                connection.execute("INSERT INTO units VALUES (?, ?, ?, ?, ?)", values)
-            die()
-        commit(store, row)
-        if puts == nth and point == "after-commit":
-            die()
+    def at_commit(self, store, row):
+        if self.point == "mid-commit" and self.puts == self.nth:
+            half_commit(store._connect(store._own))
+        self.pass_by("before-commit", "mid-commit")
+        self.commit(store, row)
+        self.pass_by("after-commit")
 
-    os.fsync, os.replace, RunStore._commit = new_fsync, new_replace, new_commit
+
+def half_commit(connection):
+    """Rows that are in the file and not committed: more than SQLite's cache holds back."""
+    connection.execute("PRAGMA cache_size=2")
+    connection.execute("BEGIN")
+    for i in range(60):
+        row = Row(PHASE, 10**6 + i, "0" * 64, "x" * 3000)
+        insert(connection, row)
 
 
 def work(options):
@@ -103,6 +103,15 @@ def work(options):
             time.sleep(naps.exponential(options.nap))
             store.put(PHASE, place, *unit(options.seed, place))
             os.write(log, f"done {place}\n".encode())
+
+
+def hold(options):
+    """Be in the middle of a put until standard input ends."""
+    run = manifest(options.seed, options.units)
+    with open_run(options.folder, run, options.writer):
+        (options.folder / "units" / f".{options.writer}.tmp").write_bytes(b"half")
+        print("open", flush=True)
+        sys.stdin.read()
 
 
 def main():
@@ -121,16 +130,11 @@ def main():
     parser.add_argument("--at", type=int, default=0)
     options = parser.parse_args()
     if options.die:
-        die_at(options.die, options.at)
+        Death(options.die, options.at)
     if options.hold:
-        with open_run(
-            options.folder, manifest(options.seed, options.units), options.writer
-        ) as store:
-            (store.folder / "units" / f".{options.writer}.tmp").write_bytes(b"half")
-            print("open", flush=True)
-            sys.stdin.read()
-        return
-    work(options)
+        hold(options)
+    else:
+        work(options)
 
 
 if __name__ == "__main__":

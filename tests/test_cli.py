@@ -159,7 +159,7 @@ def test_replay_tells_a_changed_number(audited):
     changed = report.model_copy(update={"rows_sha256": digest})
     run = {"rows_file": "t.rows.safetensors", "body_sha256": changed.body_sha256()}
     changed = changed.model_copy(update={"run": report.run.model_copy(update=run)})
-    (folder / "t.json").write_text(changed.model_dump_json())
+    (folder / "t.json").write_text(changed.model_dump_json(indent=1))
     image = report.data.ids[0]
     result = purify_audit("replay", "t.json", "--image", image, cwd=folder)
     assert result.returncode == 3

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify_audit.gate.decide import decide, images_that_decide
+from purify_audit.gate.decide import decide, images_that_decide, images_that_decide_share
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 ANY = st.one_of(st.none(), st.floats())
@@ -96,3 +97,27 @@ def test_with_so_many_more_images_it_would_be_decided(value, half, distance, n):
     if more > 1:
         wide = half * math.sqrt(n / (n + more - 1))
         assert value + wide > value + distance - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("share", "threshold"), [(1.0, 0.95), (0.0, 0.02), (0.8, 0.7), (0.3, 0.5), (0.55, 0.5)]
+)
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_so_many_images_of_the_same_share_are_about_enough(share, threshold, level):
+    """Against Clopper and Pearson's own interval, tried image by image."""
+    from purify_audit.statistics import proportion_interval
+
+    def decided(n):
+        hits = round(share * n)
+        values = np.r_[np.ones(hits), np.zeros(n - hits)]
+        _, lower, upper = proportion_interval(values, level)
+        return lower >= threshold if share > threshold else upper <= threshold
+
+    found = images_that_decide_share(share, threshold, level, 10) + 10
+    exact = next(n for n in range(10, 5000, 10) if decided(n))
+    assert 0.65 * exact <= found <= 1.5 * exact + 10
+
+
+def test_no_number_of_images_tells_a_share_from_0_or_1():
+    for value, threshold in ((0.3, 0.0), (0.3, 1.0), (0.5, 0.5), (0.5, 0.505)):
+        assert images_that_decide_share(value, threshold, 0.95, 10) is None

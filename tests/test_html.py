@@ -188,7 +188,7 @@ class TestPage:
         page = read(html_report(report, None, None, replace(attacks, scored=scored)))
         told = section(page, "soundness")
         assert "predicted 0.1 10 100.0% 0.0% does not beat it" in told
-        assert "predicted 51/255 10 100.0% 100.0% not tested at this radius" in told
+        assert "predicted 0.2 10 100.0% 100.0% not tested at this radius" in told
         assert "unbounded 0.5 10 100.0% 0.0% breaks nearly everything" in told
 
     def test_attacks_that_beat_the_main_one(self, small):

@@ -634,7 +634,7 @@ def tampered(folder, columns):
     changed = report.model_copy(update={"rows_sha256": file_sha256(rows)})
     ran = report.run.model_copy(update={"body_sha256": changed.body_sha256()})
     changed = changed.model_copy(update={"run": ran})
-    (folder / "report.json").write_text(changed.model_dump_json(), encoding="utf-8")
+    (folder / "report.json").write_text(changed.model_dump_json(indent=1), encoding="utf-8")
 
 
 def test_a_tampered_row_is_told(compressed, run_cli, here):

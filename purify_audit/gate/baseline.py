@@ -103,7 +103,7 @@ def save_baseline(path: Path, baseline: Baseline) -> None:
     for n, column in enumerate(baseline.columns.values()):
         tensors |= {f"images.{n}": column.images, f"values.{n}": column.values}
     header = {
-        "report": baseline.report.model_dump_json(),
+        "report": baseline.report.model_dump_json(indent=1),
         "columns": json.dumps(list(baseline.columns)),
     }
     path.write_bytes(save(tensors, header))

@@ -1,6 +1,7 @@
 """From an interval and a threshold to PASS, FAIL or INCONCLUSIVE. No judgement rests on a point."""
 
 import math
+from statistics import NormalDist
 from typing import Literal
 
 from purify_audit.gate.judgement import Decision
@@ -48,4 +49,28 @@ def images_that_decide(
     if not distance <= length < _FARTHEST * distance:
         return None
     needed = math.ceil(n * (length / distance) ** 2 - _ROUNDING)
+    return max(needed - n, 1)
+
+
+def images_that_decide_share(value: float, threshold: float, level: float, n: int) -> int | None:
+    """The same for a share of images, whose interval shrinks like 1/n near 0 and 1.
+
+    Where the threshold T is the truth, a share has variance T (1 − T) / n, so it is told from T
+    at z² T (1 − T) / (share − T)² images (the score test, Wilson 1927), and 1 / |share − T| more
+    for the steps that counts make.
+
+    Args:
+        value: the share.
+        threshold: what it is held against.
+        level: of the two-sided interval.
+        n: images so far.
+
+    Returns:
+        None where the share lies on the threshold, or near it, or no number of images decides.
+    """
+    distance = abs(value - threshold)
+    if not 0 < threshold < 1 or distance * _FARTHEST < 1:
+        return None
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    needed = math.ceil(z**2 * threshold * (1 - threshold) / distance**2 + 1 / distance)
     return max(needed - n, 1)

@@ -7,7 +7,7 @@ from operator import attrgetter
 from purify_audit import __version__
 from purify_audit.estimates import Estimate, Pairing
 from purify_audit.findings import Finding
-from purify_audit.gate.decide import decide, images_that_decide
+from purify_audit.gate.decide import decide, images_that_decide, images_that_decide_share
 from purify_audit.gate.judgement import Decision, Judgement, RuleResult
 from purify_audit.gate.policy import Policy, PolicyFile, Rule, Waiver
 from purify_audit.gate.wording import named, number, requirement
@@ -127,12 +127,9 @@ def _about_estimate(
     if decision == "fail" and pairing is not None and not pairing.surely_differs:
         decision, blocked = "inconclusive", "The verdicts that changed may have changed by chance."
     blocked = blocked or _untrusted(report, rule, decision)
-    more = None
-    if blocked:
-        decision = "inconclusive"
-    elif decision == "inconclusive" and judged.lower is not None and judged.upper is not None:
-        ends = (judged.lower, judged.upper)
-        more = images_that_decide(judged.value, ends, threshold, judged.n_images)
+    decision = "inconclusive" if blocked else decision
+    undecided = decision == "inconclusive" and not blocked
+    more = _more_images(rule, judged, looks) if undecided else None
     result = RuleResult(
         rule=rule.id,
         decision=decision,
@@ -155,6 +152,18 @@ def _about_estimate(
     if pairing is not None:
         shown |= {"baseline": pairing.baseline, "p_value": pairing.p_value}
     return result.model_copy(update=shown)
+
+
+def _more_images(rule: Rule, judged: Estimate, looks: int) -> int | None:
+    """About how many more images would decide a rule; none where that cannot be said."""
+    if judged.lower is None or judged.upper is None:
+        return None
+    _, threshold = rule.bound
+    if about(judged.metric).kind == "share" and not rule.regression:
+        level = 1.0 - (1.0 - judged.level) / looks
+        return images_that_decide_share(judged.value, threshold, level, judged.n_images)
+    ends = (judged.lower, judged.upper)
+    return images_that_decide(judged.value, ends, threshold, judged.n_images)
 
 
 def _too_few(policy: Policy, rule: Rule, e: Estimate) -> str:

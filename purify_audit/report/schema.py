@@ -213,20 +213,18 @@ class Report(Record):
 
     def body(self) -> str:
         """JSON of everything but `run`: two runs of one plan on one machine agree byte for byte."""
-        return self.model_dump_json(exclude={"run"}, indent=1)
+        return self.model_copy(update={"run": None}).model_dump_json(indent=1).rpartition(_RUN)[0]
 
     def body_sha256(self) -> str:
-        """SHA-256 of `body` in a canonical form, in hexadecimal.
+        """SHA-256 of `body`, in hexadecimal.
 
-        Sorted keys, no spaces: the digest of a saved file can be had from the file alone, also by
-        a later version of this program, whose reports have more fields.
+        The body is the beginning of the saved file, so its digest can be had from the file alone,
+        also by a later version of this program, whose reports have more fields.
         """
-        return _canonical_sha256(json.loads(self.body()))
+        return hashlib.sha256(self.body().encode()).hexdigest()
 
 
-def _canonical_sha256(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+_RUN = '\n "run": '  # the last key of a report, indented by one; no JSON string holds a line break
 
 
 def read_report(path: Path) -> Report:
@@ -252,8 +250,8 @@ def parse_report(raw: bytes, path: Path) -> Report:
         report = Report.model_validate_json(raw)
     except ValidationError as error:
         raise ReportError(f"{path}: is not a report: {first_fault(error)}") from None
-    body = {name: value for name, value in json.loads(raw).items() if name != "run"}
-    if report.run is not None and report.run.body_sha256 != _canonical_sha256(body):
+    body = raw.rpartition(_RUN.encode())[0]
+    if report.run is not None and report.run.body_sha256 != hashlib.sha256(body).hexdigest():
         raise ReportError(f"{path}: was changed after it was written (its digest does not match)")
     return report
 

@@ -22,7 +22,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
@@ -46,7 +46,6 @@ __all__ = ["JSON", "RunStore", "Unit", "manifest_digest", "open_run", "read_run"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # one file, also where case does not count
 _PATIENCE = 1.0  # seconds: another process may be looking whether this writer is dead
-_NO_FACTS: Mapping[str, JSON] = MappingProxyType({})
 
 
 def open_run(folder: Path, manifest: Mapping[str, JSON], writer: str = "0") -> "RunStore":
@@ -152,7 +151,7 @@ class RunStore:
         phase: str,
         place: int,
         arrays: Mapping[str, np.ndarray],
-        facts: Mapping[str, JSON] = _NO_FACTS,
+        facts: Mapping[str, JSON] | None = None,
     ) -> None:
         """Keep a finished unit. Once this returns, it is on the disk.
 
@@ -169,9 +168,9 @@ class RunStore:
             ValueError: a phase, place, name or dtype that cannot be kept, or NaN in `facts`.
         """
         place = operator.index(place)
-        if not _NAME.fullmatch(phase) or place < 0:
+        if not _NAME.fullmatch(phase) or not 0 <= place < 2**63:
             raise ValueError(f"no unit: phase {phase!r}, place {place}")
-        data, text = serialised(arrays), canonical(facts)
+        data, text = serialised(arrays), canonical(facts or {})
         row = Row(phase, place, unit_digest(phase, place, text, data), text)
         with self._faults():
             own = self._connect(self._own)
@@ -240,6 +239,8 @@ class RunStore:
         return {(row.phase, row.place) for row in found if row.file in files}
 
     def _connect(self, path: Path) -> sqlite3.Connection:
+        if self._lock.closed:
+            raise ValueError("the run store is closed")
         if path not in self._files:
             with self._faults(path):
                 self._files[path] = rows.connect(path, create=path == self._own)

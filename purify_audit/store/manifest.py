@@ -26,7 +26,8 @@ def canonical(value: JSON) -> str:
     Raises:
         ValueError: it holds NaN or an infinity, which JSON cannot say.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    plain = dict(value) if isinstance(value, Mapping) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def manifest_digest(manifest: Mapping[str, JSON]) -> str:
@@ -116,7 +117,7 @@ def _begin(folder: Path, manifest: Mapping[str, JSON]) -> None:
     with locked:
         if (folder / MANIFEST).exists():
             return
-        whole = {"schema": _SCHEMA, "digest": manifest_digest(manifest), "manifest": manifest}
+        whole = {"schema": _SCHEMA, "digest": manifest_digest(manifest), "manifest": dict(manifest)}
         text = json.dumps(whole, indent=1, allow_nan=False) + "\n"
         write_whole(folder / MANIFEST, text.encode(), folder / _SCRATCH)
         sync_folder(folder.parent)

@@ -4,10 +4,11 @@
 
 Each folder gets one to three writers (`tests/store_worker.py`) that share its units. One of them
 after the other is killed: by itself at a named step inside `put`, or from outside after a random
-delay, which may fall while Python starts or while the run is opened. Then one to three writers finish it.
-It is a fault, printed, and the exit code is 1, if a unit that was put is computed again, if more units are
-computed again than processes were killed, if a unit differs from the reference in one bit, if a
-file is left over, or if a worker ends in any other way or says anything on standard error.
+delay, which may fall while Python starts or while the run is opened. Then one to three writers
+finish it. It is a fault, printed, and the exit code is 1, if a unit that was put is computed again,
+if more units are computed again than processes were killed, if a unit differs from the reference
+in one bit, if a file is left over, or if a worker ends in any other way or says anything on
+standard error.
 """
 
 import argparse

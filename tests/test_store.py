@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -252,6 +253,7 @@ def test_a_missing_file_is_a_unit_to_do(folder):
         ("place = 'x'", False),
         ("file = '../manifest.json'", False),
         ("sha256 = 'ab'", False),
+        ("sha256 = '/../x', file = 'a-00000000-/../x.safetensors'", False),
     ],
 )
 def test_a_row_that_is_not_as_it_was_written_vouches_for_nothing(folder, change, listed):
@@ -307,6 +309,37 @@ def test_a_garbled_writers_file_is_a_sentence(folder):
         path.write_bytes(garbled)
         with pytest.raises(RunError, match=r"writer-0\.sqlite: is damaged"):
             open_run(folder, RUN)
+
+
+def test_a_writers_file_that_cannot_be_opened_is_a_sentence(folder):
+    with open_run(folder, RUN) as store:
+        (folder / "writer-x.sqlite").mkdir()
+        told = r"writer-x.sqlite: the disk refuses \(unable to open .*\): finished units are kept"
+        with pytest.raises(PurifyAuditError, match=told):
+            store.done("a")
+    (folder / "writer-y.sqlite").mkdir()
+    with pytest.raises(PurifyAuditError, match=r"writer-y.sqlite: the disk refuses"):
+        open_run(folder, RUN, "y")
+    (folder / "writer-y.sqlite").rmdir()
+    open_run(folder, RUN, "y").close()  # and its lock is free
+
+
+def test_a_journal_of_nonsense_is_passed_over(folder):
+    with open_run(folder, RUN) as store:
+        store.put("a", 0, ONE)
+    (folder / "writer-0.sqlite-journal").write_bytes(b"nonsense" * 200)
+    with open_run(folder, RUN) as store:
+        assert store.done("a") == {0}
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "a ?b#c%20'é"
+    with open_run(folder, RUN, "a") as store, open_run(folder, RUN, "b") as other:
+        store.put("a", 0, ONE)
+        assert other.done("a") == {0}
+        with pytest.raises(RunError) as told:
+            store.get("a", 1)
+    assert shlex.split(str(told.value).split("`")[1]) == ["purify-audit", "resume", str(folder)]
 
 
 def test_a_writers_file_cut_to_nothing_is_empty(folder):
@@ -459,6 +492,17 @@ def test_a_kill_at_every_step_of_put(folder, point):
     with worker(folder) as process:
         assert finish(process) == 0
     assert_complete(folder, kills=1)
+
+
+@linux
+def test_a_dead_writers_file_may_be_deleted_without_its_journal(folder):
+    with worker(folder, "--die", "mid-commit", "--at", 2) as process:
+        assert finish(process) == -signal.SIGKILL
+    (folder / "writer-0.sqlite").unlink()
+    assert (folder / "writer-0.sqlite-journal").exists()
+    with worker(folder) as process:
+        assert finish(process) == 0
+    assert_complete(folder, kills=3)
 
 
 @linux

@@ -18,8 +18,9 @@ this are tested; the loss of power cannot be, and rests on that order.
 import operator
 import os
 import re
+import shlex
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -107,11 +108,13 @@ class RunStore:
         self._scratch = self._units / f".{writer}.tmp"
         self._own = folder / f"writer-{writer}.sqlite"
         self._files: dict[Path, sqlite3.Connection] = {}
+        self._resume = f"`purify-audit resume {shlex.quote(str(folder))}`"
         self._units.mkdir(exist_ok=True)
         self._scratch.unlink(missing_ok=True)
         self._remove_scratch_of_the_dead()
         try:
-            self._connect(self._own)
+            with self._faults(self._own):
+                self._connect(self._own)
             disk.sync_folder(folder)
         except BaseException:
             self._disconnect()
@@ -144,7 +147,7 @@ class RunStore:
             RunError: a writer's file is damaged.
         """
         with self._faults():
-            return frozenset(place for _, place in self._standing(phase))
+            return frozenset(place for _, place in self._standing(self._rows(phase)))
 
     def put(
         self,
@@ -209,11 +212,8 @@ class RunStore:
                 self.forget(phase, place)
         what = f"{self.folder}: unit {place} of phase '{printable(phase)}'"
         if damaged:
-            raise RunError(
-                f"{what} is damaged and was removed; `purify-audit resume {self.folder}` computes"
-                " it again"
-            )
-        raise RunError(f"{what} is not done; `purify-audit resume {self.folder}` computes it")
+            raise RunError(f"{what} is damaged and was removed; {self._resume} computes it again")
+        raise RunError(f"{what} is not done; {self._resume} computes it")
 
     def forget(self, phase: str, place: int) -> None:
         """Make a unit one that is not done, whoever finished it.
@@ -228,22 +228,24 @@ class RunStore:
         rows.insert(self._connect(self._own), row)
 
     def _rows(self, phase: str | None = None, place: int | None = None) -> Iterator[Row]:
-        for path in sorted(self.folder.glob("writer-*.sqlite")):
+        for path in self._writers():
             with self._faults(path):
                 found = rows.select(self._connect(path), phase, place)
             yield from found
 
-    def _standing(self, phase: str | None = None) -> set[tuple[str, int]]:
-        found = list(self._rows(phase))
+    def _writers(self) -> list[Path]:
+        return sorted(self.folder.glob("writer-*.sqlite"))
+
+    def _standing(self, found: Iterable[Row]) -> set[tuple[str, int]]:
+        vouched = list(found)
         files = set(os.listdir(self._units))  # after the rows, which follow their files
-        return {(row.phase, row.place) for row in found if row.file in files}
+        return {(row.phase, row.place) for row in vouched if row.file in files}
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         if self._lock.closed:
             raise ValueError("the run store is closed")
         if path not in self._files:
-            with self._faults(path):
-                self._files[path] = rows.connect(path, create=path == self._own)
+            self._files[path] = rows.connect(path, create=path == self._own)
         return self._files[path]
 
     def _disconnect(self) -> None:
@@ -263,7 +265,7 @@ class RunStore:
     @contextmanager
     def _faults(self, path: Path | None = None) -> Iterator[None]:
         """Tell what the disk does in a sentence; `path` is the writer's file that is read."""
-        again = f"`purify-audit resume {self.folder}`"
+        again = self._resume
         try:
             yield
         except sqlite3.ProgrammingError:  # not the disk's fault
@@ -288,7 +290,8 @@ class RunStore:
     def _kept(self) -> str:
         """How many units are done, where that can still be read."""
         try:
-            n = len(self._standing())
-        except (PurifyAuditError, OSError, sqlite3.Error):
+            files = [rows.select(self._connect(path)) for path in self._writers()]
+            n = len(self._standing(row for found in files for row in found))
+        except (OSError, sqlite3.Error):
             return "finished units are kept"
         return f"{n} unit{' is' if n == 1 else 's are'} kept"

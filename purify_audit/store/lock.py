@@ -37,6 +37,7 @@ _POLL = 0.01  # seconds
 def lock(path: Path, patience: float = 0.0) -> BinaryIO | None:
     """Lock a file, made if need be, until what is returned is closed or this process ends.
 
+    A child that was forked while it was locked, and not started anew, holds the lock with it.
     The file stays when the lock is gone: to remove it would let two processes lock two files
     of one name.
 

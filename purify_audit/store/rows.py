@@ -1,5 +1,6 @@
 """The SQLite file of one writer: which units it finished."""
 
+import re
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from purify_audit.store.faults import BrokenFile
 
 _BUSY = 60.0  # seconds to wait while another process reads or commits
+_SHA256 = re.compile("[0-9a-f]{64}")  # it becomes part of a file's name
 _TABLE = """
 CREATE TABLE IF NOT EXISTS units(
     phase TEXT, place INTEGER, file TEXT, sha256 TEXT, facts TEXT, PRIMARY KEY(phase, place)
@@ -96,6 +98,6 @@ def select(
     read = [
         (Row(this_phase, this_place, sha256, facts), file)
         for this_phase, this_place, file, sha256, facts in found
-        if isinstance(this_place, int) and isinstance(sha256, str) and isinstance(facts, str)
+        if isinstance(this_place, int) and _SHA256.fullmatch(str(sha256)) and isinstance(facts, str)
     ]
     return [row for row, file in read if row.file == file]

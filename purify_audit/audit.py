@@ -28,7 +28,7 @@ from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import Report
 from purify_audit.runtime import Runner, Stopped, deterministic, environment, memory_advice
-from purify_audit.samples import CompressionSamples, join
+from purify_audit.samples import CompressionSamples, from_columns, join, to_columns
 from purify_audit.statistics import (
     SPREAD_METRICS,
     broken_images,
@@ -37,7 +37,9 @@ from purify_audit.statistics import (
     quantiles,
     within_tolerance,
 )
+from purify_audit.store import RunStore, Unit
 from purify_audit.subject import Subject
+from purify_audit.work import Phase
 
 _UNUSABLE = ("PA104", "PA111")  # there is no output to measure
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
@@ -69,13 +71,19 @@ class Outcome:
     samples: CompressionSamples | None
 
 
-def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outcome:
+def audit(
+    subject: Subject,
+    watch: Watch,
+    measure_anyway: bool = False,
+    store: RunStore | None = None,
+) -> Outcome:
     """Measure how a purifier compresses, with everything that may be wrong with it.
 
     Args:
         subject: what is audited.
         watch: progress and interruption.
         measure_anyway: measure even when preflight finds an error.
+        store: where finished groups of images are kept, and taken from.
     """
     plan = subject.plan
     runner = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch, watch.tick)
@@ -85,7 +93,7 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
         fatal = any(f.code in _UNUSABLE for f in findings)
         if fatal or (any(f.severity == "error" for f in findings) and not measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
-        parts, complete = _measure(subject, runner, watch, before)
+        parts, complete = _measure(subject, runner, watch, before, store)
         samples = join(parts) if parts else None
         if samples is not None:
             findings += _after(subject, samples, floor) + _shown_later(subject, findings)
@@ -96,31 +104,49 @@ def audit(subject: Subject, watch: Watch, measure_anyway: bool = False) -> Outco
 
 
 def _measure(
-    subject: Subject, runner: Runner, watch: Watch, before: Preflight
+    subject: Subject, runner: Runner, watch: Watch, before: Preflight, store: RunStore | None
 ) -> tuple[list[CompressionSamples], bool]:
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
     plan, parts, done = subject.plan, list[CompressionSamples](), 0
+    try:
+        for unit in compression_phase(subject, runner).units(store):
+            parts.append(from_columns(unit.arrays))
+            sofar = join(parts)
+            done = len(np.unique(sofar.anchors.image))
+            rates = (d for d in per_image(sofar, plan) if d.metric == "compression_rate")
+            for rate in itertools.islice(rates, 1):
+                watch.interim(estimate(rate, plan))
+            if done in plan.looks and _enough(subject, watch, before, sofar):
+                break
+    except StoppedEarly as stop:
+        return [*parts, stop.samples], False
+    except Stopped:
+        return parts, False
+    return parts, True
+
+
+def compression_phase(subject: Subject, runner: Runner) -> Phase:
+    """Rows of every group of images, as units that need nothing of one another."""
+    plan = subject.plan
     classify = None if subject.judge is None else _classify(subject.judge[1], subject)
-    for rows in groups(plan, subject.images.pixels[0].nbytes):
+    spans = list(groups(plan, subject.images.pixels[0].nbytes))
+
+    def make(place: int) -> Unit:
+        rows = spans[place]
         brought = None if subject.brought is None else subject.brought.select(rows)
         images = subject.images.select(rows)
-        try:
-            parts.append(measure_compression(runner, images, plan, brought, classify))
-        except StoppedEarly as stop:
-            return [*parts, stop.samples], False
-        except Stopped:
-            return parts, False
-        done += len(rows)
-        sofar = join(parts)
-        rates = (d for d in per_image(sofar, plan) if d.metric == "compression_rate")
-        for rate in itertools.islice(rates, 1):
-            watch.interim(estimate(rate, plan))
-        if done not in plan.looks:
-            continue
-        told = _report(subject, "complete", before.findings, before.floor, sofar)
-        if within_tolerance(sofar, plan) or watch.enough(Outcome(told, sofar)):
-            break
-    return parts, True
+        samples = measure_compression(runner, images, plan, brought, classify)
+        return Unit(to_columns(samples), {})
+
+    return Phase("compression", len(spans), make)
+
+
+def _enough(subject: Subject, watch: Watch, before: Preflight, sofar: CompressionSamples) -> bool:
+    """Whether the run may end at a look."""
+    if within_tolerance(sofar, subject.plan):
+        return True
+    told = _report(subject, "complete", before.findings, before.floor, sofar)
+    return watch.enough(Outcome(told, sofar))
 
 
 def groups(plan: AuditPlan, image_bytes: int) -> Iterator[list[int]]:

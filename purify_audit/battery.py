@@ -34,6 +34,7 @@ from purify_audit.attack_plan import (
     AttackPlan,
 )
 from purify_audit.attack_samples import AttackSamples, CapRows, Portraits, Scored, join_attacks
+from purify_audit.attack_units import packed, packed_score, unpacked, unpacked_score
 from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise, Stream
 from purify_audit.plan import AuditPlan
@@ -41,7 +42,10 @@ from purify_audit.portraits import portraits
 from purify_audit.purifier import Purifier, is_differentiable
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
 from purify_audit.runtime import Runner
+from purify_audit.shard import Shard
+from purify_audit.store import RunStore, Unit
 from purify_audit.subject import Subject
+from purify_audit.work import Phase
 
 CERTIFIED = 64  # images on which the attack is held against others
 _SEARCHED = 32  # of them, by the Square Attack
@@ -70,6 +74,7 @@ class Found:
         findings: what is wrong with the attack.
         gradients: what the checks of the gradient measured.
         foretells: whether there is a gradient that can foretell the attack.
+        spent: network evaluations, a backward pass counted as one.
         complete: whether everything was done.
     """
 
@@ -81,7 +86,17 @@ class Found:
     findings: list[Finding] = field(default_factory=list)
     gradients: dict[str, float] = field(default_factory=dict)
     foretells: bool = True
+    spent: int = 0
     complete: bool = False
+
+    def counting(self, tick: Tick) -> Tick:
+        """A tick that also counts what is spent."""
+
+        def count(evaluations: int) -> None:
+            self.spent += evaluations
+            tick(evaluations)
+
+        return count
 
     @property
     def images(self) -> int:
@@ -99,7 +114,13 @@ class Found:
         return AttackSamples(**columns | {"scored": scored} | tables)
 
 
-def attack_all(subject: Subject, tick: Tick, found: Found, enough: Enough = never) -> None:
+def attack_all(
+    subject: Subject,
+    tick: Tick,
+    found: Found,
+    enough: Enough = never,
+    store: RunStore | None = None,
+) -> None:
     """Check the gradient, attack group by group, then hold the attack against others.
 
     Args:
@@ -107,14 +128,14 @@ def attack_all(subject: Subject, tick: Tick, found: Found, enough: Enough = neve
         tick: called with network evaluations; raises `Stopped` to end.
         found: where everything goes.
         enough: asked at every look of the plan; no more images are attacked once it says so.
+        store: where finished units are kept, and taken from.
     """
     how = attack_of(subject.plan)
-    defence = defence_of(subject, subject.purifier, tick)
-    identity = TransformPurifier(parse_transform("identity", subject.purifier.image))
-    bare = defence_of(subject, identity, lambda evaluations: None)
+    defence, bare = defences_of(subject, found.counting(tick))
     found.findings += _check_gradients(subject, defence, found)
-    for rows in _groups(subject):
-        part, made = _attack_group(subject, (defence, bare), rows, found.foretells)
+    for unit in attack_phase(subject, (defence, bare), found).units(store):
+        part, made = unpacked(unit, subject.device)
+        found.spent += int(str(unit.facts["evaluations"]))
         found.parts.append(part)
         found.made += [] if made is None else [made]
         if found.images in subject.plan.attack_looks and enough(join_attacks(found.parts)):
@@ -122,17 +143,47 @@ def attack_all(subject: Subject, tick: Tick, found: Found, enough: Enough = neve
     if how.predict_only:
         return
     attacked = replace(subject, images=subject.images.select(list(range(found.images))))
-    _certify(attacked, defence, found)
+    _certify(attacked, defence, found, store)
     found.caps = caps(defence, bare, attacked.images, how.eps[0], how.norm)
-    cost = subject.purifier.evaluations
+    cost, count = subject.purifier.evaluations, found.counting(tick)
     runner = Runner(
         subject.purifier,
         subject.device,
         subject.plan.seed,
         how.microbatch,
-        lambda rows: tick(rows * cost),
+        lambda rows: count(rows * cost),
     )
     found.portraits = portraits(runner, attacked.images.pixels, join_attacks(found.parts))
+
+
+def share_attacks(subject: Subject, tick: Tick, store: RunStore, shard: Shard, alone: bool) -> None:
+    """Compute and keep a process's part of the attacks (`work.Phase.share`)."""
+    found = Found()
+    defences = defences_of(subject, found.counting(tick))
+    _check_gradients(subject, defences[0], found)
+    attack_phase(subject, defences, found).share(store, shard, alone)
+    if not attack_of(subject.plan).predict_only:
+        certify_phase(subject, defences[0], found).share(store, shard, alone)
+
+
+def defences_of(subject: Subject, tick: Tick) -> tuple[Defence, Defence]:
+    """The classifier behind the purifier, and bare."""
+    identity = TransformPurifier(parse_transform("identity", subject.purifier.image))
+    bare = defence_of(subject, identity, lambda evaluations: None)
+    return defence_of(subject, subject.purifier, tick), bare
+
+
+def attack_phase(subject: Subject, defences: tuple[Defence, Defence], found: Found) -> Phase:
+    """Attacks on every group of images, as units that need nothing of one another."""
+    spans = list(_groups(subject))
+
+    def make(place: int) -> Unit:
+        before = found.spent
+        part, made = _attack_group(subject, defences, spans[place], found.foretells)
+        evaluations, found.spent = found.spent - before, before
+        return packed(part, made, evaluations)
+
+    return Phase("attack", len(spans), make)
 
 
 def _groups(subject: Subject) -> Iterator[list[int]]:
@@ -206,10 +257,10 @@ def _attack_group(
     ), first
 
 
-def _certify(subject: Subject, defence: Defence, found: Found) -> None:
+def _certify(subject: Subject, defence: Defence, found: Found, store: RunStore | None) -> None:
     """What the main attack shows of itself, and other attacks that must not do better."""
     how = attack_of(subject.plan)
-    everything, on = on_images(subject, None), on_images(subject, CERTIFIED)
+    everything = on_images(subject, None)
     whole = Ball(everything.x, how.norm, how.eps[0])
     aim = objective(defence, everything, how, how.norm, how.eps[0])
     found.findings += check_attack(aim, whole, _joined(found.made))
@@ -217,24 +268,38 @@ def _certify(subject: Subject, defence: Defence, found: Found) -> None:
     assert samples is not None, "images were attacked"
     main, foretold = (samples.find(name) for name in ("aligned", "predicted"))
     assert main is not None, "the main attack is scored"
+    labels = samples.labels
     if foretold is not None:
-        everyone = samples.labels
-        found.findings += check_stronger("predicted", foretold.aligned, main.aligned, everyone)
-    labels = on.labels.cpu().numpy()
+        found.findings += check_stronger("predicted", foretold.aligned, main.aligned, labels)
+    for unit in certify_phase(subject, defence, found).units(store):
+        made = unpacked_score(unit)
+        found.spent += int(str(unit.facts["evaluations"]))
+        found.others.append(made)
+        m = len(made.aligned)
+        if made.name == "unbounded":
+            found.findings += check_unbounded(made.eps, made.aligned, labels[:m])
+        else:
+            found.findings += check_stronger(made.name, made.aligned, main.aligned[:m], labels[:m])
+
+
+def certify_phase(subject: Subject, defence: Defence, found: Found) -> Phase:
+    """The attacks that the main one is held against, as units."""
+    how, on = attack_of(subject.plan), on_images(subject, CERTIFIED)
+    rivals = list(others(how).items())
     # Other addresses for the same images: a purifier that looks them up by id is found out.
     renamed = replace(on, ids=other_ids(on.ids, defence.seed))
-    for name, other in others(how).items():
+
+    def make(place: int) -> Unit:
+        before, (name, other) = found.spent, rivals[place]
         eps = _unbounded(how, on.x) if name == "unbounded" else how.eps[0]
         whose = first_of(on if name == "unbounded" else renamed, images_of(name))
         ball = Ball(whose.x, how.norm, eps)
-        m = len(whose.ids)
         x = attack(objective(defence, whose, other, how.norm, eps), ball, other).x
         made = score(defence, whose, ball, (name, x), (how.aligned(), ()))
-        found.others.append(made)
-        if name == "unbounded":
-            found.findings += check_unbounded(eps, made.aligned, labels[:m])
-        else:
-            found.findings += check_stronger(name, made.aligned, main.aligned[:m], labels[:m])
+        evaluations, found.spent = found.spent - before, before
+        return packed_score(made, evaluations)
+
+    return Phase("certify", len(rivals), make)
 
 
 def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:

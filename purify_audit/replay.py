@@ -177,12 +177,12 @@ def replay_report(
         return [replay(runner, images, subject.brought, plan, samples, at) for at in addresses]
 
 
-def check_trust(report: Report, allow_pickle: bool) -> None:
-    """Raise ReportError where a report would have unpickled what its reader has not allowed.
+def check_trust(plan: AuditPlan, allow_pickle: bool) -> None:
+    """Raise ReportError where a plan would unpickle what its reader has not allowed.
 
-    Whoever made a report may also have made the files that it names.
+    Whoever made a report or a run may also have made the files that it names.
     """
-    readings = (report.plan.reading, report.plan.classifier_reading)
+    readings = (plan.reading, plan.classifier_reading)
     if not allow_pickle and any(each and each.allow_pickle for each in readings):
         raise ReportError(
             "the report's models were unpickled, which can run any code; give --allow-pickle too if"

@@ -22,6 +22,7 @@ from purify_audit.report.citations import citations
 from purify_audit.report.schema import AttackInfo, Report
 from purify_audit.runtime import Stopped, deterministic, environment
 from purify_audit.samples import CompressionSamples
+from purify_audit.store import RunStore
 from purify_audit.subject import Subject
 
 
@@ -38,7 +39,11 @@ Enough = Callable[[Verified], bool]
 
 
 def verify(
-    subject: Subject, basis: Outcome, tick: Tick, enough: Enough = lambda verified: False
+    subject: Subject,
+    basis: Outcome,
+    tick: Tick,
+    enough: Enough = lambda verified: False,
+    store: RunStore | None = None,
 ) -> Verified:
     """Attack the audited purifier and add what is found to its report.
 
@@ -48,30 +53,27 @@ def verify(
         tick: called with network evaluations; raises `Stopped` to end early.
         enough: asked at every look of the plan with what there is; no more images are attacked once
             it says so.
+        store: where finished units are kept, and taken from.
     """
-    spent, found = [0], Found()
-
-    def count(evaluations: int) -> None:
-        spent[0] += evaluations
-        tick(evaluations)
+    found = Found()
 
     def asked(attacks: AttackSamples) -> bool:
-        told = _report(subject, basis, found, spent[0])
+        told = _report(subject, basis, found)
         told = told.model_copy(update={"status": basis.report.status})
         return enough(Verified(told, basis.samples, attacks))
 
     with deterministic(gradients=True):
         try:
-            attack_all(subject, count, found, asked)
+            attack_all(subject, tick, found, asked, store)
             found.complete = True
         except Stopped:
             told = f"The run ended after attacks on {found.images} of {len(subject.images)} images."
             found.findings.append(finding("PA311", told, {"images": found.images}))
     samples = found.samples()
-    return Verified(_report(subject, basis, found, spent[0]), basis.samples, samples)
+    return Verified(_report(subject, basis, found), basis.samples, samples)
 
 
-def _report(subject: Subject, basis: Outcome, found: Found, spent: int) -> Report:
+def _report(subject: Subject, basis: Outcome, found: Found) -> Report:
     samples, plan, old = found.samples(), subject.plan, _without_attack(basis.report)
     findings = list(old.findings) + found.findings
     estimates: list[Estimate] = []
@@ -89,7 +91,7 @@ def _report(subject: Subject, basis: Outcome, found: Found, spent: int) -> Repor
             images=tuple(verdicts),
             compresses_yet_falls=tuple(fallen),
             stands_without_compressing=tuple(standing),
-            evaluations=spent,
+            evaluations=found.spent,
             environment=environment(subject.device),
         )
     judge = subject.judge

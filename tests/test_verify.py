@@ -844,7 +844,7 @@ def test_a_report_without_rows_is_refused(compressed, refused, here):
     report = read_report(here / "report.json")
     ran = report.run.model_copy(update={"rows_file": None})
     (here / "report.json").write_text(
-        report.model_copy(update={"run": ran}).model_dump_json(), encoding="utf-8"
+        report.model_copy(update={"run": ran}).model_dump_json(indent=1), encoding="utf-8"
     )
     told = "the report has no rows: nothing was measured"
     assert refused("verify", "report.json") == told

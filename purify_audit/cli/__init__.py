@@ -18,6 +18,7 @@ from purify_audit.cli import (  # noqa: F401  each joins the application
     gate,
     look,
     report,
+    resume,
     run,
     sweep,
     verify,

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from purify_audit.cli import keeping as k
 from purify_audit.cli import options as o
 from purify_audit.cli.app import app
-from purify_audit.cli.measuring import measure, planned
-from purify_audit.cli.output import must_be_writable, tell, write
+from purify_audit.cli.measuring import Asked, carry_out, finish, planned
+from purify_audit.cli.output import must_be_writable
 
 
 @app.command()
@@ -65,6 +66,8 @@ def compress(
         typer.Option(help="Stop at the first look where the rate is known this well."),
     ] = None,
     measure_anyway: o.MeasureAnyway = False,
+    run_dir: k.RunDir = None,
+    shard: k.ShardOption = None,
     out: o.Out = Path("report.json"),
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -92,6 +95,7 @@ def compress(
     )
     asked |= o.id_range(ids) | o.sampler_setting(sampler)
     must_be_writable(out)
+    keep = k.keeping(run_dir, shard, out)
 
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
@@ -99,7 +103,5 @@ def compress(
 
     subject = prepare(asked, choose_device(device))
     reporter = Reporter(Console(stderr=True), planned(subject), quiet)
-    with reporter.running():
-        made = measure(subject, reporter, None, measure_anyway)
-    made = write(out, made, reporter, started)
-    tell(out, made, reporter, as_json)
+    run = Asked(keep, out, None, measure_anyway)
+    finish(carry_out(subject, reporter, run), reporter, run, started, as_json)

@@ -77,7 +77,7 @@ def replay(
     from purify_audit.runtime import environment
 
     saved, wanted = read_report(report), o.radii(eps)
-    check_trust(saved, allow_pickle)
+    check_trust(saved.plan, allow_pickle)
     address = find_address(
         saved.plan, (image, draw, direction), probe, wanted[0] if wanted else None
     )

@@ -1,13 +1,19 @@
 """What `compress`, `verify` and `run` share: measuring a subject."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purify_audit.cli.output import Made
+import typer
+
+from purify_audit.cli.keeping import Keeping, manifest_of
+from purify_audit.cli.output import Made, tell, write
 
 if TYPE_CHECKING:
     from purify_audit.audit import Outcome
     from purify_audit.progress import Reporter
+    from purify_audit.store import RunStore
     from purify_audit.subject import Subject
 
 Enough = Callable[[Made], bool]
@@ -39,6 +45,7 @@ def measure(
     basis: "Outcome | None" = None,
     measure_anyway: bool = False,
     enough: Enough = never,
+    store: "RunStore | None" = None,
 ) -> Made:
     """Measure compression, unless a report of it is there, and attack where the plan says so.
 
@@ -48,6 +55,7 @@ def measure(
         basis: a finished report of the same subject without the attack.
         measure_anyway: go on after findings that are errors.
         enough: see `Enough`.
+        store: where finished work is kept, and taken from.
     """
     from purify_audit.audit import Watch, audit
 
@@ -58,7 +66,7 @@ def measure(
             reporter.interim,
             lambda sofar: enough(Made(sofar.report, sofar.samples, None)),
         )
-        basis = audit(subject, watch, measure_anyway)
+        basis = audit(subject, watch, measure_anyway, store)
     errors = any(f.severity == "error" for f in basis.report.findings) and not measure_anyway
     if subject.plan.attack is None or basis.samples is None or errors:
         return Made(basis.report, basis.samples, None)
@@ -69,5 +77,69 @@ def measure(
         basis,
         reporter.tick,
         lambda sofar: enough(Made(sofar.report, sofar.samples, sofar.attacks)),
+        store,
     )
     return Made(found.report, found.samples, found.attacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked of a run that may be kept and shared.
+
+    Attributes:
+        keep: how its work is kept.
+        out: the report.
+        basis: a finished report to attack, and what it found.
+        measure_anyway: go on after findings that are errors.
+    """
+
+    keep: Keeping
+    out: Path
+    basis: "tuple[Path, Outcome] | None" = None
+    measure_anyway: bool = False
+
+
+def carry_out(subject: "Subject", reporter: "Reporter", asked: Asked) -> Made | None:
+    """Measure, keeping what is finished where that is asked for.
+
+    Returns:
+        None where this process has done its part and another makes the report.
+
+    Raises:
+        RunError: the run's folder is another run's, in use, or damaged.
+    """
+    keep, path = asked.keep, None if asked.basis is None else asked.basis[0]
+    with keep.open(manifest_of(subject, path, asked.measure_anyway)) as store, reporter.running():
+        if store is not None and keep.shard.count > 1:
+            from purify_audit.runtime import Stopped
+            from purify_audit.sharing import share
+
+            which = asked.basis is None, asked.measure_anyway
+            try:
+                share(subject, reporter.tick, store, (keep.shard, keep.alone), which)
+            except Stopped:
+                return None
+        if not keep.reports:
+            return None
+        basis = None if asked.basis is None else asked.basis[1]
+        return measure(subject, reporter, basis, asked.measure_anyway, store=store)
+
+
+def finish(made: Made | None, reporter: "Reporter", asked: Asked, started: str, json: bool) -> None:
+    """Write the report and tell of it; or, of a part, tell that it is kept.
+
+    Raises:
+        Exit: see `tell`; and 128 + the signal that ended a part.
+    """
+    keep = asked.keep
+    again = f"purify-audit resume {keep.folder} --out {asked.out}"
+    if made is None:
+        kept = (
+            "is kept" if not reporter.stop_signal else "was interrupted; the same command goes on"
+        )
+        print(f"part {keep.shard} of {keep.folder} {kept}")
+        raise typer.Exit(128 + reporter.stop_signal if reporter.stop_signal else 0)
+    made = write(asked.out, made, reporter, started)
+    if keep.folder is not None and made.report.status == "partial" and not json:
+        print(f"What is finished is kept; to go on: {again}")
+    tell(asked.out, made, reporter, json)

@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from purify_audit.attack_plan import PRESETS
+from purify_audit.cli import keeping as k
 from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
-from purify_audit.cli.measuring import measure, planned
-from purify_audit.cli.output import must_be_writable, tell, write
+from purify_audit.cli.measuring import Asked, carry_out, finish, planned
+from purify_audit.cli.output import must_be_writable
 from purify_audit.errors import PlanError
 from purify_audit.settings import ATTACK, AUDIT, SETTINGS, find_project, project_settings
 from purify_audit.shipped import shipped_purifier
@@ -111,6 +112,8 @@ def verify(
         float | None, typer.Option(min=0, help="End after this long with what there is.")
     ] = None,
     measure_anyway: o.MeasureAnyway = False,
+    run_dir: k.RunDir = None,
+    shard: k.ShardOption = None,
     out: o.Out = Path("verify.json"),
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -144,23 +147,21 @@ def verify(
         return _recompute(report, cells, where, allow_pickle)
     must_be_writable(out)
     limit = math.inf if max_seconds is None else max_seconds
-    how = How(out, dry_run, limit, measure_anyway, as_json, quiet)
-    subject, basis = (
-        _from_report(report, asked, where, 0 if dry_run else _CHECKED)
-        if report
-        else (_planned(asked, where), None)
-    )
-    return _attack(subject, basis, how)
+    keep = k.keeping(run_dir, shard, out)
+    if report:
+        subject, outcome = from_report(report, asked, where, 0 if dry_run else _CHECKED)
+        run = Asked(keep, out, (report, outcome), measure_anyway)
+    else:
+        subject, run = _planned(asked, where), Asked(keep, out, None, measure_anyway)
+    return _attack(subject, run, How(dry_run, limit, as_json, quiet))
 
 
 @dataclass(frozen=True, slots=True)
 class How:
     """How to run, as asked on the command line."""
 
-    out: Path
     dry_run: bool
     max_seconds: float
-    measure_anyway: bool
     as_json: bool
     quiet: bool
 
@@ -230,7 +231,7 @@ def _recompute(path: Path, cells: int, where: "torch.device", allow_pickle: bool
     from purify_audit.runtime import environment
 
     saved = read_report(path)
-    check_trust(saved, allow_pickle)
+    check_trust(saved.plan, allow_pickle)
     replayed = replay_report(saved, path.parent, cells, where)
     different = [cell for cell in replayed if not cell.same]
     for cell in different:
@@ -258,7 +259,7 @@ def _planned(asked: dict[str, Any], where: "torch.device") -> "Subject":
     return prepare(plan_settings(asked), where)
 
 
-def _from_report(
+def from_report(
     path: Path, asked: dict[str, Any], where: "torch.device", cells: int
 ) -> "tuple[Subject, Outcome]":
     """The subject of a report with an attack in its plan, and what the report found.
@@ -274,7 +275,7 @@ def _from_report(
     from purify_audit.subject import attack_plan
 
     saved = read_report(path)
-    check_trust(saved, bool(asked.get("allow_pickle")))
+    check_trust(saved.plan, bool(asked.get("allow_pickle")))
     wanted = plan_settings(asked)
     plan = attack_plan(saved.plan, wanted, saved.data.image_shape, where)
     assert isinstance(plan.attack, AttackPlan)
@@ -290,12 +291,12 @@ def _from_report(
     return replace(subject, images=few), Outcome(saved, stored_samples(saved, path.parent))
 
 
-def _attack(subject: "Subject", basis: "Outcome | None", how: How) -> None:
+def _attack(subject: "Subject", run: Asked, how: How) -> None:
     from purify_audit.attack_cost import seconds_per_evaluation
     from purify_audit.progress import Reporter
 
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    total = planned(subject, basis)
+    total = planned(subject, None if run.basis is None else run.basis[1])
     console = Console(stderr=True)
     if how.dry_run or not how.quiet:
         seconds = total * seconds_per_evaluation(subject)
@@ -304,10 +305,7 @@ def _attack(subject: "Subject", basis: "Outcome | None", how: How) -> None:
     if how.dry_run:
         return
     reporter = Reporter(console, total, how.quiet, how.max_seconds)
-    with reporter.running():
-        made = measure(subject, reporter, basis, how.measure_anyway)
-    made = write(how.out, made, reporter, started)
-    tell(how.out, made, reporter, how.as_json)
+    finish(carry_out(subject, reporter, run), reporter, run, started, how.as_json)
 
 
 def duration(seconds: float) -> str:

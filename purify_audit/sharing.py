@@ -1,0 +1,78 @@
+"""A process's part of a run's units, computed and kept; and what is still missing."""
+
+from purify_audit.audit import compression_phase
+from purify_audit.battery import (
+    Found,
+    Tick,
+    attack_of,
+    attack_phase,
+    certify_phase,
+    defences_of,
+    share_attacks,
+)
+from purify_audit.errors import PlanError
+from purify_audit.preflight import preflight
+from purify_audit.runtime import Runner, deterministic
+from purify_audit.shard import Shard
+from purify_audit.store import RunStore
+from purify_audit.subject import Subject
+from purify_audit.work import Phase
+
+
+def share(
+    subject: Subject,
+    tick: Tick,
+    store: RunStore,
+    part: tuple[Shard, bool],
+    which: tuple[bool, bool] = (True, False),
+) -> None:
+    """Compute and keep a process's part of a run.
+
+    Args:
+        subject: what is audited.
+        tick: called with network evaluations; raises `Stopped` to end.
+        store: where units are kept.
+        part: which part, and whether the others are none of its business (`work.Phase.share`).
+        which: whether compression is measured (not where a finished report is attacked), and
+            whether errors in preflight are passed over. After such an error nothing is kept:
+            whoever makes the report meets it too, and ends there.
+
+    Raises:
+        PlanError: the plan looks at its numbers on the way, which nobody can who has a part.
+    """
+    plan, cost = subject.plan, subject.purifier.evaluations
+    if plan.tolerance is not None or plan.first_look is not None:
+        raise PlanError("a run that may end at a look cannot be shared: drop the tolerance")
+    compresses, anyway = which
+    runner = Runner(
+        subject.purifier,
+        subject.device,
+        plan.seed,
+        plan.microbatch,
+        lambda rows: tick(rows * cost),
+    )
+    if compresses:
+        with deterministic():
+            findings = preflight(runner, subject.images).findings
+            if any(f.severity == "error" for f in findings) and not anyway:
+                return
+            compression_phase(subject, runner).share(store, *part)
+    if plan.attack is not None:
+        with deterministic(gradients=True):
+            share_attacks(subject, tick, store, *part)
+
+
+def missing(subject: Subject, store: RunStore, compresses: bool = True) -> dict[str, list[int]]:
+    """Units of a run that nobody has finished, by phase."""
+    runner = Runner(subject.purifier, subject.device, subject.plan.seed, subject.plan.microbatch)
+    phases = list[Phase]()
+    if compresses:
+        phases.append(compression_phase(subject, runner))
+    if subject.plan.attack is not None:
+        found = Found()
+        defences = defences_of(subject, lambda evaluations: None)
+        phases.append(attack_phase(subject, defences, found))
+        if not attack_of(subject.plan).predict_only:
+            phases.append(certify_phase(subject, defences[0], found))
+    left = {p.name: sorted(set(range(p.count)) - store.done(p.name)) for p in phases}
+    return {name: places for name, places in left.items() if places}

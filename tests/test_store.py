@@ -295,8 +295,8 @@ def test_a_row_cannot_reach_out_of_its_folder(folder):
 @pytest.mark.parametrize("keep", [10, 100, 4096, 5000])
 def test_a_cut_writers_file_is_a_sentence(folder, whose, keep):
     with open_run(folder, RUN, "w") as store:
-        for place in range(60):
-            store.put("a", place, {}, {"long": "x" * 200})
+        for place in range(12):
+            store.put("a", place, {}, {"long": "x" * 1000})
     path = folder / "writer-w.sqlite"
     assert path.stat().st_size > 8192
     os.truncate(path, keep)
@@ -568,7 +568,7 @@ def test_a_dead_writers_file_may_be_deleted_without_its_journal(folder):
 
 @linux
 def test_twenty_kills_at_random_moments_lose_at_most_the_unit_in_flight(folder):
-    delays, kills, units = np.random.default_rng(7).uniform(0, 0.1, 20), 0, 150
+    delays, kills, units = np.random.default_rng(7).uniform(0, 0.1, 20), 0, 120
     for delay in delays:
         with worker(folder, "--nap", 0.01, units=units) as process:
             # Half of them while the run is being opened, or Python itself.

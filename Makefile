@@ -15,7 +15,7 @@ else
   VENV_FLAGS := --system-site-packages
 endif
 
-.PHONY: demo test test-slow check format docs bench clean
+.PHONY: demo test test-slow test-web check format docs example bench clean
 
 demo: $(RUNS)
 	mkdir -p out
@@ -27,6 +27,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The HTML report in a real browser: needs node and Chromium.
+test-web: $(READY)
+	npm --prefix tests/web install --no-package-lock --no-audit --no-fund
+	$(BIN)/python -m pytest -m web
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -43,6 +48,11 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The example report and its pictures: half an hour on one core; needs what test-web needs.
+example: $(READY)
+	npm --prefix tests/web install --no-package-lock --no-audit --no-fund
+	$(BIN)/python docs/example_report.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py

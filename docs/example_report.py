@@ -57,7 +57,8 @@ def main() -> None:
         for view in ("desk-light", "desk-dark", "phone-light", "phone-dark"):
             picture = Image.open(Path(scratch) / f"{view}.png")
             height = min(picture.height, HEIGHTS[view.partition("-")[0]])
-            cut = picture.crop((0, 0, picture.width, height)).convert("P", colors=64)
+            cut = picture.crop((0, 0, picture.width, height)).convert("RGB")
+            cut = cut.quantize(128, dither=Image.Dither.NONE)
             cut.save(DOCS / f"report-{view}.png", optimize=True)
 
 

@@ -15,7 +15,7 @@ def show_judgement(console: Console, judgement: Judgement) -> None:
     """Print every rule, then notes, then the verdict."""
     name = escape(f"{judgement.model} judged by {judgement.policy}")
     table = Table(title=f"{name}, {judgement.judged}", **TABLE)
-    table.add_column("rule", no_wrap=True)
+    table.add_column("rule", max_width=26, overflow="fold")
     table.add_column("decision", no_wrap=True)
     table.add_column("requirement and what was found", overflow="fold")
     for result in judgement.rules:
@@ -34,5 +34,5 @@ def show_judgement(console: Console, judgement: Judgement) -> None:
 
 def _aside(result: RuleResult) -> str:
     if result.waived:
-        return " (waived)"
-    return " (warning)" if result.severity == "warning" and result.decision != "pass" else ""
+        return "\n(waived)"
+    return "\n(warning)" if result.severity == "warning" and result.decision != "pass" else ""

@@ -73,7 +73,7 @@ _KINDS: dict[Kind, str] = {
     "difference": "difference of shares, −1 to 1",
 }
 _ENDS = {
-    "`compress`, `verify`, `sweep`": "3: a finding is an error, the audit ended early, or a"
+    "`compress`, `verify`, `sweep`, `resume`, `merge`": "3: a finding is an error, the audit ended early, or a"
     " recomputed cell differs",
     "`replay`": "3: the cell differs",
     "`gate`, `run`": "1: a rule fails; 3: none fails, and at least one is undecided",

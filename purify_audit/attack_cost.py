@@ -11,18 +11,16 @@ from purify_audit.attack_plan import (
     WARM_STEPS,
     AttackPlan,
 )
-from purify_audit.battery import (
-    CERTIFIED,
+from purify_audit.defended import (
     attack_of,
     defence_of,
     has_fresh,
     has_gradients,
-    images_of,
     looked_at,
     on_images,
-    others,
 )
 from purify_audit.portraits import MOST
+from purify_audit.rivals import CERTIFIED, images_of, others
 from purify_audit.runtime import deterministic
 from purify_audit.subject import Subject
 

@@ -1,12 +1,10 @@
 """Every attack on a subject: the main one in all its protocols, and those it is held against."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from purify_audit.attack.ball import Ball
 from purify_audit.attack.certification import check_attack, check_stronger, check_unbounded
@@ -23,95 +21,39 @@ from purify_audit.attack.protocols import (
     score,
 )
 from purify_audit.attack.run import (
-    Targets,
     attack,
-    first_of,
     foretell,
     objective,
     targets,
 )
-from purify_audit.attack_plan import (
-    AttackPlan,
+from purify_audit.attack_samples import AttackSamples, Scored, join_attacks
+from purify_audit.attack_units import packed, unpacked, unpacked_score
+from purify_audit.defended import (
+    Tick,
+    attack_of,
+    defences_of,
+    has_fresh,
+    has_gradients,
+    looked_at,
+    on_images,
 )
-from purify_audit.attack_samples import AttackSamples, CapRows, Portraits, Scored, join_attacks
-from purify_audit.attack_units import packed, packed_score, unpacked, unpacked_score
 from purify_audit.findings import Finding, finding
-from purify_audit.noise import Noise, Stream
-from purify_audit.plan import AuditPlan
+from purify_audit.found import Found
 from purify_audit.portraits import portraits
-from purify_audit.purifier import Purifier, is_differentiable
-from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
+from purify_audit.purifier import is_differentiable
+from purify_audit.rivals import certify_phase
 from purify_audit.runtime import Runner
 from purify_audit.shard import Shard
 from purify_audit.store import RunStore, Unit
 from purify_audit.subject import Subject
 from purify_audit.work import Phase
 
-CERTIFIED = 64  # images on which the attack is held against others
-_SEARCHED = 32  # of them, by the Square Attack
-_RENAMED = 2**31  # the draw by which images get other ids
-_LOOKED_AT = 32  # images whose gradients are looked at
-
-Tick = Callable[[int], None]
 Enough = Callable[[AttackSamples], bool]
 
 
 def never(samples: AttackSamples) -> bool:
     """No result is enough: everything planned is attacked."""
     return False
-
-
-@dataclass(slots=True)
-class Found:
-    """What the attacks have found so far: what there is when the run is asked to end.
-
-    Attributes:
-        parts: results of every finished group of images.
-        made: the main attack of each, as it was made.
-        others: the attacks that the main one was held against.
-        caps: random directions.
-        portraits: the worst and the best images.
-        findings: what is wrong with the attack.
-        gradients: what the checks of the gradient measured.
-        foretells: whether there is a gradient that can foretell the attack.
-        spent: network evaluations, a backward pass counted as one.
-        complete: whether everything was done.
-    """
-
-    parts: list[AttackSamples] = field(default_factory=list)
-    made: list[Attacked] = field(default_factory=list)
-    others: list[Scored] = field(default_factory=list)
-    caps: CapRows | None = None
-    portraits: Portraits | None = None
-    findings: list[Finding] = field(default_factory=list)
-    gradients: dict[str, float] = field(default_factory=dict)
-    foretells: bool = True
-    spent: int = 0
-    complete: bool = False
-
-    def counting(self, tick: Tick) -> Tick:
-        """A tick that also counts what is spent."""
-
-        def count(evaluations: int) -> None:
-            self.spent += evaluations
-            tick(evaluations)
-
-        return count
-
-    @property
-    def images(self) -> int:
-        """Images whose attacks are done."""
-        return sum(len(part.ids) for part in self.parts)
-
-    def samples(self) -> AttackSamples | None:
-        """Everything so far; none before the first group is done."""
-        if not self.parts:
-            return None
-        whole = join_attacks(self.parts)
-        scored = (*whole.scored, *self.others)
-        columns = {name: getattr(whole, name) for name in AttackSamples.__dataclass_fields__}
-        tables = {"caps": self.caps, "portraits": self.portraits}
-        return AttackSamples(**columns | {"scored": scored} | tables)
 
 
 def attack_all(
@@ -166,13 +108,6 @@ def share_attacks(subject: Subject, tick: Tick, store: RunStore, shard: Shard, a
         certify_phase(subject, defences[0], found).share(store, shard, alone)
 
 
-def defences_of(subject: Subject, tick: Tick) -> tuple[Defence, Defence]:
-    """The classifier behind the purifier, and bare."""
-    identity = TransformPurifier(parse_transform("identity", subject.purifier.image))
-    bare = defence_of(subject, identity, lambda evaluations: None)
-    return defence_of(subject, subject.purifier, tick), bare
-
-
 def attack_phase(subject: Subject, defences: tuple[Defence, Defence], found: Found) -> Phase:
     """Attacks on every group of images, as units that need nothing of one another."""
     spans = list(_groups(subject))
@@ -213,11 +148,6 @@ def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[F
         used = "no gradient" if how.optimiser == "square" else f"gradient '{how.gradient}'"
         return [finding("PA310", f"The attack used {used}.", {"gradient": how.gradient})]
     return mismatches + useless
-
-
-def has_gradients(defence: Defence) -> bool:
-    """Whether a gradient goes through both of its parts."""
-    return is_differentiable(defence.purifier) and is_differentiable(defence.classifier)
 
 
 def _attack_group(
@@ -280,87 +210,6 @@ def _certify(subject: Subject, defence: Defence, found: Found, store: RunStore |
             found.findings += check_unbounded(made.eps, made.aligned, labels[:m])
         else:
             found.findings += check_stronger(made.name, made.aligned, main.aligned[:m], labels[:m])
-
-
-def certify_phase(subject: Subject, defence: Defence, found: Found) -> Phase:
-    """The attacks that the main one is held against, as units."""
-    how, on = attack_of(subject.plan), on_images(subject, CERTIFIED)
-    rivals = list(others(how).items())
-    # Other addresses for the same images: a purifier that looks them up by id is found out.
-    renamed = replace(on, ids=other_ids(on.ids, defence.seed))
-
-    def make(place: int) -> Unit:
-        before, (name, other) = found.spent, rivals[place]
-        eps = _unbounded(how, on.x) if name == "unbounded" else how.eps[0]
-        whose = first_of(on if name == "unbounded" else renamed, images_of(name))
-        ball = Ball(whose.x, how.norm, eps)
-        x = attack(objective(defence, whose, other, how.norm, eps), ball, other).x
-        made = score(defence, whose, ball, (name, x), (how.aligned(), ()))
-        evaluations, found.spent = found.spent - before, before
-        return packed_score(made, evaluations)
-
-    return Phase("certify", len(rivals), make)
-
-
-def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:
-    """Other addresses for the same images, which nobody foresees who does not know the seed."""
-    noise = Noise(seed, ids, (_RENAMED,) * len(ids), Stream.CHOICE)
-    return tuple(noise.integers(0, (), 2**32).tolist())
-
-
-def others(how: AttackPlan) -> dict[str, AttackPlan]:
-    """The attacks that the main one is held against."""
-    made = {"unbounded": how.model_copy(update={"restarts": 1})}
-    if how.optimiser != "square":
-        if how.gradient == "exact":
-            changes = {"gradient": "bpda", "restarts": 1, "warm_start": False}
-            made["bpda"] = how.model_copy(update=changes)
-        search = {"optimiser": "square", "steps": how.square_queries, "restarts": 1}
-        made["square"] = how.model_copy(update=search)
-    return made
-
-
-def looked_at(how: AttackPlan) -> int:
-    """Images whose gradients are looked at: few where a prediction is to be cheap."""
-    return _LOOKED_AT // 4 if how.predict_only else _LOOKED_AT
-
-
-def images_of(name: str) -> int:
-    """Images of an attack that the main one is held against."""
-    return _SEARCHED if name == "square" else CERTIFIED
-
-
-def _unbounded(how: AttackPlan, x: Tensor) -> float:
-    """A radius at which every image can become plain grey."""
-    grey = 0.5 if how.norm == "linf" else 0.5 * math.sqrt(x[0].numel())
-    return max(grey, how.eps[0])
-
-
-def has_fresh(subject: Subject) -> bool:
-    """Whether the usual protocol differs: not without randomness, nor for a search by looks.
-
-    A search that keeps what it saw fool a draw keeps luck when draws change.
-    """
-    return subject.purifier.randomised and attack_of(subject.plan).optimiser != "square"
-
-
-def attack_of(plan: AuditPlan) -> AttackPlan:
-    """The attack of a plan that has one."""
-    assert plan.attack is not None, "the caller plans an attack"
-    return plan.attack
-
-
-def defence_of(subject: Subject, purifier: Purifier, tick: Tick) -> Defence:
-    """A purifier before the subject's classifier."""
-    assert subject.judge is not None, "a plan with an attack has a classifier"
-    size = attack_of(subject.plan).microbatch
-    return Defence(purifier, subject.judge[1], subject.device, subject.plan.seed, size, tick)
-
-
-def on_images(subject: Subject, most: int | None) -> Targets:
-    """The first images."""
-    rows = list(range(len(subject.images)))[:most]
-    return targets(subject.images.select(rows), subject.device)
 
 
 def _joined(made: list[Attacked]) -> Attacked:

@@ -14,6 +14,10 @@ from purify_audit.estimates import Estimate
 from purify_audit.runtime import Stopped
 
 _HEARTBEAT_SECONDS = 30.0
+# SIGUSR1 is what batch systems can be told to send some time before the end (SLURM: --signal).
+_WISHES = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
 
 
 class Reporter:
@@ -88,7 +92,7 @@ class Reporter:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Show the bar, and take SIGINT and SIGTERM as a wish to end after this micro-batch.
+        """Show the bar, and take a signal of `_WISHES` as one to end after this micro-batch.
 
         A second signal ends at once.
         """
@@ -99,7 +103,7 @@ class Reporter:
             self.stop_signal = number
             self._console.print("Stopping after this micro-batch; once more to stop at once.")
 
-        before = {n: signal.signal(n, wish) for n in (signal.SIGINT, signal.SIGTERM)}
+        before = {n: signal.signal(n, wish) for n in _WISHES}
         try:
             if self._bar is None:
                 yield

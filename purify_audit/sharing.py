@@ -1,22 +1,28 @@
 """A process's part of a run's units, computed and kept; and what is still missing."""
 
 from purify_audit.audit import compression_phase
-from purify_audit.battery import (
-    Found,
-    Tick,
-    attack_of,
-    attack_phase,
-    certify_phase,
-    defences_of,
-    share_attacks,
-)
+from purify_audit.battery import attack_phase, share_attacks
+from purify_audit.defended import Tick, attack_of, defences_of
 from purify_audit.errors import PlanError
+from purify_audit.found import Found
+from purify_audit.plan import AuditPlan
 from purify_audit.preflight import preflight
+from purify_audit.rivals import certify_phase
 from purify_audit.runtime import Runner, deterministic
 from purify_audit.shard import Shard
 from purify_audit.store import RunStore
 from purify_audit.subject import Subject
 from purify_audit.work import Phase
+
+
+def must_be_shareable(plan: AuditPlan) -> None:
+    """Refuse a plan that looks at its numbers on the way, which nobody can who has a part.
+
+    Raises:
+        PlanError: it is such a plan.
+    """
+    if plan.tolerance is not None or plan.first_look is not None:
+        raise PlanError("a run that may end at a look cannot be shared: drop the tolerance")
 
 
 def share(
@@ -36,13 +42,8 @@ def share(
         which: whether compression is measured (not where a finished report is attacked), and
             whether errors in preflight are passed over. After such an error nothing is kept:
             whoever makes the report meets it too, and ends there.
-
-    Raises:
-        PlanError: the plan looks at its numbers on the way, which nobody can who has a part.
     """
     plan, cost = subject.plan, subject.purifier.evaluations
-    if plan.tolerance is not None or plan.first_look is not None:
-        raise PlanError("a run that may end at a look cannot be shared: drop the tolerance")
     compresses, anyway = which
     runner = Runner(
         subject.purifier,

@@ -14,9 +14,11 @@ from purify_audit.attack_statistics import (
     rank_correlations,
 )
 from purify_audit.audit import Outcome
-from purify_audit.battery import Found, Tick, attack_all
+from purify_audit.battery import attack_all
+from purify_audit.defended import Tick
 from purify_audit.estimates import Estimate
 from purify_audit.findings import Finding, finding
+from purify_audit.found import Found
 from purify_audit.model_info import data_info, model_info
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import AttackInfo, Report

@@ -20,7 +20,6 @@ from purify_audit.attack_cost import planned_evaluations, seconds_per_evaluation
 from purify_audit.attack_samples import load_attacks
 from purify_audit.attack_statistics import PROTOCOLS, attack_estimates
 from purify_audit.audit import Outcome, Watch, audit
-from purify_audit.battery import other_ids
 from purify_audit.checkpoint import load_tensors, read_checkpoint, save_checkpoint
 from purify_audit.cli.verify import duration, plan_settings, settings
 from purify_audit.digests import file_sha256
@@ -30,6 +29,7 @@ from purify_audit.noise import Noise
 from purify_audit.progress import Reporter
 from purify_audit.replay import stored_subject
 from purify_audit.report.schema import Report, read_report
+from purify_audit.rivals import other_ids
 from purify_audit.settings import find_project, project_settings
 from purify_audit.subject import prepare
 from purify_audit.verify import verify

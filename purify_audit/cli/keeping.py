@@ -70,15 +70,18 @@ def keeping(run_dir: Path | None, shard: str | None, out: Path) -> Keeping:
     """How to keep the work of a run whose report goes to `out`.
 
     Without `--shard` a process is the part that what launched it says (torchrun, SLURM, Kubernetes,
-    GitLab), and shares the run's folder with the others.
+    GitLab), and shares the run's folder with the others. Part 0/1 is the whole, whatever that says.
 
     Raises:
         PlanError: a part without a folder, or no part.
     """
-    if shard is not None:
+    asked = None if shard is None else parse_shard(shard)
+    if asked == Shard():
+        return Keeping(run_dir, asked, alone=False)
+    if asked is not None:
         if run_dir is None:
             raise PlanError("--shard keeps its part in a folder: give --run-dir")
-        return Keeping(run_dir, parse_shard(shard), alone=True)
+        return Keeping(run_dir, asked, alone=True)
     part = shard_of()
     if part.count > 1 and run_dir is None:
         run_dir = out.with_suffix(".run")

@@ -1,5 +1,6 @@
 """What `compress`, `verify` and `run` share: measuring a subject."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,17 @@ def carry_out(subject: "Subject", reporter: "Reporter", asked: Asked) -> Made | 
         None where this process has done its part and another makes the report.
 
     Raises:
+        PlanError: it is to be shared, and its plan cannot be.
         RunError: the run's folder is another run's, in use, or damaged.
     """
+    from purify_audit.sharing import must_be_shareable, share
+
+    if asked.keep.shard.count > 1:
+        must_be_shareable(subject.plan)
     keep, path = asked.keep, None if asked.basis is None else asked.basis[0]
     with keep.open(manifest_of(subject, path, asked.measure_anyway)) as store, reporter.running():
         if store is not None and keep.shard.count > 1:
             from purify_audit.runtime import Stopped
-            from purify_audit.sharing import share
 
             which = asked.basis is None, asked.measure_anyway
             try:
@@ -132,7 +137,7 @@ def finish(made: Made | None, reporter: "Reporter", asked: Asked, started: str, 
         Exit: see `tell`; and 128 + the signal that ended a part.
     """
     keep = asked.keep
-    again = f"purify-audit resume {keep.folder} --out {asked.out}"
+    again = shlex.join(["purify-audit", "resume", str(keep.folder), "--out", str(asked.out)])
     if made is None:
         kept = (
             "is kept" if not reporter.stop_signal else "was interrupted; the same command goes on"

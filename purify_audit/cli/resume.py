@@ -13,6 +13,7 @@ from purify_audit.cli.app import app
 from purify_audit.cli.keeping import Keeping
 from purify_audit.cli.measuring import Asked, carry_out, finish, planned
 from purify_audit.cli.output import must_be_writable
+from purify_audit.cli.verify import CHECKED, checked
 from purify_audit.errors import AuditError, RunError
 from purify_audit.shard import Shard
 
@@ -86,24 +87,22 @@ def _subject(
     Raises:
         InputError: something of it is no longer there, or is not what it was.
     """
-    from purify_audit.audit import Outcome
     from purify_audit.loading import choose_device
     from purify_audit.plan import AuditPlan
-    from purify_audit.replay import check_trust
-    from purify_audit.report.rows import stored_samples
+    from purify_audit.replay import check_trust, stored_subject
     from purify_audit.report.schema import read_report
     from purify_audit.subject import load_subject
 
     plan = AuditPlan.model_validate(manifest["plan"])
     check_trust(plan, allow_pickle)
-    subject = load_subject(plan, choose_device(str(manifest["environment"]["device"])))
-    rows = list(range(min(int(manifest["count"]), len(subject.images))))
-    subject = replace(subject, images=subject.images.select(rows))
+    where = choose_device(str(manifest["environment"]["device"]))
     if manifest["basis"] is None:
-        return subject, None
+        return load_subject(plan, where), None
     path = Path(manifest["basis"])
     saved = read_report(path)
-    return subject, (path, Outcome(saved, stored_samples(saved, path.parent)))
+    subject = stored_subject(saved, path.parent, where, plan)
+    few = subject.images.select(list(range(min(int(manifest["count"]), len(subject.images)))))
+    return replace(subject, images=few), (path, checked(saved, path, where, CHECKED))
 
 
 def _asked(

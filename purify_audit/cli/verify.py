@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     import torch
 
     from purify_audit.audit import Outcome
+    from purify_audit.report.schema import Report
     from purify_audit.subject import Subject
 
 _FIXED = ("data", "ids", "t_star", "sampler", "seed")
 _ANSWERS = {"published": "as", "weights": "weights", "assume": "assume", "arguments": "arg"}
-_CHECKED = 4  # cells of a report that are computed again before its attack
+CHECKED = 4  # cells of a report that are computed again before its attack
 _DEFAULT_REPORT = "report.json"
 
 
@@ -149,7 +150,7 @@ def verify(
     limit = math.inf if max_seconds is None else max_seconds
     keep = k.keeping(run_dir, shard, out)
     if report:
-        subject, outcome = from_report(report, asked, where, 0 if dry_run else _CHECKED)
+        subject, outcome = from_report(report, asked, where, 0 if dry_run else CHECKED)
         run = Asked(keep, out, (report, outcome), measure_anyway)
     else:
         subject, run = _planned(asked, where), Asked(keep, out, None, measure_anyway)
@@ -267,10 +268,7 @@ def from_report(
     So many of its cells are computed again first.
     """
     from purify_audit.attack_plan import AttackPlan
-    from purify_audit.audit import Outcome
-    from purify_audit.findings import finding
-    from purify_audit.replay import check_trust, replay_report, stored_subject
-    from purify_audit.report.rows import stored_samples
+    from purify_audit.replay import check_trust, stored_subject
     from purify_audit.report.schema import read_report
     from purify_audit.subject import attack_plan
 
@@ -282,13 +280,23 @@ def from_report(
     subject = stored_subject(saved, path.parent, where, plan)
     most = int(asked.get("images", wanted["preset_images"]))
     few = subject.images.select(list(range(min(most, len(subject.images)))))
+    return replace(subject, images=few), checked(saved, path, where, cells)
+
+
+def checked(saved: "Report", path: Path, where: "torch.device", cells: int) -> "Outcome":
+    """What a report found, with a finding if any of so many of its cells do not come again."""
+    from purify_audit.audit import Outcome
+    from purify_audit.findings import finding
+    from purify_audit.replay import replay_report
+    from purify_audit.report.rows import stored_samples
+
     different = [c for c in replay_report(saved, path.parent, cells, where) if not c.same]
     if different:
         gap = max(cell.largest_difference for cell in different)
         told = f"{len(different)} of {cells} cells differ, by up to {gap:.3g}."
         found = (*saved.findings, finding("PA313", told, {"largest_difference": gap}))
         saved = saved.model_copy(update={"findings": found})
-    return replace(subject, images=few), Outcome(saved, stored_samples(saved, path.parent))
+    return Outcome(saved, stored_samples(saved, path.parent))
 
 
 def _attack(subject: "Subject", run: Asked, how: How) -> None:

@@ -73,8 +73,8 @@ _KINDS: dict[Kind, str] = {
     "difference": "difference of shares, −1 to 1",
 }
 _ENDS = {
-    "`compress`, `verify`, `sweep`, `resume`, `merge`": "3: a finding is an error, the audit ended early, or a"
-    " recomputed cell differs",
+    "`compress`, `verify`, `sweep`, `resume`, `merge`": "3: a finding is an error, the audit ended"
+    " early, or a recomputed cell differs",
     "`replay`": "3: the cell differs",
     "`gate`, `run`": "1: a rule fails; 3: none fails, and at least one is undecided",
     "`fresh`": "1: the report is about other models than lie here",

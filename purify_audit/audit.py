@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from purify_audit import __version__
+from purify_audit.aftercheck import aftercheck, check_again
 from purify_audit.compression import (
     Classify,
     StoppedEarly,
@@ -16,22 +17,19 @@ from purify_audit.compression import (
     rows_per_image,
 )
 from purify_audit.estimates import Estimate
-from purify_audit.findings import Finding, finding
+from purify_audit.findings import Finding
 from purify_audit.model_info import captured_draws, data_info, model_info
-from purify_audit.noise import NOISE_SPEC, Noise, Stream
+from purify_audit.noise import NOISE_SPEC
 from purify_audit.plan import AuditPlan
 from purify_audit.preflight import Preflight, preflight
 from purify_audit.purifier import Classifier
-from purify_audit.purifiers.captured_graph import CapturedGraph
-from purify_audit.purifiers.foreign import ForeignPurifier
-from purify_audit.replay import Address, replay
 from purify_audit.report.citations import citations
 from purify_audit.report.schema import Report
 from purify_audit.runtime import Runner, Stopped, deterministic, environment, memory_advice
 from purify_audit.samples import CompressionSamples, from_columns, join, to_columns
 from purify_audit.statistics import (
     SPREAD_METRICS,
-    broken_images,
+    PerImage,
     estimate,
     per_image,
     quantiles,
@@ -43,7 +41,6 @@ from purify_audit.work import Phase
 
 _UNUSABLE = ("PA104", "PA111")  # there is no output to measure
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
-_REPLAY_TOLERANCE = 1e-4  # of a distance; kernels may differ in the last bits by row
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20
 
@@ -96,9 +93,9 @@ def audit(
         parts, complete = _measure(subject, runner, watch, before, store)
         samples = join(parts) if parts else None
         if samples is not None:
-            findings += _after(subject, samples, floor) + _shown_later(subject, findings)
+            findings += aftercheck(subject, samples, floor, findings)
             if complete:  # somebody who asked to stop should not wait for more
-                findings += _replays(subject, samples) + _tolerance_missed(samples, plan)
+                findings += check_again(subject, samples)
     status = "complete" if complete else "partial"
     return Outcome(_report(subject, status, findings, floor, samples), samples)
 
@@ -107,22 +104,31 @@ def _measure(
     subject: Subject, runner: Runner, watch: Watch, before: Preflight, store: RunStore | None
 ) -> tuple[list[CompressionSamples], bool]:
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
-    plan, parts, done = subject.plan, list[CompressionSamples](), 0
+    plan, parts, rates = subject.plan, list[CompressionSamples](), list[PerImage]()
     try:
         for unit in compression_phase(subject, runner).units(store):
             parts.append(from_columns(unit.arrays))
-            sofar = join(parts)
-            done = len(np.unique(sofar.anchors.image))
-            rates = (d for d in per_image(sofar, plan) if d.metric == "compression_rate")
-            for rate in itertools.islice(rates, 1):
-                watch.interim(estimate(rate, plan))
-            if done in plan.looks and _enough(subject, watch, before, sofar):
+            rates += itertools.islice(_rates(parts[-1], plan), 1)
+            if rates:
+                watch.interim(estimate(_joined(rates), plan))
+            done = sum(len(np.unique(part.anchors.image)) for part in parts)
+            if done in plan.looks and _enough(subject, watch, before, join(parts)):
                 break
     except StoppedEarly as stop:
         return [*parts, stop.samples], False
     except Stopped:
         return parts, False
     return parts, True
+
+
+def _rates(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage]:
+    return (data for data in per_image(samples, plan) if data.metric == "compression_rate")
+
+
+def _joined(rates: list[PerImage]) -> PerImage:
+    """One metric of several groups of images."""
+    images, values = (np.concatenate([getattr(r, n) for r in rates]) for n in ("images", "values"))
+    return replace(rates[0], images=images, values=values)
 
 
 def compression_phase(subject: Subject, runner: Runner) -> Phase:
@@ -182,104 +188,6 @@ def _classify(classifier: Classifier, subject: Subject) -> Classify:
         return np.concatenate(labels)
 
     return classify
-
-
-def _after(subject: Subject, samples: CompressionSamples, floor: dict[str, float]) -> list[Finding]:
-    """Findings that follow from the rows."""
-    estimates = [estimate(data, subject.plan) for data in per_image(samples, subject.plan)]
-    checks = [
-        _broken(samples),
-        _near_floor(estimates, floor, subject.plan),
-        _anchors_lost(estimates),
-    ]
-    return [check for check in checks if check is not None]
-
-
-def _shown_later(subject: Subject, before: list[Finding]) -> list[Finding]:
-    """What somebody's own code did only while it was measured."""
-    if not isinstance(subject.purifier, ForeignPurifier | CapturedGraph):
-        return []
-    known = {f.code for f in before}
-    return [f for f in subject.purifier.findings() if f.code not in known]
-
-
-def _broken(samples: CompressionSamples) -> Finding | None:
-    ids = broken_images(samples)
-    if not len(ids):
-        return None
-    return finding(
-        "PA202",
-        f"NaN or infinity appeared while purifying {len(ids)} of the images.",
-        {"image_ids": ids.tolist()[:20], "count": len(ids)},
-    )
-
-
-def _near_floor(
-    estimates: list[Estimate], floor: dict[str, float], plan: AuditPlan
-) -> Finding | None:
-    """Whether rounding alone would give a tenth of any rate, or more."""
-    sizes = {(e.probe, e.eps, e.norm): e.value for e in estimates if e.metric == "distance_delta"}
-    for e in estimates:
-        if e.metric != "compression_rate" or e.norm is None or not floor.get(e.norm):
-            continue
-        rounding = floor[e.norm] / sizes[e.probe, e.eps, e.norm]
-        if rounding > 0.1 * e.value:
-            return finding(
-                "PA201",
-                f"The {e.norm} rate of probe {e.probe} is {e.value:.3g};"
-                f" rounding alone gives {rounding:.3g}.",
-                {"rate": e.value, "floor": rounding, "probe": str(e.probe), "norm": e.norm},
-            )
-    return None
-
-
-def _replays(subject: Subject, samples: CompressionSamples) -> list[Finding]:
-    """One cell of the first image, chosen by the seed, computed again after everything else."""
-    rows, plan = samples.probes, subject.plan
-    power = [n for n, probe in enumerate(plan.probes) if probe.kind == "power"]
-    pool = np.flatnonzero((rows.image == subject.images.ids[0]) & ~np.isin(rows.probe, power))
-    pool = pool if len(pool) else np.flatnonzero(rows.image == subject.images.ids[0])
-    choice = Noise(plan.seed, (0,), (0,), Stream.CHOICE)
-    n = pool[int(choice.integers(0, (1,), len(pool)))]
-    columns = (rows.image, rows.draw, rows.probe, rows.radius, rows.direction)
-    at = Address(*(int(column[n]) for column in columns))
-    quiet = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch)
-    cell = replay(quiet, subject.images, subject.brought, plan, samples, at)
-    gap = cell.largest_difference
-    if gap <= _REPLAY_TOLERANCE or not np.isfinite(rows.change_l2[n]):
-        return []
-    return [
-        finding(
-            "PA203",
-            f"Image {at.image}, draw {at.draw}, computed again at the end, differs by {gap:.3g}.",
-            {"image": at.image, "draw": at.draw, "difference": gap},
-        )
-    ]
-
-
-def _anchors_lost(estimates: list[Estimate]) -> Finding | None:
-    accuracy = {e.metric: e for e in estimates if e.metric.endswith("_accuracy")}
-    clean, anchor = accuracy.get("clean_accuracy"), accuracy.get("anchor_accuracy")
-    if clean is None or anchor is None or anchor.value >= 0.95 * clean.value:
-        return None
-    return finding(
-        "PA204",
-        f"The classifier is right on {anchor.value:.1%} of purified clean images,"
-        f" and on {clean.value:.1%} of unpurified ones.",
-        {"anchor_accuracy": anchor.value, "clean_accuracy": clean.value},
-    )
-
-
-def _tolerance_missed(samples: CompressionSamples, plan: AuditPlan) -> list[Finding]:
-    if plan.tolerance is None or within_tolerance(samples, plan):
-        return []
-    return [
-        finding(
-            "PA205",
-            f"The interval of the compression rate is still wider than ±{plan.tolerance:g}.",
-            {"tolerance": plan.tolerance, "images": len(np.unique(samples.anchors.image))},
-        )
-    ]
 
 
 def _report(

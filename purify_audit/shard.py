@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from purify_audit.errors import PlanError
 
-_ENVIRONMENTS = (  # index, count, first index
+LAUNCHERS = (  # variables: index, count, first index
     ("RANK", "WORLD_SIZE", 0),  # torchrun
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
     ("SLURM_PROCID", "SLURM_NTASKS", 0),
@@ -57,7 +57,7 @@ def shard_of(environment: Mapping[str, str] = os.environ) -> Shard:
     Raises:
         PlanError: the launcher's variables contradict one another.
     """
-    for index, count, first in _ENVIRONMENTS:
+    for index, count, first in LAUNCHERS:
         if index not in environment or count not in environment:
             continue
         start = environment.get(first, "0") if isinstance(first, str) else first

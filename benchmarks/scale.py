@@ -1,0 +1,82 @@
+"""Measured speed and scale: what `docs/scale_section.py` tells.
+
+    python benchmarks/scale.py [--only NAME ...] [--out benchmarks/scale.json]
+
+One torch thread. Every ratio is of two things that alternate in one process; all of its values are
+kept, and a figure whose values spread by more than 30% is measured once more.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import scale_budget as budget
+import scale_cost as cost
+import scale_growth as growth
+import torch
+
+DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
+FIGURES: dict[str, Callable[[], Any]] = {
+    "audit_digits": partial(cost.audits, DIGITS, 16, {"kind": "ddpm", "steps": 15}, 3),
+    "audit_cifar": partial(cost.audits, CIFAR, 16, {"kind": "ddim", "steps": 3}, 2),
+    "gradient_digits": partial(cost.gradient_over_bare, DIGITS, 10, 64, 7),
+    "gradient_cifar": partial(cost.gradient_over_bare, CIFAR, 2, 32, 5),
+    "serial_rate_digits": partial(cost.serial_rate, DIGITS, 5, (4, 2, 8), 5),
+    "serial_rate_cifar": partial(cost.serial_rate, CIFAR, 2, (4, 2, 8), 3),
+    "serial_eot_digits": partial(cost.serial_eot, DIGITS, 24, (6, 4), 3),
+    "serial_eot_cifar": partial(cost.serial_eot, CIFAR, 8, (4, 2), 3),
+    "graphs": partial(cost.graphs, DIGITS, 32, (5, 10, 20, 40), 3),
+    "axes": partial(growth.axes, 3),
+    "resolutions": partial(growth.resolutions, 5),
+    "processes": partial(growth.processes, 64, 20, 3),
+    "memory": partial(growth.memory, (100, 1000, 5000, 20000, 50000)),
+    "presets": budget.presets,
+    "small_case": partial(budget.small_case, 16, 2, 2),
+    "to_reach": partial(budget.to_reach, 64, 4, 8, 10),
+    "diffpure": budget.diffpure,
+}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument(
+        "--only", nargs="+", choices=FIGURES, help="measure these anew, keep others"
+    )
+    parser.add_argument("--peak", nargs=4, help="print one peak and end")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.peak:
+        which, name, steps, batch = asked.peak
+        return print(cost.own_peak(which, name, int(steps), int(batch)))
+    found: dict[str, Any] = {}
+    if asked.only and asked.out.exists():
+        found = json.loads(asked.out.read_text(encoding="utf-8"))["figures"]
+    about = {
+        "command": shlex.join(["python", *sys.argv]) if not asked.only else "python " + sys.argv[0],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared; 1 thread",
+        "torch": torch.__version__,
+    }
+    for name in asked.only or FIGURES:
+        load, begun = os.getloadavg()[0], time.monotonic()
+        made = {"figure": FIGURES[name](), "load_before": round(load, 2)}
+        made |= {"seconds": round(time.monotonic() - begun, 1), "date": date.today().isoformat()}
+        found[name] = made
+        print(name, json.dumps(made), flush=True)
+        whole = {"seconds": round(sum(f["seconds"] for f in found.values()))}
+        text = json.dumps(about | whole | {"figures": found}, indent=1)
+        asked.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Network evaluations: an audit against an attack, for an interval, and for a published protocol.
+
+Counts are those of the plans; only the variance components and the small case's times are measured.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scale_rivals import CPU, ROOT
+from scale_timing import compared, rounded
+from scipy.special import stdtrit
+
+from purify_audit.attack_cost import planned_evaluations
+from purify_audit.attack_plan import PRESETS
+from purify_audit.audit import Outcome, Watch, audit
+from purify_audit.compression import rows_per_image
+from purify_audit.subject import Subject, prepare
+from purify_audit.verify import verify
+
+DIGITS = str(ROOT / "models" / "digits-ddpm.safetensors")
+LEVEL, HALF_WIDTH = 0.95, 0.01
+DIFFPURE = {"images": 512, "steps": 100, "draws": 20, "t_star": 150}
+"""ImageNet, l∞ 4/255 (Nie et al. 2022): APGD of 100 steps with EOT 20 on 512 images, t* = 150."""
+EXAMPLE_SECONDS = 0.01
+
+
+def subject(attack: dict[str, object], audit_: dict[str, object], **asked: object) -> Subject:
+    """The digits DDPM with an attack planned."""
+    return prepare({"checkpoint": DIGITS, "attack": attack} | audit_ | asked, CPU)
+
+
+def planned(of: Subject) -> dict[str, Any]:
+    """Evaluations of a compression audit and of an attack on the same images."""
+    n, each = len(of.images), of.purifier.evaluations
+    compress, attacked = n * rows_per_image(of.plan) * each, planned_evaluations(of)
+    counts = {"images": n, "compress": compress, "attack": attacked}
+    return counts | {"attack_over_compress": rounded(attacked / compress)}
+
+
+def presets() -> dict[str, Any]:
+    """Of every preset of `verify`, with a compression audit of the default draws and directions."""
+    found = {}
+    for name, preset in PRESETS.items():
+        images = min(int(str(preset["audit"]["images"])), 450)
+        found[name] = planned(subject(dict(preset["attack"]), {"images": images}))
+    return found
+
+
+def small_case(images: int, steps: int, rounds: int) -> dict[str, Any]:
+    """The smoke preset on few images and a short chain: planned evaluations and measured times."""
+    sampler = {"kind": "ddim", "steps": steps}
+    # Micro-batches are padded: with fewer rows than one holds, time would be that of padding.
+    attack_ = PRESETS["smoke"]["attack"] | {"microbatch": images}
+    of = subject(attack_, {"images": images}, sampler=sampler)
+    outcome: Outcome = audit(of, Watch())
+    attack = partial(verify, of, outcome, lambda evaluations: None)
+    return planned(of) | {"steps": steps, "time": compared(rounds, attack, partial(_audit, of))}
+
+
+def _audit(of: Subject) -> None:
+    audit(of, Watch())
+
+
+def components(rates: np.ndarray) -> dict[str, float]:
+    """Variance components of rates [images, draws, pairs, 2], by a two-way layout in each image.
+
+    A rate is an image's mean + draw + pair + draw × pair ± what is odd in the direction; the
+    last cancels in the mean of a pair v, −v.
+    """
+    n, k, q, _ = rates.shape
+    even, odd = rates.mean(3), (rates[..., 0] - rates[..., 1]) / 2
+    mean = even.mean((1, 2), keepdims=True)
+    rest = even - even.mean(2, keepdims=True) - even.mean(1, keepdims=True) + mean
+    both = float(np.square(rest).sum() / (n * (k - 1) * (q - 1)))
+    draw = float(even.mean(2).var(1, ddof=1).mean()) - both / q
+    pair = float(even.mean(1).var(1, ddof=1).mean()) - both / k
+    within = draw / k + pair / q + both / (k * q)
+    image = float(mean.var(ddof=1)) - within
+    found = {"image": image, "draw": draw, "pair": pair, "both": both}
+    return {name: max(v, 0.0) for name, v in found.items()} | {"odd": float(np.square(odd).mean())}
+
+
+def paired_variance(parts: dict[str, float], draws: int, pairs: int) -> float:
+    """Variance of an image's mean over draws crossed with pairs v, −v."""
+    crossed = parts["both"] / (draws * pairs)
+    return parts["image"] + parts["draw"] / draws + parts["pair"] / pairs + crossed
+
+
+def plain_variance(parts: dict[str, float], each: int) -> float:
+    """Variance of an image's mean over perturbations with a draw and a direction of their own."""
+    within = sum(parts[name] for name in ("draw", "pair", "both", "odd"))
+    return parts["image"] + within / each
+
+
+def half_width(variance: float, n: int) -> float:
+    """Of the t interval of n images whose values have this variance."""
+    return float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * math.sqrt(variance / n)
+
+
+def images_needed(variance: float, half: float) -> int:
+    """The smallest number of images whose t interval is as narrow as that."""
+    n = 2
+    while half_width(variance, n) > half:
+        n += max(1, n // 1000)
+    while n > 2 and half_width(variance, n - 1) <= half:
+        n -= 1
+    return n
+
+
+def to_reach(images: int, draws: int, directions: int, steps: int) -> dict[str, Any]:
+    """Evaluations until the compression rate (l2, random signs) is known to ±0.01."""
+    asked: dict[str, object] = {
+        "checkpoint": DIGITS,
+        "images": images,
+        "probes": ({"kind": "sign"},),
+    }
+    asked |= {"draws": draws, "directions": directions, "t_star": 60}
+    of = prepare(asked | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
+    samples = audit(of, Watch()).samples
+    assert samples is not None
+    rows = samples.probes
+    rates = (rows.change_l2 / rows.delta_l2).reshape(images, draws, directions // 2, 2)
+    parts, each = components(rates), of.purifier.evaluations
+    designs = {
+        "ours, 4 draws, 8 directions": (paired_variance(parts, 4, 4), 4 * (1 + 8)),
+        "ours, 2 draws, 4 directions": (paired_variance(parts, 2, 2), 2 * (1 + 4)),
+        "ours, 1 draw, 2 directions": (paired_variance(parts, 1, 1), 1 + 2),
+        "plain, 32 perturbations an image": (plain_variance(parts, 32), 2 * 32),
+        "plain, 1 perturbation an image": (plain_variance(parts, 1), 2),
+    }
+    table = {}
+    for name, (variance, purifications) in designs.items():
+        n = images_needed(variance, HALF_WIDTH)
+        table[name] = {"images": n, "evaluations": n * purifications * each}
+    told = {name: rounded(v) for name, v in parts.items()}
+    about = {"images": images, "draws": draws, "directions": directions, "steps": steps}
+    return about | {"rate": rounded(float(rates.mean())), "components": told, "designs": table}
+
+
+def diffpure() -> dict[str, Any]:
+    """Evaluations of DiffPure's ImageNet protocol. Counts do not depend on the network."""
+    n, t_star = DIFFPURE["images"], DIFFPURE["t_star"]
+    attack: dict[str, object] = {"steps": DIFFPURE["steps"], "draws": DIFFPURE["draws"]}
+    attack |= {"restarts": 1, "held_out": 20, "square_queries": 1000, "optimiser": "apgd"}
+    sampler = {"kind": "vp-sde", "clamp": False}
+    settings: dict[str, object] = {"images": n, "data": "digits:all"}
+    of = subject(attack, settings, sampler=sampler, t_star=t_star)
+    counts = planned(of)
+    cheap = prepare(
+        {"checkpoint": DIGITS, "probes": ({"kind": "sign"},), "draws": 1, "directions": 2}
+        | settings
+        | {"sampler": sampler, "t_star": t_star},
+        CPU,
+    )
+    counts["compress, 1 draw, 2 directions"] = n * rows_per_image(cheap.plan) * t_star
+    gradient = n * DIFFPURE["steps"] * DIFFPURE["draws"] * 3 * t_star
+    return DIFFPURE | counts | {"one attack alone": gradient, "example_seconds": EXAMPLE_SECONDS}

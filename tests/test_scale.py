@@ -1,0 +1,132 @@
+"""The rivals of `benchmarks/scale.py` compute the numbers that the tool computes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import CPU, plan_for
+
+from purify_audit.attack.objective import Defence, Objective
+from purify_audit.compression import measure_compression, random_cells
+from purify_audit.runtime import Runner, deterministic
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import scale_budget
+import scale_growth
+import scale_rivals
+import scale_timing
+
+SEED, DRAWS = 5, 2
+
+
+@pytest.fixture(scope="module")
+def purifier():
+    return scale_rivals.chain("digits-ddpm", 60, 3, "ddpm")
+
+
+@pytest.fixture(scope="module")
+def images(purifier):
+    return scale_rivals.pictures(purifier, 3)
+
+
+@pytest.mark.parametrize("rival", ["serial_changes", "batched_changes"])
+def test_a_serial_loop_finds_the_same_rows(purifier, images, rival):
+    plan = plan_for(images, draws=DRAWS, seed=SEED, eps=(0.15,))
+    with deterministic():
+        rows = measure_compression(Runner(purifier, CPU, SEED, 16), images, plan).probes
+    (cell,) = random_cells(images, plan, None)
+    found = getattr(scale_rivals, rival)(purifier, SEED, images, cell.attacked, DRAWS)
+    assert rows.change_l2.min() > 0.01
+    np.testing.assert_allclose(found.ravel(), rows.change_l2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_serial_loop_finds_the_same_gradient(purifier, images, size):
+    judge = scale_rivals.Linear(purifier)
+    labels = torch.from_numpy(images.labels.copy())
+    defence = Defence(purifier, judge, CPU, SEED, 4)
+    aim = Objective(defence, tuple(images.ids.tolist()), labels, lambda step: tuple(range(DRAWS)))
+    with deterministic(gradients=True):
+        ours = aim.climb(torch.from_numpy(images.pixels.copy()), 0).gradient
+    theirs = scale_rivals.serial_gradient((purifier, judge), SEED, images, DRAWS, size)
+    assert ours.abs().max() > 0.01
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-6)
+
+
+def test_pictures_that_no_bundled_image_fits_are_grey_noise():
+    images = scale_rivals.pictures(scale_rivals.chain("cifar10-ddpm", 20, 1), 4)
+    assert images.image_shape == (3, 32, 32)
+    assert 0.25 <= images.pixels.min() < images.pixels.max() <= 0.75
+    assert len(np.unique(images.pixels[:, 0, 0, 0])) == 4
+
+
+def test_a_comparison_alternates_and_keeps_every_value(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(scale_timing.time, "perf_counter", lambda: now[0])
+
+    def taking(name, seconds):
+        def run():
+            calls.append(name)
+            now[0] += seconds
+
+        return run
+
+    found = scale_timing.compared(3, taking("top", 3.0), taking("bottom", 2.0))
+    assert found == {"median": 1.5, "all": [1.5] * 3, "seconds": [3.0, 2.0]}
+    assert calls == ["bottom", "top", *["bottom", "top", "bottom"] * 3]
+
+
+def test_a_comparison_that_spreads_is_made_once_more(monkeypatch):
+    now, costs = [0.0], iter([1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(scale_timing.time, "perf_counter", lambda: now[0])
+
+    def top():
+        now[0] += next(costs)
+
+    def bottom():
+        now[0] += 1.0
+
+    found = scale_timing.compared(3, top, bottom)
+    assert found["all"] == [1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    assert found["median"] == 1.0
+
+
+def test_the_slope_of_a_power_law_is_its_exponent():
+    assert scale_growth.slope([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
+
+
+def rates(image=0.0, draw=0.0, pair=0.0, both=0.0, odd=0.0, shape=(400, 4, 4)):
+    """Rates [n, k, q, 2] with these standard deviations of their parts."""
+    rng = np.random.default_rng(0)
+    n, k, q = shape
+    even = (
+        image * rng.standard_normal((n, 1, 1))
+        + draw * rng.standard_normal((n, k, 1))
+        + pair * rng.standard_normal((n, 1, q))
+        + both * rng.standard_normal((n, k, q))
+    )
+    half = odd * rng.standard_normal((n, k, q))
+    return 1.0 + np.stack((even + half, even - half), -1)
+
+
+def test_variance_components_are_those_that_made_the_rates():
+    parts = scale_budget.components(rates(0.5, 0.2, 0.3, 0.1, 0.4))
+    for name, size in {"image": 0.5, "draw": 0.2, "pair": 0.3, "both": 0.1, "odd": 0.4}.items():
+        assert parts[name] == pytest.approx(size**2, rel=0.15), name
+
+
+def test_the_variance_of_an_image_falls_with_draws_and_pairs_and_never_with_what_is_odd():
+    parts = {"image": 1.0, "draw": 8.0, "pair": 12.0, "both": 48.0, "odd": 1000.0}
+    assert scale_budget.paired_variance(parts, draws=4, pairs=2) == 1.0 + 2.0 + 6.0 + 6.0
+    assert scale_budget.plain_variance(parts, each=1) == 1.0 + 8.0 + 12.0 + 48.0 + 1000.0
+    assert scale_budget.plain_variance(parts, each=4) == 1.0 + 1068.0 / 4
+
+
+def test_images_needed_make_a_t_interval_of_that_half_width():
+    n = scale_budget.images_needed(0.04, 0.01)
+    half = [scale_budget.half_width(0.04, m) for m in (n - 1, n)]
+    assert half[0] > 0.01 >= half[1]
+    assert n == pytest.approx(0.04 * (1.96 / 0.01) ** 2, abs=4)

@@ -2,16 +2,14 @@
 
     python benchmarks/scale.py [--only NAME ...] [--out benchmarks/scale.json]
 
-One torch thread. Every ratio is of two things that alternate in one process; all of its values are
-kept, and a figure whose values spread by more than 30% is measured once more.
+One torch thread. Every ratio is of two things that alternate in one process (`scale_timing`); all
+of its values are kept, and a figure whose values spread by more than 30% is measured once more.
 """
 
 import argparse
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -19,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import scale_audit as audits
 import scale_budget as budget
 import scale_cost as cost
 import scale_growth as growth
@@ -26,19 +25,20 @@ import torch
 
 DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
 FIGURES: dict[str, Callable[[], Any]] = {
-    "audit_digits": partial(cost.audits, DIGITS, 16, {"kind": "ddpm", "steps": 15}, 3),
-    "audit_cifar": partial(cost.audits, CIFAR, 16, {"kind": "ddim", "steps": 3}, 2),
+    "audit_digits": partial(audits.audits, DIGITS, 16, {"kind": "ddpm", "steps": 10}, 3),
+    "audit_cifar": partial(audits.audits, CIFAR, 16, {"kind": "ddim", "steps": 1}, 2),
+    "profile_digits": partial(audits.profile, DIGITS, 16, {"kind": "ddpm", "steps": 10}),
     "gradient_digits": partial(cost.gradient_over_bare, DIGITS, 10, 64, 7),
     "gradient_cifar": partial(cost.gradient_over_bare, CIFAR, 2, 32, 5),
-    "serial_rate_digits": partial(cost.serial_rate, DIGITS, 5, (4, 2, 8), 5),
-    "serial_rate_cifar": partial(cost.serial_rate, CIFAR, 2, (4, 2, 8), 3),
-    "serial_eot_digits": partial(cost.serial_eot, DIGITS, 24, (6, 4), 3),
-    "serial_eot_cifar": partial(cost.serial_eot, CIFAR, 8, (4, 2), 3),
-    "graphs": partial(cost.graphs, DIGITS, 32, (5, 10, 20, 40), 3),
-    "axes": partial(growth.axes, 3),
+    "serial_rate_digits": partial(cost.serial_rate, DIGITS, 5, (4, 2, 7), 3),
+    "serial_rate_cifar": partial(cost.serial_rate, CIFAR, 2, (4, 2, 7), 3),
+    "serial_eot_digits": partial(cost.serial_eot, DIGITS, 24, (6, 4, 2), 2),
+    "serial_eot_cifar": partial(cost.serial_eot, CIFAR, 8, (4, 2, 1), 2),
+    "graphs": partial(cost.graphs, DIGITS, 32, (5, 10, 20, 40), 2),
+    "axes": partial(growth.axes, 2),
     "resolutions": partial(growth.resolutions, 5),
-    "processes": partial(growth.processes, 64, 20, 3),
-    "memory": partial(growth.memory, (100, 1000, 5000, 20000, 50000)),
+    "processes": partial(growth.processes, 64, 16, 2),
+    "memory": partial(growth.memory, (100, 1000, 5000, 50000)),
     "presets": budget.presets,
     "small_case": partial(budget.small_case, 16, 2, 2),
     "to_reach": partial(budget.to_reach, 64, 4, 8, 10),
@@ -63,7 +63,7 @@ def main() -> None:
     if asked.only and asked.out.exists():
         found = json.loads(asked.out.read_text(encoding="utf-8"))["figures"]
     about = {
-        "command": shlex.join(["python", *sys.argv]) if not asked.only else "python " + sys.argv[0],
+        "command": "python benchmarks/scale.py" + ", in parts (--only)" * bool(asked.only),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared; 1 thread",
         "torch": torch.__version__,
     }

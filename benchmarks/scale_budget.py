@@ -43,8 +43,8 @@ def presets() -> dict[str, Any]:
     """Of every preset of `verify`, with a compression audit of the default draws and directions."""
     found = {}
     for name, preset in PRESETS.items():
-        images = min(int(str(preset["audit"]["images"])), 450)
-        found[name] = planned(subject(dict(preset["attack"]), {"images": images}))
+        settings = {"images": preset["audit"]["images"], "data": "digits:all"}
+        found[name] = planned(subject(dict(preset["attack"]), settings))
     return found
 
 

@@ -1,20 +1,15 @@
-"""Time against the bare network and against what people do today; memory against the chain."""
+"""A gradient against the bare network, rivals against the tool, and memory against the chain."""
 
 import os
-import resource
 import subprocess
 import sys
-import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from scale_rivals import (
     CPU,
-    ROOT,
     Linear,
     address,
     batched_changes,
@@ -24,112 +19,17 @@ from scale_rivals import (
     serial_changes,
     serial_gradient,
 )
-from scale_timing import compared, figure, rounded, seconds, spread
+from scale_timing import compared, rounded
 from torch import Tensor
 
 from purify_audit.attack.objective import Defence, Objective
-from purify_audit.audit import Watch, audit
-from purify_audit.compression import measure_compression, random_cells, rows_per_image
+from purify_audit.compression import measure_compression, random_cells
 from purify_audit.images import ImageSet
 from purify_audit.plan import AuditPlan
-from purify_audit.preflight import preflight
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.runtime import Runner, deterministic
-from purify_audit.subject import Subject, prepare
 
-SIZES = (32, 64, 128)  # of batches among which the best is looked for
-BARE_EVERY = 4  # micro-batches between two looks at the bare network
 SEED = 0
-
-
-def bare_pass(purifier: DiffusionPurifier, batch: int) -> None:
-    """One forward pass of the network."""
-    x = torch.full((batch, *purifier.image.shape), 0.3)
-    with torch.inference_mode():
-        purifier.network(x, torch.full((batch,), 30.0))
-
-
-def per_image(purifier: DiffusionPurifier, rounds: int) -> dict[int, list[float]]:
-    """Seconds of a forward pass for one image by batch size, the sizes taking turns."""
-    found: dict[int, list[float]] = {size: [] for size in SIZES}
-    for _ in range(rounds):
-        for size in SIZES:
-            passes = max(SIZES) // size
-            taken = sum(seconds(partial(bare_pass, purifier, size)) for _ in range(passes))
-            found[size].append(taken / max(SIZES))
-    return {size: values[1:] for size, values in found.items()}
-
-
-def audit_over_bare(subject: Subject) -> dict[str, float]:
-    """One audit, with bare passes made between its micro-batches and taken out of its time.
-
-    Returns:
-        `whole`: time of the audit over that of the bare passes it must make, at their best batch
-        size; `rows`: the same without preflight; `preflight`: its time in such passes.
-    """
-    purifier, times = subject.purifier, {size: list[float]() for size in SIZES}
-    assert isinstance(purifier, DiffusionPurifier)
-    inside, ticks = [0.0], [0]
-
-    def look(rows: int) -> None:
-        ticks[0] += 1
-        if ticks[0] % BARE_EVERY:
-            return
-        start = time.perf_counter()
-        for size in SIZES:
-            times[size].append(seconds(partial(bare_pass, purifier, size)) / size)
-        inside[0] += time.perf_counter() - start
-
-    before = seconds(partial(_preflight, subject))
-    whole = seconds(partial(audit, subject, Watch(look), True)) - inside[0]
-    best = min(float(np.mean(values)) for values in times.values())
-    needed = len(subject.images) * rows_per_image(subject.plan) * purifier.evaluations
-    return {
-        "whole": whole / (needed * best),
-        "rows": (whole - before) / (needed * best),
-        "preflight": before / best,
-    }
-
-
-def _preflight(subject: Subject) -> None:
-    with deterministic():
-        runner = Runner(subject.purifier, CPU, subject.plan.seed, subject.plan.microbatch)
-        preflight(runner, subject.images)
-
-
-def audits(name: str, images: int, sampler: dict[str, object], rounds: int) -> dict[str, Any]:
-    """`audit_over_bare` with the default probes, at the default micro-batch and at half of it."""
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
-        asked |= {"images": images, "data": source(name, images, Path(folder)), "sampler": sampler}
-        subjects = {b: prepare(asked | {"microbatch": b}, CPU) for b in (128, 64)}
-        purifier = subjects[64].purifier
-        assert isinstance(purifier, DiffusionPurifier)
-        parts: dict[int, list[dict[str, float]]] = {size: [] for size in subjects}
-        for made in range(2 * rounds):
-            wide = any(spread([p["whole"] for p in ps]) > 0.3 for ps in parts.values() if ps)
-            if made >= rounds and not wide:
-                break
-            for size, subject in subjects.items():
-                parts[size].append(audit_over_bare(subject))
-        for size, made_ in parts.items():
-            columns = {part: figure([m[part] for m in made_]) for part in made_[0]}
-            found[f"microbatch {size}"] = columns
-        each = rows_per_image(subjects[64].plan) * purifier.evaluations
-        bare = {n: figure([1e3 * v for v in vs]) for n, vs in per_image(purifier, 8).items()}
-    about = {"images": images, "sampler": sampler, "passes_per_image": each, "bare_ms": bare}
-    return about | found
-
-
-def source(name: str, images: int, folder: Path) -> str:
-    """Images for a model: the bundled ones, or a file of grey noise."""
-    purifier = chain(name, 20, 1)
-    if purifier.image.shape == (1, 8, 8):
-        return "digits"
-    path = folder / "images.npz"
-    np.savez(path, x=np.moveaxis(pictures(purifier, images).pixels, 1, 3))
-    return str(path)
 
 
 def aim_at(purifier: DiffusionPurifier, images: ImageSet, draws: int, size: int) -> Objective:
@@ -198,27 +98,33 @@ def serial_rate(name: str, steps: int, count: tuple[int, int, int], rounds: int)
     return found
 
 
-def serial_eot(name: str, steps: int, count: tuple[int, int], rounds: int) -> dict[str, Any]:
+def serial_eot(name: str, steps: int, count: tuple[int, int, int], rounds: int) -> dict[str, Any]:
     """A serial attack step over the tool's, on as many rows as the chain has steps.
 
-    The rival keeps the graph of a whole chain, so one row of it takes the memory of `steps` rows
-    of one step: the tool's micro-batch. `draw by draw` takes all images at once, as AutoAttack's
-    wrapper does, and `images` times the memory.
+    The rival keeps the graph of a whole chain, so one row of it takes about the memory of `steps`
+    rows of one step, the tool's micro-batch, or less; `size` rows at a time make the two equal as
+    measured. `draw by draw` takes all images at once, as AutoAttack's wrapper does, and the memory.
+
+    Args:
+        name: of the network.
+        steps: of the chain.
+        count: images, draws, and rows of the rival at a time.
+        rounds: see `compared`.
     """
-    n, draws = count
+    n, draws, size = count
     purifier = chain(name, 60, steps)
     images = pictures(purifier, n)
     x = torch.from_numpy(images.pixels.copy())
     ours = partial(climb, aim_at(purifier, images, draws, steps), x)
     parts = purifier, Linear(purifier)
     rivals = {
-        "row by row, equal memory": partial(serial_gradient, parts, SEED, images, draws),
+        "serial, equal memory": partial(serial_gradient, parts, SEED, images, draws, size),
         "draw by draw, all images": partial(serial_gradient, parts, SEED, images, draws, n),
     }
-    found: dict[str, Any] = {"images": n, "draws": draws, "steps": steps}
+    found: dict[str, Any] = {"images": n, "draws": draws, "steps": steps, "rows": size}
     found |= {told: compared(rounds, run, ours) for told, run in rivals.items()}
-    for told, which in (("ours", "ours"), ("row by row, equal memory", "graph")):
-        rows = steps if which == "ours" else 1
+    for told, which in (("ours", "ours"), ("serial, equal memory", "graph")):
+        rows = steps if which == "ours" else size
         found.setdefault("peak_mib", {})[told] = peak(which, name, steps, rows)
     return found
 
@@ -250,6 +156,7 @@ def peak(which: str, name: str, steps: int, batch: int) -> float:
 
 def own_peak(which: str, name: str, steps: int, batch: int) -> float:
     """MiB that one gradient adds to the peak of this process, after a much smaller one."""
+    before = 0.0
     for length, size in ((1, 1), (steps, batch)):
         purifier = chain(name, 60, length)
         images = pictures(purifier, size)
@@ -263,7 +170,10 @@ def own_peak(which: str, name: str, steps: int, batch: int) -> float:
 
 
 def _resident_peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB; not getrusage's, which begins with the peak of the process that forked this one."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def single_thread() -> dict[str, str]:

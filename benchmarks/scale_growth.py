@@ -20,9 +20,9 @@ from purify_audit.networks.unet import UNet
 from purify_audit.plan import AuditPlan
 from purify_audit.runtime import Runner, deterministic
 
-BASE = {"images": 16, "draws": 2, "rows": 8, "steps": 5}
+BASE = {"images": 8, "draws": 2, "rows": 8, "steps": 5}
 AXES = {
-    "images": (16, 32, 64, 128),
+    "images": (8, 16, 32, 64),
     "draws": (2, 4, 8, 16),
     "rows": (4, 8, 16, 32),  # a draw's anchor and its directions
     "steps": (5, 10, 20, 40),
@@ -135,8 +135,7 @@ def processes(images: int, steps: int, rounds: int) -> dict[str, Any]:
             one.append(_together([(images, place / "one", {})], steps))
             ranks = [{"RANK": str(r), "WORLD_SIZE": "2"} for r in range(2)]
             two.append(_together([(images, place / "two", rank) for rank in ranks], steps))
-            halves = [(images // 2, place / f"half{n}", {}) for n in range(2)]
-            apart.append(_together(halves, steps))
+            apart.append(_together([(images // 2, place / half, {}) for half in "ab"], steps))
             start.append(_together([(1, place / "start", {})], 1))
     told = {"one": one, "two": two, "two, nothing shared": apart, "one image, one step": start}
     whole, measured = list(zip(one, two, strict=True)), list(zip(one, two, start, strict=True))

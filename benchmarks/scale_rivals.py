@@ -40,7 +40,8 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits."""
-        return x.flatten(1) @ self.weight.T
+        logits: Tensor = x.flatten(1) @ self.weight.T
+        return logits
 
 
 def chain(name: str, t_star: int, steps: int, kind: str = "ddim") -> DiffusionPurifier:
@@ -59,8 +60,8 @@ def pictures(purifier: Purifier, n: int) -> ImageSet:
     if purifier.image.shape == (1, 8, 8):
         return choose(load_images("digits"), n, 0)
     noise = Noise(3, tuple(range(n)), (0,) * n)
-    pixels = 0.25 + 0.5 * noise.uniform(0, purifier.image.shape).numpy()
-    return ImageSet(pixels, np.arange(n) % 10, np.arange(n), "grey noise")
+    pixels = 0.25 + 0.5 * noise.uniform(0, purifier.image.shape)
+    return ImageSet(pixels.numpy(), np.arange(n) % 10, np.arange(n), "grey noise")
 
 
 def address(seed: int, ids: list[int], draws: list[int]) -> Noise:

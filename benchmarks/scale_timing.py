@@ -1,4 +1,8 @@
-"""Times of two things that alternate in one process: what a ratio on a shared machine can mean."""
+"""Times of two things that alternate in one process: what a ratio on a shared machine can mean.
+
+Times are the processor's, of this process, which computes on one thread: what wall time is where
+the thread has a core to itself. Wall time is kept beside them; it holds other people's work too.
+"""
 
 import statistics
 import time
@@ -12,10 +16,15 @@ SPREAD = 0.3
 
 
 def seconds(run: Run) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+    """Processor time of one call."""
+    return both(run)[0]
+
+
+def both(run: Run) -> tuple[float, float]:
+    """Processor time and wall time of one call."""
+    cpu, wall = time.process_time(), time.perf_counter()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - cpu, time.perf_counter() - wall
 
 
 def compared(rounds: int, top: Run, bottom: Run) -> dict[str, Any]:
@@ -25,17 +34,19 @@ def compared(rounds: int, top: Run, bottom: Run) -> dict[str, Any]:
     down meanwhile slows both. A first round warms up. Where values spread by more than `SPREAD`, as
     many rounds again are made; none is left out.
     """
-    ratios, tops, bottoms = list[float](), list[float](), list[float]()
-    seconds(bottom), seconds(top)
+    bottom(), top()
+    tops, bottoms = list[tuple[float, float]](), list[tuple[float, float]]()
+    ratios, walls = list[float](), list[float]()
     for made in range(2 * rounds):
         if made == rounds and spread(ratios) <= SPREAD:
             break
-        before, middle, after = seconds(bottom), seconds(top), seconds(bottom)
+        before, middle, after = both(bottom), both(top), both(bottom)
         tops.append(middle)
-        bottoms.append((before + after) / 2)
-        ratios.append(tops[-1] / bottoms[-1])
-    whole = figure(ratios)
-    return whole | {"seconds": [rounded(statistics.median(v)) for v in (tops, bottoms)]}
+        bottoms.append(((before[0] + after[0]) / 2, (before[1] + after[1]) / 2))
+        ratios.append(middle[0] / bottoms[-1][0])
+        walls.append(middle[1] / bottoms[-1][1])
+    taken = [rounded(statistics.median(v[0] for v in vs)) for vs in (tops, bottoms)]
+    return figure(ratios) | {"seconds": taken, "wall": figure(walls)}
 
 
 def figure(values: list[float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from attack_pages import attack_sections, figures, markdown
 from gate_section import gate_section
+from scale_section import scale_section
 from third_party_page import third_party_section
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -84,6 +85,7 @@ true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**
         + attack_sections(*(_load(name) for name in ("attack_sweep", "attack_cost", "predictor")))
         + third_party_section(_load("third_party"), _load("capture_study"))
         + gate_section(_load("gate_errors"), _load("gate_speed"))
+        + scale_section(_load("scale"))
     )
 
 

@@ -87,8 +87,7 @@ def audit(
     with deterministic():
         before = preflight(runner, subject.images)
         findings, floor = before.findings, before.floor
-        fatal = any(f.code in _UNUSABLE for f in findings)
-        if fatal or (any(f.severity == "error" for f in findings) and not measure_anyway):
+        if ends_the_audit(findings, measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
         parts, complete = _measure(subject, runner, watch, before, store)
         samples = join(parts) if parts else None
@@ -98,6 +97,12 @@ def audit(
                 findings += check_again(subject, samples)
     status = "complete" if complete else "partial"
     return Outcome(_report(subject, status, findings, floor, samples), samples)
+
+
+def ends_the_audit(findings: list[Finding], measure_anyway: bool) -> bool:
+    """Whether nothing is measured after these findings of preflight."""
+    fatal = any(f.code in _UNUSABLE for f in findings)
+    return fatal or (any(f.severity == "error" for f in findings) and not measure_anyway)
 
 
 def _measure(

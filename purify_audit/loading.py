@@ -32,6 +32,7 @@ from purify_audit.purifiers.feedforward import FeedforwardPurifier
 from purify_audit.purifiers.schedule import noise_schedule
 from purify_audit.purifiers.transforms import TransformPurifier
 from purify_audit.record import printable
+from purify_audit.shard import place_on_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,16 @@ def load_classifier(checkpoint: Checkpoint, device: torch.device) -> Classifier:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: `auto` is CUDA where there is one.
+    """The device of a name: `auto` is CUDA where there is one, shared out among processes.
 
     Raises:
         PlanError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return (
+            torch.device("cuda", place_on_machine() % devices) if devices else torch.device("cpu")
+        )
     wanted = re.fullmatch("(cpu|cuda)(:[0-9]{1,4})?", name)
     if not wanted:
         raise PlanError(f"device '{name}' is not auto, cpu, cuda or cuda:N")

@@ -70,12 +70,12 @@ class Audited:
         raise AssertionError(table)
 
     def _judged(self, policy: str | Path | None, baseline: str | Path | None) -> "Judgement":
-        from purify_audit.cli.judging import Saved, judged
+        from purify_audit.cli.judging import Saved, judged, opened_baseline
         from purify_audit.gate.policy import read_policy
 
         rules = read_policy(self.policy if policy is None else Path(policy), Path.cwd())
         before = None if baseline is None else Path(baseline)
-        return judged(Saved(self.report, self.path), rules, before)
+        return judged(Saved(self.report, self.path), rules, opened_baseline(rules, before))
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,11 +133,11 @@ def open_project(path: Path) -> ProjectFile:
     """
     try:
         raw = path.read_bytes()
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
         table = tomllib.loads(text)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise PlanError(f"{path.name}: cannot be read: {error}") from None
     inside = ("tool", "purify-audit") if path.name == "pyproject.toml" else ()
     for name in inside:

@@ -15,6 +15,8 @@ LAUNCHERS = (  # variables: index, count, first index
     ("CI_NODE_INDEX", "CI_NODE_TOTAL", 1),  # GitLab `parallel:`
 )
 
+_ON_THIS_MACHINE = ("LOCAL_RANK", "SLURM_LOCALID")  # torchrun, srun
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -70,3 +72,9 @@ def shard_of(environment: Mapping[str, str] = os.environ) -> Shard:
                 " run; give --shard I/N"
             ) from None
     return Shard()
+
+
+def place_on_machine(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's place among those that were launched with it on one machine; 0 if alone."""
+    told = (environment.get(name, "") for name in _ON_THIS_MACHINE)
+    return next((int(text) for text in told if re.fullmatch(r"\d+", text)), 0)

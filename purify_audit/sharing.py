@@ -1,6 +1,6 @@
 """A process's part of a run's units, computed and kept; and what is still missing."""
 
-from purify_audit.audit import compression_phase
+from purify_audit.audit import compression_phase, ends_the_audit
 from purify_audit.battery import attack_phase, share_attacks
 from purify_audit.defended import Tick, attack_of, defences_of
 from purify_audit.errors import PlanError
@@ -54,8 +54,7 @@ def share(
     )
     if compresses:
         with deterministic():
-            findings = preflight(runner, subject.images).findings
-            if any(f.severity == "error" for f in findings) and not anyway:
+            if ends_the_audit(preflight(runner, subject.images).findings, anyway):
                 return
             compression_phase(subject, runner).share(store, *part)
     if plan.attack is not None:
@@ -63,10 +62,19 @@ def share(
             share_attacks(subject, tick, store, *part)
 
 
-def missing(subject: Subject, store: RunStore, compresses: bool = True) -> dict[str, list[int]]:
-    """Units of a run that nobody has finished, by phase."""
+def missing(
+    subject: Subject, store: RunStore, which: tuple[bool, bool] = (True, False)
+) -> dict[str, list[int]]:
+    """Units of a run that nobody has finished, by phase; `which` as for `share`.
+
+    None, where the run ends in preflight.
+    """
     runner = Runner(subject.purifier, subject.device, subject.plan.seed, subject.plan.microbatch)
-    phases = list[Phase]()
+    phases, (compresses, anyway) = list[Phase](), which
+    if compresses and not store.done("compression"):
+        with deterministic():
+            if ends_the_audit(preflight(runner, subject.images).findings, anyway):
+                return {}
     if compresses:
         phases.append(compression_phase(subject, runner))
     if subject.plan.attack is not None:

@@ -23,7 +23,7 @@ def line_numbers(text: str) -> dict[Path, int]:
     counts: dict[Path, int] = {}
     table: Path = ()
     open_string = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if open_string:
             open_string = "" if open_string in line else open_string
             continue

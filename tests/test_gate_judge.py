@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from judged import TODAY, decided, estimate, measured, report_of, rules
 
 from purify_audit.findings import CODES, finding
-from purify_audit.gate.judge import verdict
+from purify_audit.gate.judge import judge
 from purify_audit.metrics import METRICS
 
 RATE = 'id = "rate"\nmetric = "compression_rate"\nmax = 0.6'
@@ -61,7 +61,7 @@ def test_a_radius_is_the_same_however_it_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("bound", ["min = -100", "max = 100"])
+@pytest.mark.parametrize("bound", ["min = 0", "max = 1"])
 def test_a_missing_estimate_never_passes(tmp_path, metric, bound):
     result = first(tmp_path, report_of(), f'id = "a"\nmetric = "{metric}"\n{bound}')
     assert result.decision == "inconclusive"
@@ -176,14 +176,17 @@ NONE = 'id = "clean"\nfindings = ["PA107", "PA2"]'
 
 
 def test_a_rule_about_findings(tmp_path):
-    assert first(tmp_path, report_of(), NONE).decision == "pass"
+    assert first(tmp_path, report_of(), NONE, gate="min_images = 2").decision == "pass"
     warned = report_of(findings=(finding("PA204", "the class is lost", {}),))
-    result = first(tmp_path, warned, NONE)
+    result = first(tmp_path, warned, NONE, gate="min_images = 2")
     assert result.decision == "fail"
     assert "PA204: the class is lost" in result.sentence
     other = report_of(findings=(finding("PA109", "x", {}),))
-    assert first(tmp_path, other, NONE).decision == "pass"
-    assert first(tmp_path, report_of(status="partial"), NONE).decision == "inconclusive"
+    assert first(tmp_path, other, NONE, gate="min_images = 2").decision == "pass"
+    assert (
+        first(tmp_path, report_of(status="partial"), NONE, gate="min_images = 2").decision
+        == "inconclusive"
+    )
 
 
 @pytest.mark.parametrize("codes", ['["PA309"]', '["PA3"]', '["PA"]'])
@@ -197,10 +200,11 @@ def test_a_warning_is_told_and_changes_nothing(tmp_path):
     failing = RATE.replace("0.6", "0.1")
     policy = rules(tmp_path, failing + '\nseverity = "warning"', ROBUST)
     robust = estimate("aligned_robust_accuracy", value=0.5, lower=0.4, upper=0.6)
-    judgement = decided(report_of(estimate(), robust), policy)
+    report = report_of(estimate(), robust)
+    judgement = decided(report, policy)
     assert judgement.rules[0].decision == "fail"
     assert judgement.verdict == "pass"
-    assert verdict(list(judgement.rules), warnings_too=True) == "fail"
+    assert judge(report, policy, TODAY, None, warnings_too=True).verdict == "fail"
 
 
 def waiver(model, expires="2026-12-31", rule="rate"):
@@ -247,7 +251,9 @@ def test_without_a_baseline_a_regression_rule_is_open(tmp_path):
     rule = 'id = "a"\nmetric = "compression_rate"\nmax_increase = 0.1'
     result = first(tmp_path, report_of(estimate()), rule)
     assert (result.decision, result.sentence) == (
-        "inconclusive", "There is no baseline to compare with.")  # fmt: skip
+        "inconclusive",
+        "There is no baseline to compare with; name one with --baseline or in [gate].",
+    )
 
 
 @pytest.mark.parametrize(("high", "told"), [(1.3, True), (0.7, False)])
@@ -263,3 +269,70 @@ def test_a_long_upper_tail_is_told(tmp_path, high, told):
     assert [n.startswith("The compression_rate (l2, sign, 0.1) spreads") for n in notes] == (
         [True] if told else []
     )
+
+
+# --- what a review found to pass and must not ---------------------------------------------------
+
+
+def attacked_report(*estimates, predict_only=False, **changes):
+    """A report with an attack in it, as far as the gate looks."""
+    from purify_audit.attack_plan import AttackPlan
+    from purify_audit.report.schema import AttackInfo
+
+    plan = AttackPlan(norm="linf", eps=(0.1,), steps=2, draws=1, restarts=1, held_out=2,
+                      square_queries=10, microbatch=8, predict_only=predict_only)  # fmt: skip
+    info = AttackInfo(gradients={}, fuzziness=(), caps=(), correlations={}, images=(),
+                      compresses_yet_falls=(), stands_without_compressing=(), evaluations=0,
+                      environment={})  # fmt: skip
+    before = measured()
+    return report_of(
+        *estimates, plan=before.plan.model_copy(update={"attack": plan}), attack=info, **changes
+    )
+
+
+FEW = "min_images = 2"
+
+
+@pytest.mark.parametrize("codes", ['["PA309"]', '["PA3"]', '["PA301", "PA306"]'])
+def test_an_attacks_findings_need_a_whole_and_sound_attack(tmp_path, codes):
+    rule = f'id = "a"\nfindings = {codes}'
+    assert first(tmp_path, attacked_report(), rule, gate=FEW).decision == "pass"
+    foretold = first(tmp_path, attacked_report(predict_only=True), rule, gate=FEW)
+    assert (foretold.decision, foretold.blocked) == ("inconclusive", True)
+    unsound = attacked_report(findings=(finding("PA305", "x", {}),))
+    assert first(tmp_path, unsound, rule, gate=FEW).decision != "pass"
+    broken = attacked_report(findings=(finding("PA101", "x", {}),))
+    assert first(tmp_path, broken, rule, gate=FEW).decision == "inconclusive"
+
+
+def test_few_images_find_little(tmp_path):
+    rule = 'id = "a"\nfindings = ["PA1"]'
+    assert first(tmp_path, report_of(), rule, gate="min_images = 4").decision == "pass"
+    few = first(tmp_path, report_of(), rule, gate="min_images = 5")
+    assert (few.decision, few.n_images) == ("inconclusive", 4)
+
+
+def test_without_a_classifier_nobody_looks_for_lost_classes(tmp_path):
+    result = first(tmp_path, report_of(), 'id = "a"\nfindings = ["PA204"]', gate=FEW)
+    assert result.decision == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"status": "partial"}, {"findings": (finding("PA101", "x", {}),)}]
+)
+@pytest.mark.parametrize("severity", ["error", "warning"])
+def test_no_waiver_and_no_warning_passes_what_was_not_measured(tmp_path, changes, severity):
+    report = report_of(estimate(), **changes)
+    after = waiver(report.checkpoint.sha256)
+    judgement = decided(report, rules(tmp_path, RATE + f'\nseverity = "{severity}"', after=after))
+    assert judgement.rules[0].waived is None
+    assert judgement.verdict == "inconclusive"
+
+
+def test_draws_that_an_estimate_does_not_have_are_too_few(tmp_path):
+    gap = estimate("randomness_inflation", probe="fresh", norm="linf", n_draws=None, value=0.0,
+                   lower=-0.01, upper=0.01)  # fmt: skip
+    rule = 'id = "a"\nmetric = "randomness_inflation"\nmax = 0.1'
+    assert first(tmp_path, attacked_report(gap), rule).decision == "pass"
+    asked = first(tmp_path, attacked_report(gap), rule + "\nmin_draws = 4")
+    assert asked.decision == "inconclusive"

@@ -1,5 +1,6 @@
 """Runs that are interrupted, divided, killed and taken up again end with one report."""
 
+import json
 import os
 import shutil
 import signal
@@ -371,6 +372,19 @@ def test_missing_attacks_are_told_by_phase(run_cli, done):
     assert "units are missing: attack 1; certify 1; compute" in err
 
 
+@pytest.mark.parametrize("anyway", [(), ("--measure-anyway",)])
+def test_parts_of_a_run_that_ends_in_preflight_have_nothing_to_compute(anyway, run_cli, here):
+    code = "def make():\n    return lambda x: x * float('nan')\n"
+    Path("broken.py").write_text(code, encoding="utf-8")
+    run = ("compress", "--purifier", "broken.py:make", "--data", "digits", *SMALL, *anyway)
+    assert run_cli(*run, "--out", "a.json")[0] == 3
+    assert "PA103" in {f.code for f in read_report(Path("a.json")).findings}
+    for n in (0, 1):
+        assert run_cli(*run, "--shard", f"{n}/2", "--run-dir", f"p{n}")[0] == 0
+    assert run_cli("merge", "p0", "p1", "--out", "m.json")[0] == 3
+    assert body("m.json") == body("a.json")
+
+
 def test_parts_of_different_runs_do_not_merge(refused, done):
     done(*MEDIAN, "--shard", "0/2", "--run-dir", "p0")
     done(*MEDIAN, "--shard", "1/2", "--run-dir", "p1", "--seed", 1)
@@ -523,8 +537,10 @@ def test_a_folder_in_use_is_refused_and_sigterm_ends_its_run_in_order(refused, p
     process = start(*SLOW, "--run-dir", "t.run", "--out", "t.json")
     with running(process):
         wait_for(1, "t.run", process)
+        process.send_signal(signal.SIGSTOP)  # it must not be done before the other one has looked
         told = refused(*SLOW, "--run-dir", "t.run", "--out", "b.json")
         process.terminate()
+        process.send_signal(signal.SIGCONT)
         out, _ = process.communicate(timeout=60)
     assert told.startswith(f"t.run: is in use by process {process.pid} on ")
     assert not Path("b.json").exists()
@@ -573,3 +589,15 @@ def test_when_one_of_two_dies_the_other_finishes(plain):
     assert ranks[0].returncode == 0, err
     assert len(kept("p.run")) == 24
     assert body("p.json") == body(plain("slow", SLOW))
+
+
+def test_the_page_tells_what_the_kills_gave():
+    made = json.loads((ROOT / "benchmarks" / "kill_runs.json").read_text(encoding="utf-8"))
+    among = sum(n for where, n in made["kills_by_place"].items() if where.endswith("among units"))
+    kills, runs = made["kills"], sum(made["runs"].values())
+    page = (ROOT / "docs" / "howto-cluster.md").read_text(encoding="utf-8")
+    told = " ".join(page.split())
+    assert kills >= 60
+    assert (made["faults"], made["kept_units_computed_again"]) == (0, 0)
+    assert f"{kills} kills in {runs} runs of `compress` and `verify`, {among} of them" in told
+    assert f"among units and {kills - among} before the first one" in told

@@ -6,6 +6,7 @@ from judged import estimate
 from scipy.stats import binomtest, ttest_rel
 
 from purify_audit.attack_statistics import paired_interval
+from purify_audit.errors import ReportError
 from purify_audit.gate.paired import Column, mcnemar, pair
 
 RNG = np.random.default_rng(5)
@@ -78,9 +79,21 @@ def test_looks_share_the_level():
     assert (split.lower, split.upper, split.level) == (strict.lower, strict.upper, 0.9)
 
 
-def test_one_image_has_no_interval():
-    found = pair(estimate(), column([1.0]), column([2.0]), 0.9)
-    assert (found.change.value, found.change.lower) == (-1.0, None)
+def test_fewer_than_two_images_in_common_are_refused():
+    for old in (column([2.0]), column([1.0, 2.0], first=5)):
+        with pytest.raises(ReportError, match="fewer than two images have it"):
+            pair(estimate(), column([1.0]), old, 0.9)
+
+
+def test_changes_of_differences_do_not_shrink_to_nothing():
+    """A difference of shares lies in [−1, 1], its change in [−2, 2]: twice that of the halves."""
+    e = estimate("randomness_inflation", probe="fresh")
+    same = pair(e, column(np.zeros(16)), column(np.zeros(16)), 0.95).change
+    half = paired_interval(np.zeros(16), 0.95)
+    assert (same.lower, same.upper) == (2 * half[0], 2 * half[1])
+    assert same.upper > 0.1
+    worst = pair(e, column(np.ones(16)), column(-np.ones(16)), 0.95).change
+    assert worst.value == 2.0
 
 
 def test_equal_values_of_few_images_are_not_certain_for_verdicts():

@@ -84,6 +84,21 @@ def test_a_policy_is_read(tmp_path):
         ("0.9", "1.0", "policy.toml, line 5: 'confidence': Input should be less than 1"),
         ("images = 64", "images = '64'", "policy.toml, line 2: 'images' is '64', not a whole"),
         ("[gate]", "[gate", "policy.toml: cannot be read: "),
+        ("max = 0.5", "max = true", "policy.toml, line 12: 'max'"),
+        ("max = 0.5", 'max = "0.5"', "policy.toml, line 12: 'max'"),
+        ("confidence = 0.9", 'confidence = "0.9"', "policy.toml, line 5: 'confidence'"),
+        ("2027-01-31", "1801353600", "policy.toml, line 22: 'expires'"),
+        ('"known"', '" "', "policy.toml, line 21: 'reason'"),
+        ('"8/255"', "-1", "policy.toml, line 11: 'eps'"),
+        ('"8/255"', "true", "policy.toml, line 11: 'eps'"),
+        ('"PA1"', '"PA313"', "PA313 is found where a report is computed again"),
+        ('["PA1"]', '["PA1"]\nmin_draws = 3', "a rule about findings has no 'min_draws'"),
+        ('["PA1"]', '["PA1"]\nconfidence = 0.9', "a rule about findings has no 'confidence'"),
+        (
+            '"compression_rate"\nnorm = "l2"\neps = "8/255"\nmax = 0.5',
+            '"anchor_accuracy"\nmin = 1.5',
+            "line 7: anchor_accuracy lies in [0, 1], and min = 1.5 does not",
+        ),
     ],
 )
 def test_a_fault_is_told_with_its_place(tmp_path, old, new, message):
@@ -183,3 +198,16 @@ def test_every_key_of_the_records_is_described():
 def test_the_committed_schema_is_this_one():
     page = Path(__file__).parents[1] / "docs/policy.schema.json"
     assert page.read_text(encoding="utf-8") == policy_schema()
+
+
+def test_line_breaks_and_marks_of_other_systems(tmp_path):
+    path = tmp_path / "p.toml"
+    rule = '[[gate.rule]]\r\nid = "a"\r\nmetric = "compression_rate"\r\nmax = 1\r\n'
+    path.write_bytes(("\ufeff" + rule).encode())
+    assert read_policy(path, tmp_path).policy.rule[0].max == 1
+    path.write_text('# \u2028 \x85\n[[gate.rule]]\nid = "a"\nmetrc = 3\n', encoding="utf-8")
+    with pytest.raises(PlanError, match=r"p\.toml, line 4: no key 'metrc'"):
+        read_policy(path, tmp_path)
+    path.write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(PlanError, match="cannot be read"):
+        read_policy(path, tmp_path)

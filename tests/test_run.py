@@ -115,7 +115,7 @@ def test_a_prediction_is_made_where_only_that_is_needed(run, tmp_path):
         (RATE.replace('"sign"', '"nothing"') + "max = 1\n", "probe 'nothing'"),
         (RATE + "max = 1\nmin_images = 64\n", "it asks for 64 images and 32 are planned"),
         (RATE + "max = 1\neps = 0.3\n", "no radius 0.3 is planned"),
-        (ROBUST + 'min = 0\nprobe = "sign"\n', "there are aligned, fresh, bare, predicted"),
+        (ROBUST + 'min = 0\nprobe = "sign"\n', "there are aligned, fresh"),
         (RATE.replace("compression_rate", "rms_gain").replace("sign", "power") + "max = 1\n",
          "rms_gain (l2, power): there are sign"),
         ('[[gate.rule]]\nid = "a"\nmetric = "anchor_accuracy"\nmin = 0\nprobe = "sign"\n',
@@ -234,3 +234,97 @@ def test_a_report_is_read_at_another_level(cli_in, tmp_path):
     assert schemas.returncode == 0
     for name in ("s.json", "p.json"):
         assert json.loads((tmp_path / name).read_text())["$schema"]
+
+
+def test_a_baseline_in_the_folder_of_the_run_is_not_the_new_report(run, tmp_path):
+    """The run replaces audit/report.json; it is compared with what was there before."""
+    run(RATE + "max = 9\n", "--full", checkpoint="median:size=3", images=16)
+    rule = RATE + "max_increase = 0.02\n"
+    worse = run(rule, "--baseline", "audit/report.json", "--full", images=16,
+                checkpoint="bit-depth:bits=1")  # fmt: skip
+    result = json.loads((tmp_path / "audit/judgement.json").read_text())
+    assert worse.returncode == 1, worse.stdout
+    assert result["rules"][0]["value"] > 0.02
+    assert result["baseline_sha256"] is not None
+
+
+def test_a_baseline_that_cannot_be_compared_with_is_refused_before_anything_is_spent(
+    run, tmp_path, cli_in
+):
+    run(RATE + "max = 9\n", "--full", images=16)
+    cli_in(tmp_path, "baseline", "save", "audit/report.json", "old.safetensors")
+    text = (tmp_path / "purify-audit.toml").read_text().replace("draws = 2", "draws = 3")
+    (tmp_path / "purify-audit.toml").write_text(text.replace("max = 9", "max_increase = 0.02"))
+    done = cli_in(tmp_path, "run", "--quiet", "--baseline", "old.safetensors")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "draws 3 here, 2 there" in done.stderr
+    left = {p.name for p in (tmp_path / "audit").iterdir()}
+    assert left == {"junit.xml", "report.rows.safetensors"}  # nothing of the run before is left
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html", "judgement.json"])
+def test_what_cannot_be_written_is_told_before_anything_is_spent(run, tmp_path, name):
+    (tmp_path / "audit" / name).mkdir(parents=True)
+    done = run(RATE + "max = 9\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be written" in done.stderr
+
+
+def test_a_purifier_that_remembers_is_found_out(cli_in, tmp_path):
+    """It answers what is near something it has seen as it answered that."""
+    (tmp_path / "memory.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    seen = []\n"
+        "    def purify(x):\n"
+        "        out = []\n"
+        "        for row in x:\n"
+        "            near = [s for s in seen if (s - row).abs().max() < 0.4]\n"
+        "            if not near:\n"
+        "                seen.append(row.clone())\n"
+        "            out.append(near[0] if near else row)\n"
+        "        return torch.stack(out)\n"
+        "    return purify\n"
+    )
+    text = "data = 'digits'\nimages = 12\n[gate]\nmin_images = 8\n" + RATE + "max = 0.7\n"
+    (tmp_path / "purify-audit.toml").write_text(text)
+    done = cli_in(tmp_path, "run", "--purifier", "memory:make", "--quiet")
+    codes = {f.code for f in report_in(tmp_path).findings}
+    assert codes & {"PA101", "PA102", "PA203"}, done.stdout
+    assert done.returncode == 3
+
+
+def test_a_warning_that_counts_is_in_every_output(run, tmp_path):
+    rule = RATE + 'max = 0.001\nseverity = "warning"\n'
+    done = run(rule, "--full", "--fail-on", "warning")
+    assert done.returncode == 1
+    assert json.loads((tmp_path / "audit/judgement.json").read_text())["verdict"] == "fail"
+
+
+def test_two_outputs_in_one_file_are_refused(cli_in, tmp_path):
+    cli_in(tmp_path, "compress", "median:size=3", "--data", "digits", "--images", 8, "--directions",
+           2, "--draws", 2, "--quiet")  # fmt: skip
+    (tmp_path / "p.toml").write_text("[gate]\nmin_images = 2\n" + RATE + "max = 9\n")
+    done = cli_in(
+        tmp_path, "gate", "report.json", "--policy", "p.toml", "--junit", "x", "--sarif", "x"
+    )
+    assert done.returncode == 2
+    assert "two outputs" in done.stderr
+
+
+def test_names_cannot_speak_to_the_terminal_or_to_the_runner(cli_in, tmp_path):
+    cli_in(tmp_path, "compress", "median:size=3", "--data", "digits", "--images", 8, "--directions",
+           2, "--draws", 2, "--quiet")  # fmt: skip
+    report = read_report(tmp_path / "report.json")
+    card = report.checkpoint.card.model_copy(update={"name": "x\n::error::pwned \x1b[31m"})
+    changed = report.model_copy(
+        update={"checkpoint": report.checkpoint.model_copy(update={"card": card})}
+    )
+    ran = report.run.model_copy(update={"body_sha256": changed.body_sha256()})
+    changed = changed.model_copy(update={"run": ran})
+    (tmp_path / "report.json").write_text(changed.model_dump_json(indent=1))
+    (tmp_path / "p.toml").write_text("[gate]\nmin_images = 2\n" + RATE + "max = 9\n")
+    for command in (("gate", "report.json", "--policy", "p.toml"), ("report", "report.json")):
+        done = cli_in(tmp_path, *command)
+        assert not [line for line in done.stdout.splitlines() if line.startswith("::")], command
+        assert "\x1b" not in done.stdout

@@ -1,5 +1,6 @@
 """The rivals of `benchmarks/scale.py` compute the numbers that the tool computes."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from purify_audit.compression import measure_compression, random_cells
 from purify_audit.runtime import Runner, deterministic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
 import scale_budget
 import scale_growth
 import scale_rivals
+import scale_section
 import scale_timing
 
+ROOT = Path(__file__).parents[1]
 SEED, DRAWS = 5, 2
 
 
@@ -65,7 +69,10 @@ def test_pictures_that_no_bundled_image_fits_are_grey_noise():
 
 def test_a_comparison_alternates_and_keeps_every_value(monkeypatch):
     now, calls = [0.0], []
-    monkeypatch.setattr(scale_timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(scale_timing.time, "process_time", lambda: now[0])
+    monkeypatch.setattr(
+        scale_timing.time, "perf_counter", lambda: 2.0 * now[0] + calls.count("top")
+    )
 
     def taking(name, seconds):
         def run():
@@ -75,13 +82,15 @@ def test_a_comparison_alternates_and_keeps_every_value(monkeypatch):
         return run
 
     found = scale_timing.compared(3, taking("top", 3.0), taking("bottom", 2.0))
-    assert found == {"median": 1.5, "all": [1.5] * 3, "seconds": [3.0, 2.0]}
+    wall = {"median": 1.75, "all": [1.75] * 3}  # twice the time, and a second more for the top
+    assert found == {"median": 1.5, "all": [1.5] * 3, "seconds": [3.0, 2.0], "wall": wall}
     assert calls == ["bottom", "top", *["bottom", "top", "bottom"] * 3]
 
 
 def test_a_comparison_that_spreads_is_made_once_more(monkeypatch):
     now, costs = [0.0], iter([1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
-    monkeypatch.setattr(scale_timing.time, "perf_counter", lambda: now[0])
+    for clock in ("process_time", "perf_counter"):
+        monkeypatch.setattr(scale_timing.time, clock, lambda: now[0])
 
     def top():
         now[0] += next(costs)
@@ -130,3 +139,23 @@ def test_images_needed_make_a_t_interval_of_that_half_width():
     half = [scale_budget.half_width(0.04, m) for m in (n - 1, n)]
     assert half[0] > 0.01 >= half[1]
     assert n == pytest.approx(0.04 * (1.96 / 0.01) ** 2, abs=4)
+
+
+@pytest.fixture
+def measured():
+    return json.loads((ROOT / "benchmarks" / "scale.json").read_text(encoding="utf-8"))
+
+
+def test_every_figure_is_measured(measured):
+    import scale
+
+    assert measured["figures"].keys() == scale.FIGURES.keys()
+
+
+@pytest.mark.parametrize(("value", "word"), [(1.08, "met"), (1.09, "missed")])
+def test_the_page_says_whether_a_goal_is_met(measured, value, word):
+    figure = measured["figures"]["gradient_digits"]["figure"]
+    figure |= {"median": value, "all": [1.0, value, 1.25]}
+    page = scale_section.scale_section(measured)
+    assert f"10 steps | {value:.2f} [1.00, 1.25] | {word} |" in page
+    assert "Nothing here was run on a GPU" in page

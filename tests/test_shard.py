@@ -5,7 +5,8 @@ from itertools import permutations
 import pytest
 
 from purify_audit.errors import InputError
-from purify_audit.shard import Shard, parse_shard, shard_of
+from purify_audit.loading import choose_device
+from purify_audit.shard import Shard, parse_shard, place_on_machine, shard_of
 
 KUBERNETES = ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS")
 GITLAB = ("CI_NODE_INDEX", "CI_NODE_TOTAL")
@@ -132,3 +133,31 @@ def test_a_task_of_an_array_is_told_by_the_array():
     said = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
     said |= {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
     assert shard_of(said) == Shard(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "3"}, 3),
+        ({"SLURM_LOCALID": "2"}, 2),
+        ({"LOCAL_RANK": "1", "SLURM_LOCALID": "0"}, 1),  # torchrun inside srun
+        ({"LOCAL_RANK": "", "SLURM_LOCALID": "2"}, 2),
+        ({"LOCAL_RANK": "-1"}, 0),
+    ],
+)
+def test_the_place_among_those_on_one_machine(said, place):
+    assert place_on_machine(said) == place
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [(4, ["cuda:0", "cuda:1", "cuda:2"]), (2, ["cuda:0", "cuda:1", "cuda:0"]), (1, ["cuda:0"] * 3)],
+)
+def test_processes_of_one_machine_share_out_its_devices(devices, chosen, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
+    for place, device in enumerate(chosen):
+        monkeypatch.setenv("LOCAL_RANK", str(place))
+        assert str(choose_device("auto")) == device
+    assert str(choose_device("cpu")) == "cpu"

@@ -12,6 +12,7 @@ EXIT_CODES: dict[int, str] = {
     " ended early, or no rule fails and at least one is undecided.",
     EXIT_BROKEN: "The audit itself broke down: a fault of the program, or of the machine.",
     130: "Interrupted by Ctrl-C; what was measured is written, as partial.",
+    138: "Interrupted by SIGUSR1, as SLURM sends it before the end; the same.",
     143: "Interrupted by SIGTERM, as batch systems send it; the same.",
 }
 """What every exit code means; `docs/exit-codes.md` is generated from here."""

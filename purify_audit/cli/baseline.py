@@ -92,8 +92,9 @@ def diff(
 
 def _row(comparison: "Comparison", e: "Estimate", level: float) -> tuple[str, ...]:
     from purify_audit.gate.wording import named, number
+    from purify_audit.levels import looks_behind
 
-    found = comparison(e, level)
+    found = comparison(e, level, looks_behind(e.metric, comparison.new.report.plan))
     change = found.change
     ends = "—"
     if change.lower is not None and change.upper is not None:

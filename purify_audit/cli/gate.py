@@ -33,15 +33,15 @@ def gate(
     when = j.checked_fail_on(fail_on)
     rules = read_policy(policy, Path())
     saved = j.open_report(report)
-    judgement = j.judged(saved, rules, baseline)
-    files = j.Files(html, markdown, junit, sarif, gitlab_metrics, gitlab_codequality, in_toto, when)
-    files.write(saved, judgement)
+    judgement = j.judged(saved, rules, j.opened_baseline(rules, baseline), when)
     if as_json:
         print(judgement.model_dump_json(indent=1))
     else:
         from purify_audit.render.console import show_judgement
 
         show_judgement(Console(), judgement)
+    files = j.Files(html, markdown, junit, sarif, gitlab_metrics, gitlab_codequality, in_toto, when)
+    files.write(saved, judgement)
     if github:
         j.tell_github(saved, judgement)
     raise typer.Exit(0 if exit_zero else j.exit_code(judgement, when))

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +15,7 @@ from purify_audit.errors import PlanError, PurifyAuditError, ReportError
 
 if TYPE_CHECKING:
     from purify_audit.attack_samples import AttackSamples
-    from purify_audit.gate.judge import Difference
+    from purify_audit.gate.baseline import Baseline
     from purify_audit.gate.judgement import Judgement
     from purify_audit.gate.policy import PolicyFile
     from purify_audit.report.schema import Report
@@ -98,6 +98,9 @@ class Saved:
 def open_report(path: Path, level: float | None = None) -> Saved:
     """A saved report, with its intervals at another level if one is asked for.
 
+    Intervals that do not follow from what the report holds (of correlations, and of decisions that
+    random directions flip) are then left out.
+
     Raises:
         InputError: it cannot be read, or the level is none.
     """
@@ -105,57 +108,54 @@ def open_report(path: Path, level: float | None = None) -> Saved:
 
     report = read_report(path)
     if level is not None:
-        from purify_audit.levels import at_level, looks_behind
+        from purify_audit.report.relevel import at_level
 
         if not 0.5 < level < 1:
             raise PlanError(f"--level {level:g} is not between 0.5 and 1")
-        plan = report.plan
-        estimates = tuple(
-            at_level(e, level, looks_behind(e.metric, plan)) for e in report.estimates
-        )
-        report = report.model_copy(update={"estimates": estimates})
+        report = at_level(report, level)
     return Saved(report, path)
 
 
-def difference_of(saved: Saved, policy: "PolicyFile", named: Path | None) -> "Difference | None":
-    """How estimates differ from the baseline's; none where no rule asks, or there is no baseline.
+def opened_baseline(policy: "PolicyFile", named: Path | None) -> "Baseline | None":
+    """The baseline that was named, else the policy's; none where no rule needs one.
 
     Raises:
-        ReportError: the baseline cannot be read, or cannot be compared with.
+        ReportError: it cannot be read.
     """
-    path = baseline_path(policy, named)
+    path = named
+    if path is None and policy.policy.baseline is not None:
+        path = policy.file.path.parent / policy.policy.baseline
     if path is None or not any(rule.regression for rule in policy.policy.rule):
         return None
-    from purify_audit.gate.baseline import compare, open_baseline, values_of
+    from purify_audit.gate.baseline import open_baseline
 
-    return compare(values_of(saved.report, saved.path.parent), open_baseline(path))
-
-
-def baseline_path(policy: "PolicyFile", named: Path | None) -> Path | None:
-    """The baseline that was named, else the policy's."""
-    if named is not None or policy.policy.baseline is None:
-        return named
-    return policy.file.path.parent / policy.policy.baseline
+    return open_baseline(path)
 
 
-def judged(saved: Saved, policy: "PolicyFile", baseline: Path | None) -> "Judgement":
+def judged(
+    saved: Saved, policy: "PolicyFile", old: "Baseline | None", fail_on: FailOn = "inconclusive"
+) -> "Judgement":
     """The judgement of a saved report.
 
     Raises:
-        ReportError: see `difference_of`.
+        ReportError: the report's rows are gone, or it cannot be compared with the baseline.
     """
     from purify_audit.gate.judge import judge
 
-    return judge(saved.report, policy, date.today(), difference_of(saved, policy, baseline))
+    difference = None
+    if old is not None:
+        from purify_audit.gate.baseline import compare, values_of
+
+        difference = compare(values_of(saved.report, saved.path.parent), old)
+    found = judge(saved.report, policy, date.today(), difference, fail_on == "warning")
+    return found.model_copy(update={"baseline_sha256": None if old is None else old.sha256})
 
 
 def exit_code(judgement: "Judgement", fail_on: FailOn) -> int:
     """0, 1 or 3."""
-    from purify_audit.gate.judge import verdict
-
-    code = {"pass": 0, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
-    found = verdict(list(judgement.rules), warnings_too=fail_on == "warning")
-    return 0 if fail_on == "fail" and found == "inconclusive" else code[found]
+    if fail_on == "fail" and judgement.verdict == "inconclusive":
+        return 0
+    return {"pass": 0, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}[judgement.verdict]
 
 
 def checked_fail_on(text: str) -> FailOn:
@@ -186,8 +186,13 @@ class Files:
         """Write them.
 
         Raises:
+            PlanError: two of them are one file.
             PurifyAuditError: the disk refuses.
         """
+        named = [p for f in fields(self) if isinstance(p := getattr(self, f.name), Path)]
+        twice = [path for path in named if named.count(path) > 1 and str(path) != "-"]
+        if twice:
+            raise PlanError(f"{twice[0]}: two outputs are to be written there")
         if self.html is not None:
             from purify_audit.render.html import html_report
 
@@ -234,9 +239,14 @@ def tell_github(saved: Saved, judgement: "Judgement") -> None:
         ("GITHUB_STEP_SUMMARY", step_summary(saved.report, judgement)),
         ("GITHUB_OUTPUT", outputs(judgement, saved.report, str(saved.path))),
     ):
-        if os.environ.get(name):
-            with Path(os.environ[name]).open("a", encoding="utf-8") as file:
+        path = os.environ.get(name)
+        if not path:
+            continue
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
                 file.write(text)
+        except OSError as error:
+            raise PurifyAuditError(f"{name}={path}: cannot be written: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:

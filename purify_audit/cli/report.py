@@ -66,7 +66,8 @@ def report(
     if policy is not None:
         from purify_audit.gate.policy import read_policy
 
-        judgement = j.judged(saved, read_policy(policy, Path()), baseline)
+        rules = read_policy(policy, Path())
+        judgement = j.judged(saved, rules, j.opened_baseline(rules, baseline))
     files = j.Files(html=html, markdown=markdown, gitlab_metrics=gitlab_metrics)
     files.write(saved, judgement)
     _write_data(saved, csv, per_image)

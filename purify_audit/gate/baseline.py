@@ -1,6 +1,7 @@
 """A baseline: a report with every metric's value for every image, to compare a later one with."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,16 @@ def open_baseline(path: Path) -> Baseline:
                 )
                 for n, (m, norm, probe, eps) in enumerate(names)
             }
-            return Baseline(parse_report(about_file["report"].encode(), path), columns)
+            found = Baseline(parse_report(about_file["report"].encode(), path), columns)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ReportError(f"{path}: is no baseline and no report: {error}") from None
+    for e in found.report.estimates:
+        column = found.columns.get((e.metric, e.norm, e.probe, e.eps))
+        if column is None or e.metric == "rms_gain":  # a root of its values' mean
+            continue
+        if not math.isclose(float(column.values.mean()), e.value, rel_tol=1e-6, abs_tol=1e-9):
+            raise ReportError(f"{path}: its values of {e.metric} are not those of its report")
+    return found
 
 
 def save_baseline(path: Path, baseline: Baseline) -> None:
@@ -135,10 +143,11 @@ class Comparison:
                 f"the baseline has no {e.metric} of probe {e.probe} at this radius; measure it"
                 " again as this report was measured"
             )
+        both = self.new.report, self.old.report
         if about(e.metric).stage != "compress":
-            _refuse(_differing(_attacks(self.new.report), _attacks(self.old.report)))
-        if "accuracy" in e.metric:
-            _refuse(_differing(*(_judge(b.report) for b in (self.new, self.old))))
+            _refuse(_differing(*(_attacks(r) for r in both)))
+        if about(e.metric).stage != "compress" or "accuracy" in e.metric:
+            _refuse(_differing(*(_judge(r) for r in both)))
         return pair(e, self.new.columns[key], self.old.columns[key], level, looks)
 
 
@@ -162,6 +171,7 @@ def _refuse(differences: list[str]) -> None:
 
 def _incomparable(new: Report, old: Report) -> Iterator[str]:
     """What makes two reports different measurements, not measurements of different purifiers."""
+    yield from _untrustworthy(old)
     if new.noise_spec != old.noise_spec:
         yield f"noise {new.noise_spec} here, {old.noise_spec} there"
     theirs = dict(zip(old.data.ids, old.data.image_digests, strict=True))
@@ -172,8 +182,32 @@ def _incomparable(new: Report, old: Report) -> Iterator[str]:
         yield "fewer than two images in common"
     elif changed := [i for i, digest in shared if theirs[i] != digest]:
         yield f"images differ under the same id, e.g. {changed[0]}"
-    yield from _differing(*({n: r.environment.get(n) for n in _NUMERICS} for r in (new, old)))
+    brought = [{"perturbed images": r.data.brought_digest} for r in (new, old)]
+    yield from _differing(*brought)
+    yield from _differing(*(_numerics(r.environment) for r in (new, old)))
     yield from _differing(*(_dumped(r.plan, _SAME_PLAN) for r in (new, old)))
+
+
+def check_plan(plan: AuditPlan, environment: dict[str, Any], old: Baseline) -> None:
+    """Refuse, before anything is spent, a baseline that a planned audit could not be compared with.
+
+    Raises:
+        ReportError: settings differ; the message says in what.
+    """
+    here = _dumped(plan, _SAME_PLAN) | _numerics(environment)
+    there = _dumped(old.report.plan, _SAME_PLAN) | _numerics(old.report.environment)
+    _refuse([*_untrustworthy(old.report), *_differing(here, there)])
+
+
+def _untrustworthy(old: Report) -> list[str]:
+    codes = sorted({f.code for f in old.findings if f.severity == "error"})
+    return [f"it has findings that are errors, {', '.join(codes)}"] if codes else []
+
+
+def _numerics(environment: dict[str, Any]) -> dict[str, Any]:
+    """What decides the last digits: of GPUs also which."""
+    names = (*_NUMERICS, "device_name") if environment.get("device") == "cuda" else _NUMERICS
+    return {name: environment.get(name) for name in names}
 
 
 def _differing(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
@@ -189,8 +223,9 @@ def _dumped(plan: AuditPlan, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _attacks(report: Report) -> dict[str, Any]:
-    attack = report.plan.attack
-    return {} if attack is None else attack.model_dump(mode="json", exclude={"predict_only"})
+    attack, info = report.plan.attack, report.attack
+    plan = {} if attack is None else attack.model_dump(mode="json", exclude={"predict_only"})
+    return plan | ({} if info is None else _numerics(info.environment))
 
 
 def _judge(report: Report) -> dict[str, Any]:

@@ -25,7 +25,11 @@ _SKEWED = 2.0  # above: wrong PASS of more than twice the nominal share (benchma
 
 
 def judge(
-    report: Report, policy: PolicyFile, today: date, difference: Difference | None = None
+    report: Report,
+    policy: PolicyFile,
+    today: date,
+    difference: Difference | None = None,
+    warnings_too: bool = False,
 ) -> Judgement:
     """Decide every rule of a policy.
 
@@ -38,18 +42,19 @@ def judge(
         policy: what is required.
         today: for waivers.
         difference: for regression rules; without it they stay undecided.
+        warnings_too: whether rules of severity `warning` count like the others.
     """
     gate, results, used = policy.policy, list[RuleResult](), set[int]()
     for place, rule in enumerate(gate.rule):
         result = judge_rule(report, gate, rule, difference)
         waiver = next((n for n, w in enumerate(gate.waiver) if _covers(w, rule, report, today)), -1)
-        if waiver >= 0 and result.decision != "pass":
+        if waiver >= 0 and result.decision != "pass" and not result.blocked:
             used.add(waiver)
             result = result.model_copy(update={"waived": gate.waiver[waiver].reason})
         results.append(result.model_copy(update={"line": policy.line("rule", place)}))
     run = report.run
     return Judgement(
-        verdict=verdict(results),
+        verdict=verdict(report, gate, results, warnings_too),
         rules=tuple(results),
         notes=(*_waiver_notes(gate, report, today, used), *_skewed(report, results)),
         policy=str(policy.file.path),
@@ -62,11 +67,19 @@ def judge(
     )
 
 
-def verdict(results: list[RuleResult], warnings_too: bool = False) -> Decision:
-    """The worst decision among the rules that count: of severity `error`, and not waived."""
+def verdict(
+    report: Report, policy: Policy, results: list[RuleResult], warnings_too: bool
+) -> Decision:
+    """The worst decision among the rules that count: of severity `error`, and not waived.
+
+    Leave to break a rule is no leave to skip the measurement: what is partial or cannot be trusted
+    is at best inconclusive, whatever counts.
+    """
     counted: list[Decision] = [
         r.decision for r in results if r.waived is None and (warnings_too or r.severity == "error")
     ]
+    if any(_untrusted(report, rule, "pass") for rule in policy.rule):
+        counted.append("inconclusive")
     return min(counted, key=_WORST.__getitem__, default="pass")
 
 
@@ -75,7 +88,7 @@ def judge_rule(
 ) -> RuleResult:
     """Decide one rule: for a metric, the worst decision over every estimate that it names."""
     if rule.findings:
-        return _about_findings(report, rule)
+        return _about_findings(report, policy, rule)
     found = [e for e in report.estimates if _named(rule, e)]
     if not found:
         return RuleResult(
@@ -85,6 +98,7 @@ def judge_rule(
             requirement=requirement(rule),
             sentence=f"The report has no {named(rule)}.{_how_to_get(rule)}",
             metric=rule.metric,
+            blocked=True,
         )
     results = [_about_estimate(report, policy, rule, e, difference) for e in found]
     return min(results, key=lambda result: _WORST[result.decision])
@@ -113,12 +127,13 @@ def _how_to_get(rule: Rule) -> str:
 def _about_estimate(
     report: Report, policy: Policy, rule: Rule, e: Estimate, difference: Difference | None
 ) -> RuleResult:
-    confidence, pairing, blocked = policy.confidence_of(rule), None, _too_few(policy, rule, e)
+    confidence, pairing, blocked = policy.confidence_of(rule), None, ""
     looks = looks_behind(e.metric, report.plan)
     if not rule.regression:
         judged = at_level(e, confidence, looks)
     elif difference is None:
-        judged, blocked = e, "There is no baseline to compare with."
+        judged = e
+        blocked = "There is no baseline to compare with; name one with --baseline or in [gate]."
     else:
         pairing = difference(e, confidence, looks)
         judged = pairing.change
@@ -126,7 +141,7 @@ def _about_estimate(
     decision = decide(judged.lower, judged.upper, op, threshold)
     if decision == "fail" and pairing is not None and not pairing.surely_differs:
         decision, blocked = "inconclusive", "The verdicts that changed may have changed by chance."
-    blocked = blocked or _untrusted(report, rule, decision)
+    blocked = blocked or _too_few(policy, rule, judged) or _untrusted(report, rule, decision)
     decision = "inconclusive" if blocked else decision
     undecided = decision == "inconclusive" and not blocked
     more = _more_images(rule, judged, looks) if undecided else None
@@ -136,6 +151,7 @@ def _about_estimate(
         severity=rule.severity,
         requirement=requirement(rule, e),
         sentence=blocked or _sentence(judged, decision, more),
+        blocked=bool(blocked),
         threshold=threshold,
         confidence=confidence,
         more_images=more,
@@ -170,8 +186,10 @@ def _too_few(policy: Policy, rule: Rule, e: Estimate) -> str:
     least = policy.min_images_of(rule)
     if e.n_images < least:
         return f"{e.n_images} images are fewer than the {least} that the policy asks for."
-    if e.n_draws is not None and e.n_draws < rule.min_draws:
-        return f"{e.n_draws} draws are fewer than the {rule.min_draws} that the policy asks for."
+    if rule.min_draws > 1 and (e.n_draws is None or e.n_draws < rule.min_draws):
+        return (
+            f"{e.n_draws or 0} draws are fewer than the {rule.min_draws} that the policy asks for."
+        )
     return ""
 
 
@@ -209,30 +227,37 @@ def _sentence(e: Estimate, decision: Decision, more: int | None) -> str:
     if decision != "inconclusive":
         return f"{told}."
     if more is None:
-        return f"{told}, lies on the threshold."
+        return f"{told}, lies across the threshold, too near it for a number of images."
     images = "image" if more == 1 else "images"
     return f"{told}, lies across the threshold; about {more:,} more {images} would decide it."
 
 
-def _about_findings(report: Report, rule: Rule) -> RuleResult:
+def _about_findings(report: Report, policy: Policy, rule: Rule) -> RuleResult:
     """Pass where none of the codes is in the report and everything that looks for them was done."""
     found = [f for f in report.findings if f.code.startswith(rule.findings)]
-    decision: Decision = "fail" if found else "pass"
-    sentence = "; ".join(f"{f.code}: {f.sentence}" for f in found) or "None is in the report."
-    if not found:
-        done = report.attack is not None or rule.stage == "compress"
-        if not done:
-            sentence = f"The report has no attack.{_how_to_get(rule)}"
-        elif report.status == "partial":
-            sentence = "The audit was interrupted, and what is partial passes nothing."
-        decision = "pass" if done and report.status == "complete" else "inconclusive"
+    blocked = "" if found else _not_looked_for(report, policy, rule)
+    told = "; ".join(f"{f.code}: {f.sentence}" for f in found) or "None is in the report."
     return RuleResult(
         rule=rule.id,
-        decision=decision,
+        decision="fail" if found else "inconclusive" if blocked else "pass",
         severity=rule.severity,
         requirement=requirement(rule),
-        sentence=sentence,
+        sentence=blocked or told,
+        n_images=len(report.data.ids),
+        blocked=bool(blocked),
     )
+
+
+def _not_looked_for(report: Report, policy: Policy, rule: Rule) -> str:
+    """Why the absence of a finding says nothing; empty where it does."""
+    how, least = report.plan.attack, policy.min_images_of(rule)
+    if rule.stage == "attack" and (report.attack is None or how is None or how.predict_only):
+        return f"The report has no attack.{_how_to_get(rule)}"
+    if "PA204" in rule.findings and report.classifier is None:
+        return "Without a classifier nobody looks for PA204."
+    if len(report.data.ids) < least:
+        return f"{len(report.data.ids)} images are fewer than the {least} that the policy asks for."
+    return _untrusted(report, rule, "pass")
 
 
 def _covers(waiver: Waiver, rule: Rule, report: Report, today: date) -> bool:

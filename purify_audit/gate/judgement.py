@@ -34,6 +34,8 @@ class RuleResult(Record):
         more_images: about how many more images would decide it, where that can be said.
         baseline: the baseline's estimate, for a regression rule.
         p_value: two-sided exact McNemar p value, for a regression rule on verdicts.
+        blocked: whether it is undecided because what it rests on is missing, too little or not
+            to be trusted, and not because its interval is wide.
         waived: the reason of the waiver that covers it, if one does.
         line: where the rule stands in the policy file.
     """
@@ -57,6 +59,7 @@ class RuleResult(Record):
     more_images: int | None = None
     baseline: float | None = None
     p_value: float | None = None
+    blocked: bool = False
     waived: str | None = None
     line: int | None = None
 
@@ -67,7 +70,8 @@ class Judgement(Record):
     Attributes:
         schema_version: of this record.
         verdict: fail if any rule of severity `error` that is not waived fails; else inconclusive
-            if any of them is undecided; else pass.
+            if any of them is undecided, or if the audit did not end or its numbers cannot be
+            trusted; else pass.
         rules: every rule, in the policy's order.
         notes: waivers that have expired or cover nothing, and anything else worth knowing.
         policy: the policy file as it was named.

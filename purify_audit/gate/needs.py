@@ -9,7 +9,6 @@ from purify_audit.metrics import Stage, about
 from purify_audit.plan import ISOTROPIC_PROBES, AuditPlan
 from purify_audit.statistics import probe_names
 
-_ATTACKS = ("aligned", "fresh", "bare", "predicted")
 _DEFAULT_PROBES = {"linf": ("sign", "lowfreq", "power"), "l2": ("sphere", "lowfreq", "power")}
 _SAME_RADIUS = 1e-9
 
@@ -63,6 +62,10 @@ def _lacks(policy: Policy, rule: Rule, plan: AuditPlan) -> str | None:
     radii = plan.attack.eps if attacked and plan.attack is not None else plan.eps
     if rule.eps is not None and all(abs(rule.eps - eps) > _SAME_RADIUS for eps in radii):
         return f"no radius {rule.eps:g} is planned; set eps in the policy file"
+    norm = plan.attack.norm if attacked and plan.attack is not None else None
+    without = rule.metric == "randomness_share" or (not attacked and "accuracy" in rule.metric)
+    if rule.norm is not None and (without or (attacked and rule.norm != norm)):
+        return f"{rule.metric} is not measured in {rule.norm}"
     return _lacks_probe(rule, plan)
 
 
@@ -70,7 +73,8 @@ def _lacks_probe(rule: Rule, plan: AuditPlan) -> str | None:
     assert rule.metric is not None, "the caller has looked"
     known = [name for names in probe_names(plan) for name in names]
     if about(rule.metric).stage != "compress":
-        known = list(_ATTACKS)
+        own = about(rule.metric).probe
+        known = ["aligned", "fresh"] if own == "aligned" else [own] if own else []
     elif rule.metric == "rms_gain":
         known = [name for name in known if name in ISOTROPIC_PROBES]
     if rule.probe is not None and rule.probe not in known:

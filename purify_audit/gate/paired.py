@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from purify_audit.attack_statistics import paired_interval
+from purify_audit.errors import ReportError
 from purify_audit.estimates import Estimate, Pairing
 from purify_audit.metrics import about
 from purify_audit.statistics import mean_interval
@@ -27,9 +28,10 @@ class Column:
 def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) -> Pairing:
     """The difference new − old of a metric, image by image, over the images that both have.
 
-    Shares: the interval of Bonett and Price, and where every value is a verdict, 0 or 1, the exact
-    test of McNemar ("Note on the sampling error of the difference between correlated proportions
-    or percentages", Psychometrika 1947). Anything else: a t interval on the differences.
+    Shares: the interval of Bonett and Price (of differences of shares: twice that of their halves),
+    and where every value is a verdict, 0 or 1, the exact test of McNemar ("Note on the sampling
+    error of the difference between correlated proportions or percentages", Psychometrika 1947).
+    Anything else: a t interval on the differences.
 
     Args:
         e: the new estimate, for its names.
@@ -37,15 +39,23 @@ def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) ->
         old: the baseline's.
         level: of the interval, and of the test.
         looks: how many looks share it.
+
+    Raises:
+        ReportError: fewer than two images are in both.
     """
     each = 1.0 - (1.0 - level) / looks
     _, at_new, at_old = np.intersect1d(new.images, old.images, return_indices=True)
     now, then = new.values[at_new], old.values[at_old]
+    if len(now) < 2:
+        raise ReportError(f"{e.metric}: fewer than two images have it here and in the baseline")
     d, p = now - then, None
-    if about(e.metric).kind == "share":
-        value, (lower, upper) = float(d.mean()), paired_interval(d, each)
+    kind = about(e.metric).kind
+    if kind in ("share", "difference"):
+        scale = 1.0 if kind == "share" else 2.0  # a change of a difference lies in [−2, 2]
+        value, (lower, upper) = float(d.mean()), paired_interval(d / scale, each)
+        lower, upper = scale * lower, scale * upper
         method = "bonett-price on images, paired"
-        if np.isin(now, (0.0, 1.0)).all() and np.isin(then, (0.0, 1.0)).all():
+        if kind == "share" and np.isin(now, (0.0, 1.0)).all() and np.isin(then, (0.0, 1.0)).all():
             p = mcnemar(int((d < 0).sum()), int((d > 0).sum()))
             method += ", exact McNemar"
         ends: tuple[float | None, float | None] = (lower, upper)

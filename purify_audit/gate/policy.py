@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -33,6 +34,8 @@ BOUNDS = ("min", "max", *REGRESSIONS)
 
 def _radius(value: object) -> object:
     """A radius, also one written as a fraction such as `"8/255"`."""
+    if isinstance(value, bool):
+        raise ValueError("a radius is a number")
     if not isinstance(value, str):
         return value
     try:
@@ -41,8 +44,9 @@ def _radius(value: object) -> object:
         raise ValueError(str(error)) from None
 
 
-Confidence = Annotated[float, Field(gt=0.5, lt=1)]
-Count = Annotated[int, Field(ge=2)]
+Number = Annotated[float, Field(strict=True)]
+Confidence = Annotated[float, Field(gt=0.5, lt=1, strict=True)]
+Count = Annotated[int, Field(ge=2, strict=True)]
 
 
 class Rule(Record):
@@ -72,16 +76,17 @@ class Rule(Record):
     norm: Norm | None = None
     probe: str | None = None
     eps: Annotated[
-        float | None, BeforeValidator(_radius, json_schema_input_type=float | str | None)
+        Annotated[float, Field(gt=0)] | None,
+        BeforeValidator(_radius, json_schema_input_type=float | str | None),
     ] = None
-    min: float | None = None
-    max: float | None = None
-    max_increase: Annotated[float | None, Field(ge=0)] = None
-    max_decrease: Annotated[float | None, Field(ge=0)] = None
+    min: Number | None = None
+    max: Number | None = None
+    max_increase: Annotated[Number, Field(ge=0)] | None = None
+    max_decrease: Annotated[Number, Field(ge=0)] | None = None
     severity: Severity = "error"
     confidence: Confidence | None = None
     min_images: Count | None = None
-    min_draws: Annotated[int, Field(ge=1)] = 1
+    min_draws: Annotated[int, Field(ge=1, strict=True)] = 1
 
     @field_validator("findings")
     @classmethod
@@ -89,6 +94,8 @@ class Rule(Record):
         for code in codes:
             if not (code and any(known.startswith(code) for known in CODES)):
                 raise ValueError(f"no finding '{code}'; docs/findings.md lists them")
+            if code == "PA313":
+                raise ValueError("PA313 is found where a report is computed again, not by a gate")
         return codes
 
     @model_validator(mode="after")
@@ -98,12 +105,19 @@ class Rule(Record):
             raise ValueError("give either a metric or findings")
         if self.findings:
             used = [n for n in ("norm", "probe", "eps") if getattr(self, n) is not None] + bounds
+            used += [n for n in ("confidence", "min_draws") if n in self.model_fields_set]
             if used:
                 raise ValueError(f"a rule about findings has no '{used[0]}'")
         elif len(bounds) != 1:
             raise ValueError(f"give one of {', '.join(BOUNDS)}")
-        if self.metric == "rms_gain" and bounds[0] in REGRESSIONS:
+        elif self.metric == "rms_gain" and bounds[0] in REGRESSIONS:
             raise ValueError("rms_gain is a root and has no paired difference; use the rate")
+        elif self.metric is not None and about(self.metric).kind == "share":
+            bound = getattr(self, bounds[0])
+            if not 0 <= bound <= 1:
+                raise ValueError(
+                    f"{self.metric} lies in [0, 1], and {bounds[0]} = {bound:g} does not"
+                )
         return self
 
     @property
@@ -143,8 +157,8 @@ class Waiver(Record):
 
     rule: str
     model: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
-    reason: Annotated[str, Field(min_length=1)]
-    expires: date
+    reason: Annotated[str, Field(pattern=r"\S")]
+    expires: Annotated[date, Field(strict=True)]
 
 
 class Policy(Record):
@@ -168,10 +182,10 @@ class Policy(Record):
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        ids = [rule.id for rule in self.rule]
-        twice = [name for name in ids if ids.count(name) > 1]
-        if twice:
-            raise ValueError(f"two rules are called '{twice[0]}'")
+        ids = Counter(rule.id for rule in self.rule)
+        for name, count in ids.items():
+            if count > 1:
+                raise ValueError(f"two rules are called '{name}'")
         for waiver in self.waiver:
             if waiver.rule not in ids:
                 raise ValueError(f"a waiver is for '{waiver.rule}', and there is no such rule")

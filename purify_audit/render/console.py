@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from purify_audit.gate.judgement import WORDS, Judgement, RuleResult
+from purify_audit.render.wording import visible
 from purify_audit.report.format import TABLE
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
@@ -13,7 +14,7 @@ _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 
 def show_judgement(console: Console, judgement: Judgement) -> None:
     """Print every rule, then notes, then the verdict."""
-    name = escape(f"{judgement.model} judged by {judgement.policy}")
+    name = escape(visible(f"{judgement.model} judged by {judgement.policy}"))
     table = Table(title=f"{name}, {judgement.judged}", **TABLE)
     table.add_column("rule", max_width=26, overflow="fold")
     table.add_column("decision", no_wrap=True)
@@ -21,14 +22,14 @@ def show_judgement(console: Console, judgement: Judgement) -> None:
     for result in judgement.rules:
         style = "dim" if result.waived else _STYLE[result.decision]
         word = Text(WORDS[result.decision] + _aside(result), style=style)
-        told = Text(result.requirement + "\n")
-        told.append(result.sentence, style="dim")
+        told = Text(visible(result.requirement) + "\n")
+        told.append(visible(result.sentence), style="dim")
         if result.waived:
-            told.append(f"\nWaived: {result.waived}", style="dim")
+            told.append(f"\nWaived: {visible(result.waived)}", style="dim")
         table.add_row(Text(result.rule), word, told)
     console.print(table)
     for note in judgement.notes:
-        console.print(Text(note, style="yellow"))
+        console.print(Text(visible(note), style="yellow"))
     console.print(Text(WORDS[judgement.verdict], style=_STYLE[judgement.verdict]))
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from purify_audit.card import ClassifierCard
 from purify_audit.estimates import Estimate
+from purify_audit.record import printable
 from purify_audit.report.attack import attack_parts
 from purify_audit.report.format import TABLE, describe, interval, radius
 from purify_audit.report.schema import Report
@@ -35,9 +36,9 @@ def _heading(report: Report) -> Table:
     table = Table.grid(padding=(0, 2))
     assert not isinstance(model.card, ClassifierCard)
     rows = {
-        "purifier": f"[bold]{escape(model.card.name)}[/]  {describe(model.card)}, "
+        "purifier": f"[bold]{escape(printable(model.card.name))}[/]  {describe(model.card)}, "
         f"{_calls(model.evaluations)} [dim]{model.sha256[:12]}[/]",
-        "images": f"{len(report.data.ids)} of {escape(report.data.source)}, "
+        "images": f"{len(report.data.ids)} of {escape(printable(report.data.source))}, "
         f"{plan.draws} {'draw' if plan.draws == 1 else 'draws'} each [dim]seed {plan.seed}[/]",
     }
     if (recognised := model.recognised) is not None:
@@ -54,7 +55,7 @@ def _heading(report: Report) -> Table:
             for d in model.draws
         )
     if report.classifier is not None:
-        rows["classifier"] = escape(report.classifier.card.name)
+        rows["classifier"] = escape(printable(report.classifier.card.name))
     if report.status == "partial":
         rows["status"] = "[bold red]PARTIAL[/]: stopped before the plan was done"
     for name, value in rows.items():

@@ -270,30 +270,6 @@ def test_what_cannot_be_written_is_told_before_anything_is_spent(run, tmp_path, 
     assert "cannot be written" in done.stderr
 
 
-def test_a_purifier_that_remembers_is_found_out(cli_in, tmp_path):
-    """It answers what is near something it has seen as it answered that."""
-    (tmp_path / "memory.py").write_text(
-        "import torch\n"
-        "def make():\n"
-        "    seen = []\n"
-        "    def purify(x):\n"
-        "        out = []\n"
-        "        for row in x:\n"
-        "            near = [s for s in seen if (s - row).abs().max() < 0.4]\n"
-        "            if not near:\n"
-        "                seen.append(row.clone())\n"
-        "            out.append(near[0] if near else row)\n"
-        "        return torch.stack(out)\n"
-        "    return purify\n"
-    )
-    text = "data = 'digits'\nimages = 12\n[gate]\nmin_images = 8\n" + RATE + "max = 0.7\n"
-    (tmp_path / "purify-audit.toml").write_text(text)
-    done = cli_in(tmp_path, "run", "--purifier", "memory:make", "--quiet")
-    codes = {f.code for f in report_in(tmp_path).findings}
-    assert codes & {"PA101", "PA102", "PA203"}, done.stdout
-    assert done.returncode == 3
-
-
 def test_a_warning_that_counts_is_in_every_output(run, tmp_path):
     rule = RATE + 'max = 0.001\nseverity = "warning"\n'
     done = run(rule, "--full", "--fail-on", "warning")

@@ -18,7 +18,9 @@ from PIL import Image
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+CLASSIFIER = "models/digits-classifier.safetensors"
 AUDIT = ("verify", "models/digits-ddpm.safetensors", "--attack", "--eps", "0.15,0.05")
+AUDIT += ("--classifier", CLASSIFIER)
 POLICY = "example-policy.toml"
 HEIGHTS = {"desk": 1500, "phone": 1480}
 

@@ -14,7 +14,7 @@ from purify_audit.estimates import CapPoint, Correlation, Estimate, Fuzziness, I
 from purify_audit.metrics import about
 from purify_audit.plan import AuditPlan
 from purify_audit.samples import CompressionSamples
-from purify_audit.statistics import QUANTILES, PerImage, probe_names, proportion_interval
+from purify_audit.statistics import QUANTILES, PerImage, probe_names, proportion_interval, told
 
 PROTOCOLS = ("aligned", "heldout", "mean", "worst_of_k", "vote")
 """How the verdicts of draws become one: `aligned`: mean over the attack's own draws; `heldout`:
@@ -30,24 +30,11 @@ def attack_estimates(samples: AttackSamples, plan: AuditPlan) -> Iterator[Estima
     level = 1.0 - (1.0 - plan.level) / looks
     for data in attack_values(samples, plan):
         if about(data.metric).kind == "share":
-            method = "clopper-pearson on images"
-            value, lower, upper = proportion_interval(data.values, level)
+            found, method = proportion_interval(data.values, level), "clopper-pearson on images"
         else:
-            method = "bonett-price on images"
-            value, (lower, upper) = float(data.values.mean()), paired_interval(data.values, level)
-        yield Estimate(
-            metric=data.metric,
-            norm=data.norm,
-            probe=data.probe,
-            eps=data.eps,
-            value=value,
-            lower=lower,
-            upper=upper,
-            level=plan.level,
-            method=method + (f", level split over {looks} looks" if looks > 1 else ""),
-            n_images=len(data.values),
-            n_draws=data.draws,
-        )
+            ends = paired_interval(data.values, level)
+            found, method = (float(data.values.mean()), *ends), "bonett-price on images"
+        yield told(data, plan, found, method, looks)
 
 
 def attack_values(samples: AttackSamples, plan: AuditPlan) -> Iterator[PerImage]:

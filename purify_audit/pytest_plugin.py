@@ -16,7 +16,6 @@ import pytest
 if TYPE_CHECKING:
     from purify_audit.cli.judging import Saved
     from purify_audit.gate.judgement import Judgement, RuleResult
-    from purify_audit.gate.policy import PolicyFile
     from purify_audit.report.schema import Report
     from purify_audit.subject import Subject
 
@@ -235,7 +234,9 @@ def _subject(asked: dict[str, Any], policy: Path | None) -> "Subject":
         if name not in SETTINGS:
             meant = meant_instead(name, [*SETTINGS, "arguments", "attack", "policy"])
             raise PlanError(f"purify_audit(…): no setting '{name}'{meant}")
-    rules = _policy(policy)
+    from purify_audit.gate.policy import policy_if_any
+
+    rules = policy_if_any(policy, Path())
     project = project_settings(find_project(Path.cwd())) if rules is None else rules.settings
     asked = project | asked
     asked["reading"] = reading(arguments=[f"{name}={text}" for name, text in arguments.items()])
@@ -244,18 +245,6 @@ def _subject(asked: dict[str, Any], policy: Path | None) -> "Subject":
         return planned_subject(rules, asked, device, full=True)
     fields = plan_settings(asked)
     return prepare(fields if attack else fields | {"attack": None}, device)
-
-
-def _policy(named: Path | None) -> "PolicyFile | None":
-    """The policy that was named, else the project's; none where it has none."""
-    from purify_audit.gate.policy import read_policy
-    from purify_audit.settings import find_project
-
-    if named is None:
-        file = find_project(Path.cwd())
-        if file is None or "gate" not in file.table:
-            return None
-    return read_policy(named, Path.cwd())
 
 
 def _table(judgement: "Judgement") -> str:

@@ -167,7 +167,18 @@ def estimate(data: PerImage, plan: AuditPlan) -> Estimate:
         value, lower, upper = _root_mean_interval(data.values, plan.look_level)
     else:
         value, lower, upper = mean_interval(data.values, plan.look_level)
-    looks = len(plan.looks)
+    return told(data, plan, (value, lower, upper), method, len(plan.looks))
+
+
+def told(
+    data: PerImage,
+    plan: AuditPlan,
+    found: tuple[float, float | None, float | None],
+    method: str,
+    looks: int,
+) -> Estimate:
+    """The estimate of a metric from its value and the ends of its interval, split over looks."""
+    value, lower, upper = found
     return Estimate(
         metric=data.metric,
         norm=data.norm,

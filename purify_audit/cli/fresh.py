@@ -11,7 +11,6 @@ from purify_audit.record import printable
 
 if TYPE_CHECKING:
     from purify_audit.gate.fresh import Held
-    from purify_audit.gate.policy import PolicyFile
 
 
 @app.command()
@@ -33,9 +32,10 @@ def fresh(
     Compares digests and runs nothing; made for hooks.
     """
     from purify_audit.gate.fresh import held_against
+    from purify_audit.gate.policy import policy_if_any
     from purify_audit.report.schema import read_report
 
-    rules = _policy(policy)
+    rules = policy_if_any(policy, Path())
     saved = read_report(report)
     if saved.run is None:
         raise ReportError(f"{report}: holds no digest of its own, so it may have been changed")
@@ -58,18 +58,6 @@ def fresh(
     if stale:
         print("Audit again: `purify-audit run`.")
         raise typer.Exit(EXIT_FAIL)
-
-
-def _policy(named: Path | None) -> "PolicyFile | None":
-    """The policy that was named, else the project's; none where it has none."""
-    from purify_audit.gate.policy import read_policy
-    from purify_audit.settings import find_project
-
-    if named is None:
-        file = find_project(Path.cwd())
-        if file is None or "gate" not in file.table:
-            return None
-    return read_policy(named, Path.cwd())
 
 
 def _told(model: "Held") -> str:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from purify_audit.cli.app import EXIT_FAIL, EXIT_INCONCLUSIVE
 from purify_audit.errors import PlanError, PurifyAuditError, ReportError
+from purify_audit.gate.judgement import EXIT_CODES, FailOn
 
 if TYPE_CHECKING:
     from purify_audit.attack_samples import AttackSamples
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from purify_audit.gate.policy import PolicyFile
     from purify_audit.report.schema import Report
     from purify_audit.samples import CompressionSamples
-
-FailOn = Literal["fail", "inconclusive", "warning"]
 
 Policy = Annotated[
     Path | None,
@@ -155,7 +153,7 @@ def exit_code(judgement: "Judgement", fail_on: FailOn) -> int:
     """0, 1 or 3."""
     if fail_on == "fail" and judgement.verdict == "inconclusive":
         return 0
-    return {"pass": 0, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}[judgement.verdict]
+    return EXIT_CODES[judgement.verdict]
 
 
 def checked_fail_on(text: str) -> FailOn:

@@ -8,6 +8,10 @@ from purify_audit.record import Record
 Decision = Literal["pass", "fail", "inconclusive"]
 Severity = Literal["error", "warning"]
 
+FailOn = Literal["fail", "inconclusive", "warning"]
+"""What ends with another exit code than 0: a FAIL; an INCONCLUSIVE too; failing warnings too."""
+
+EXIT_CODES: dict[Decision, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 WORDS: dict[Decision, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 
 

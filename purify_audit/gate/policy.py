@@ -246,6 +246,19 @@ def read_policy(path: Path | None, folder: Path) -> PolicyFile:
     return PolicyFile(policy, file, settings)
 
 
+def policy_if_any(path: Path | None, folder: Path) -> PolicyFile | None:
+    """The policy that was named, else the project's; none where it has none.
+
+    Raises:
+        PlanError: see `read_policy`.
+    """
+    if path is None:
+        file = find_project(folder)
+        if file is None or "gate" not in file.table:
+            return None
+    return read_policy(path, folder)
+
+
 def _header(file: ProjectFile) -> str:
     return f"[[{'.'.join((*file.inside, 'gate', 'rule'))}]]"
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from purify_audit.estimates import Estimate
-from purify_audit.gate.judgement import Decision, Judgement, RuleResult
+from purify_audit.gate.judgement import EXIT_CODES, Decision, Judgement, RuleResult
 from purify_audit.render.places import fingerprint, line
-from purify_audit.render.wording import EXIT_CODES, message, visible, word
+from purify_audit.render.wording import message, visible, word
 from purify_audit.report.schema import Report
 
 _NOT_IN_NAMES = re.compile("[^a-zA-Z0-9_]")

@@ -7,8 +7,8 @@ which `skipped` has no attributes and properties belong to the suite.
 import re
 from xml.etree import ElementTree as Xml
 
-from purify_audit.gate.judgement import Judgement, RuleResult
-from purify_audit.render.wording import FailOn, fails, message, visible, word
+from purify_audit.gate.judgement import FailOn, Judgement, RuleResult
+from purify_audit.render.wording import fails, message, visible, word
 
 _NUMBERS = ("value", "lower", "upper", "threshold", "confidence", "n_images", "n_draws")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, 2.2

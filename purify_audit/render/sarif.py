@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from purify_audit.gate.judgement import WORDS, Decision, Judgement, RuleResult
+from purify_audit.gate.judgement import EXIT_CODES, WORDS, Decision, Judgement, RuleResult
 from purify_audit.render.places import fingerprint, line, uri
-from purify_audit.render.wording import EXIT_CODES, message, visible, word
+from purify_audit.render.wording import message, visible, word
 from purify_audit.report.schema import Report
 
 MOST_RESULTS = 25_000

@@ -1,19 +1,10 @@
 """What every format says alike: texts made safe, rules that count, names of estimates."""
 
-from typing import Literal
-
 from purify_audit.estimates import Estimate
-from purify_audit.gate.judgement import WORDS, Decision, RuleResult
+from purify_audit.gate.judgement import WORDS, FailOn, RuleResult
 from purify_audit.record import printable
 from purify_audit.report.schema import Report
 from purify_audit.settings import radius_text
-
-FailOn = Literal["fail", "inconclusive", "warning"]
-"""What ends a gate other than well: a rule that fails; also one that is undecided; also one of
-severity `warning`."""
-
-EXIT_CODES: dict[Decision, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
-"""With which a gate ends by a verdict, unless it is told otherwise."""
 
 KEY_METRICS = (
     "aligned_robust_accuracy",

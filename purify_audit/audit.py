@@ -39,6 +39,9 @@ from purify_audit.store import RunStore, Unit
 from purify_audit.subject import Subject
 from purify_audit.work import Phase
 
+PREFLIGHT = "preflight"
+"""The phase of a run that is done before all others."""
+
 _UNUSABLE = ("PA104", "PA111")  # there is no output to measure
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
@@ -85,8 +88,8 @@ def audit(
     plan = subject.plan
     runner = Runner(subject.purifier, subject.device, plan.seed, plan.microbatch, watch.tick)
     with deterministic():
-        before = preflight(runner, subject.images)
-        findings, floor = before.findings, before.floor
+        before = looked_over(subject, runner, store)
+        findings, floor = list(before.findings), before.floor
         if ends_the_audit(findings, measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
         parts, complete = _measure(subject, runner, watch, before, store)
@@ -97,6 +100,16 @@ def audit(
                 findings += check_again(subject, samples)
     status = "complete" if complete else "partial"
     return Outcome(_report(subject, status, findings, floor, samples), samples)
+
+
+def looked_over(subject: Subject, runner: Runner, store: RunStore | None) -> Preflight:
+    """What preflight saw, in this process or in another that works on the same run."""
+
+    def make(place: int) -> Unit:
+        return preflight(runner, subject.images, subject.plan).packed()
+
+    (unit,) = Phase(PREFLIGHT, 1, make).units(store)
+    return Preflight.unpacked(unit)
 
 
 def ends_the_audit(findings: list[Finding], measure_anyway: bool) -> bool:
@@ -212,7 +225,7 @@ def _report(
             "status": status,
             "plan": subject.plan,
             "plan_digest": subject.plan.digest,
-            "environment": environment(subject.device),
+            "environment": environment(subject.device, subject.plan.engine),
             "checkpoint": model_info(
                 subject.checkpoint, subject.card, subject.purifier.evaluations
             ).model_copy(update={"draws": captured_draws(subject)}),

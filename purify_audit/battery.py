@@ -46,7 +46,7 @@ from purify_audit.runtime import Runner
 from purify_audit.shard import Shard
 from purify_audit.store import RunStore, Unit
 from purify_audit.subject import Subject
-from purify_audit.work import Phase
+from purify_audit.work import Phase, Race
 
 Enough = Callable[[AttackSamples], bool]
 
@@ -98,14 +98,14 @@ def attack_all(
     found.portraits = portraits(runner, attacked.images.pixels, join_attacks(found.parts))
 
 
-def share_attacks(subject: Subject, tick: Tick, store: RunStore, shard: Shard, alone: bool) -> None:
+def share_attacks(subject: Subject, tick: Tick, race: Race, shard: Shard, alone: bool) -> None:
     """Compute and keep a process's part of the attacks (`work.Phase.share`)."""
     found = Found()
     defences = defences_of(subject, found.counting(tick))
     _check_gradients(subject, defences[0], found)
-    attack_phase(subject, defences, found).share(store, shard, alone)
+    attack_phase(subject, defences, found).share(race, shard, alone)
     if not attack_of(subject.plan).predict_only:
-        certify_phase(subject, defences[0], found).share(store, shard, alone)
+        certify_phase(subject, defences[0], found).share(race, shard, alone)
 
 
 def attack_phase(subject: Subject, defences: tuple[Defence, Defence], found: Found) -> Phase:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from purify_audit.denoising import check_denoising
 from purify_audit.findings import Finding, finding
@@ -17,6 +18,7 @@ from purify_audit.images import ImageSet
 from purify_audit.purifiers.captured_graph import CapturedGraph
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.runtime import Runner
+from purify_audit.store import Unit
 
 _IMAGES = 8
 _ROUNDING = 2.0**-24  # the spacing of float32 just below 1
@@ -35,6 +37,18 @@ class Preflight:
 
     findings: list[Finding]
     floor: dict[str, float]
+
+    def packed(self) -> Unit:
+        """As a unit of a run; as text, since a unit's facts do not keep the order of their keys."""
+        return Unit({}, {"preflight": _PREFLIGHT.dump_json(self).decode()})
+
+    @classmethod
+    def unpacked(cls, unit: Unit) -> "Preflight":
+        """What `packed` took apart."""
+        return _PREFLIGHT.validate_json(str(unit.facts["preflight"]))
+
+
+_PREFLIGHT = TypeAdapter(Preflight)
 
 
 def preflight(runner: Runner, images: ImageSet) -> Preflight:

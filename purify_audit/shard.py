@@ -35,10 +35,13 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def order(self, places: int) -> Iterator[int]:
-        """Places of units, this part's own first; then the others', which may be nobody's."""
+        """Places of units, this part's own first; then the others', which may be nobody's.
+
+        Those from the last to the first: whoever they belong to comes from the other end.
+        """
         yield from range(self.index, places, self.count)
         for step in range(1, self.count):
-            yield from range((self.index + step) % self.count, places, self.count)
+            yield from reversed(range((self.index + step) % self.count, places, self.count))
 
 
 def parse_shard(text: str) -> Shard:

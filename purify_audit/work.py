@@ -2,14 +2,54 @@
 
 A unit's numbers do not depend on who computes it, nor on what else is computed: rows are addressed,
 and micro-batches all have one size. So any process may take any unit, and one that is computed
-twice is the same bytes. Nobody waits for anybody.
+twice is the same bytes. Nobody waits for anybody, and who is overtaken lets go.
 """
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from purify_audit.runtime import Stopped
 from purify_audit.shard import Shard
 from purify_audit.store import RunStore, Unit
+
+_LOOK_SECONDS = 0.25  # between looks at what others have finished: each reads the writers' files
+
+
+class Overtaken(Exception):
+    """Another process has finished the unit that this one computes."""
+
+
+@dataclass(slots=True)
+class Race:
+    """Several processes at one run, seen from one of them.
+
+    Attributes:
+        store: where all of them keep their units.
+        ended: whether the run has come to an end for all, as `store` shows.
+        unit: phase and place of what this process computes.
+    """
+
+    store: RunStore
+    ended: Callable[[], bool] = lambda: False
+    unit: tuple[str, int] | None = None
+    _looked: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Look at what others have done, now and then; to be called often.
+
+        Raises:
+            Overtaken: the unit in hand is done.
+            Stopped: the run has come to an end.
+        """
+        if self.unit is None or time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        phase, place = self.unit
+        if place in self.store.done(phase):
+            raise Overtaken
+        if self.ended():
+            raise Stopped
+        self._looked = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +78,27 @@ class Phase:
                 store.put(self.name, place, unit.arrays, unit.facts)
                 yield unit
 
-    def share(self, store: RunStore, shard: Shard, alone: bool) -> None:
+    def share(self, race: Race, shard: Shard, alone: bool) -> None:
         """Compute and keep a part of the units.
 
         Args:
-            store: where.
+            race: where, and who else is at it.
             shard: which part is this process's.
             alone: leave the others' units alone; otherwise, after its own, a process computes what
                 nobody has finished, so that a process that died holds nobody up.
+
+        Raises:
+            Stopped: from `make`; or the run has come to an end.
         """
-        own = range(shard.index, self.count, shard.count)
+        store, own = race.store, range(shard.index, self.count, shard.count)
         for place in own if alone else shard.order(self.count):
-            if place not in store.done(self.name):
+            if place in store.done(self.name):
+                continue
+            race.unit = (self.name, place)
+            try:
                 unit = self.make(place)
                 store.put(self.name, place, unit.arrays, unit.facts)
+            except Overtaken:
+                continue
+            finally:
+                race.unit = None

@@ -46,7 +46,7 @@ def evaluations(path):
 
 
 def kept(folder):
-    """The units of a run folder: (phase, place)."""
+    """The units of a run folder but preflight's: (phase, place)."""
     with open_run(Path(folder), read_run(Path(folder)), "reader") as store:
         return {(p, n) for p in ("compression", "attack", "certify") for n in store.done(p)}
 
@@ -102,12 +102,13 @@ class Impatient(Reporter):
 
 @pytest.fixture
 def puts(monkeypatch):
-    """The units that this process keeps, in order; `Impatient` looks at them."""
+    """The units but preflight's that this process keeps, in order; `Impatient` looks at them."""
     log, put = [], RunStore.put
 
     def logged(store, phase, place, *rest):
         put(store, phase, place, *rest)
-        log.append((phase, place))
+        if phase != "preflight":
+            log.append((phase, place))
 
     monkeypatch.setattr(RunStore, "put", logged)
     monkeypatch.setattr(Impatient, "puts", log)
@@ -467,6 +468,22 @@ def test_each_of_those_that_share_does_its_own_and_then_what_is_left(
     assert body("s.json") == body(plain("attack"))
 
 
+@pytest.mark.parametrize(
+    ("output", "code"), [("x[:, :, ::2]", "PA104"), ("x * float('nan')", "PA103")]
+)
+def test_who_begins_before_preflight_is_done_ends_as_it_says(output, code, run_cli, monkeypatch):
+    Path("broken.py").write_text(f"def make():\n    return lambda x: {output}\n", encoding="utf-8")
+    run = ("compress", "--purifier", "broken.py:make", "--data", "digits", *SMALL)
+    monkeypatch.setenv("CI_NODE_TOTAL", "2")
+    monkeypatch.setenv("CI_NODE_INDEX", "2")
+    ended, out, err = run_cli(*run, "--out", "s.json")
+    assert (ended, out) == (0, "part 1/2 of s.run is kept\n"), err
+    monkeypatch.setenv("CI_NODE_INDEX", "1")
+    assert run_cli(*run, "--out", "s.json")[0] == 3
+    assert code in {f.code for f in read_report(Path("s.json")).findings}
+    assert read_report(Path("s.json")).status == "partial"
+
+
 def test_contradictory_variables_compute_nothing(refused, monkeypatch):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -505,9 +522,9 @@ def running(*processes):
 
 
 def wait_for(units, folder, process, seconds=60):
-    """Wait until so many units lie in a run folder."""
+    """Wait until so many units but preflight's lie in a run folder."""
     end = time.monotonic() + seconds
-    while sum(1 for _ in Path(folder).glob("units/*-*.safetensors")) < units:
+    while sum(1 for _ in Path(folder).glob("units/[!p]*-*.safetensors")) < units:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -65,7 +65,7 @@ def merge(
     with open_run(first, manifest, "merge") as store:
         for number, other in enumerate(folders[1:]):
             with open_run(other, manifest, f"merge-{number}") as theirs_store:
-                for phase in ("compression", "attack", "certify"):
+                for phase in ("preflight", "compression", "attack", "certify"):
                     for place in sorted(theirs_store.done(phase) - store.done(phase)):
                         unit = theirs_store.get(phase, place)
                         store.put(phase, place, unit.arrays, unit.facts)

@@ -57,7 +57,7 @@ def _classifier(path: Path) -> None:
 
 
 def _images(path: Path) -> None:
-    load_images(str(path))
+    load_images(str(path)).check()
 
 
 # --- purifiers and classifiers ------------------------------------------------------------------

@@ -167,8 +167,11 @@ def _together(runs: list[tuple[int, Path, dict[str, str]]], steps: int) -> float
 
 
 def memory(counts: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Peak resident memory of a whole `compress` process as its images grow, 3×32×32 each."""
-    rows = []
+    """Peak resident memory of a whole `compress` process as its images grow, 3×32×32 each.
+
+    The last row tells also what one more image takes, from the last but one to it.
+    """
+    rows = list[dict[str, Any]]()
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "images.npz"
@@ -193,4 +196,8 @@ def memory(counts: tuple[int, ...]) -> list[dict[str, Any]]:
             written = sum(p.stat().st_size for p in report.parent.glob("report*"))
             row = {"images": count, "peak_mib": mib, "report_bytes": written}
             rows.append(row | {"seconds": rounded(time.perf_counter() - begun)})
+    if len(rows) > 1:
+        before, last = rows[-2:]
+        more = 1024 * (last["peak_mib"] - before["peak_mib"])
+        last["kib_an_image"] = rounded(more / (last["images"] - before["images"]))
     return rows

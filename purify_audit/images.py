@@ -7,6 +7,8 @@ it, and in whatever order, the image with id 17 meets the same noise.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +16,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
-from purify_audit.image_formats import read_arrays, read_source, reading, split_source
+from purify_audit.image_formats import (
+    Pixels,
+    check_memory,
+    from_array,
+    from_stored,
+    read_arrays,
+    read_source,
+    reading,
+    split_source,
+)
 
 _DIGITS = Path(__file__).with_name("data") / "digits.npz"
 _DIGITS_WHITE = 16  # the value of the brightest pixel
 _HELD_OUT = 4  # every fourth digit is kept from training
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class ImageSet:
-    """Images, checked and immutable: arrays are copied unless they are already read-only.
+    """Images, checked and immutable. Pixels may still be in a file: `pixels` is what reads them.
 
     Attributes:
-        pixels: float32 [n, c, h, w] in [0, 1], c either 1 or 3, C-contiguous.
         labels: int64 [n] in [0, 2**32), or none.
         ids: int64 [n] in [0, 2**32), each once: addresses for randomness.
         source: what the user called these images.
-
-    Raises:
-        ImageError: no images, or pixels, labels or ids that are not as above. Floats of other
-            sizes and integers of other sizes are converted.
     """
 
-    pixels: NDArray[np.float32] = field(repr=False)
     labels: NDArray[np.int64] | None = field(repr=False)
     ids: NDArray[np.int64] = field(repr=False)
     source: str
+    _held: Pixels = field(repr=False)
 
-    def __post_init__(self) -> None:
-        """Check and freeze the arrays."""
-        pixels = _checked_pixels(self.pixels, self.source)
-        ids = _checked_integers(self.ids, len(pixels), "id", self.source)
+    def __init__(
+        self, pixels: NDArray[Any] | Pixels, labels: Any | None, ids: Any, source: str
+    ) -> None:
+        """Check and freeze the arrays: they are copied unless they are already read-only.
+
+        Args:
+            pixels: floats [n, c, h, w] in [0, 1], c either 1 or 3; or images that are checked and
+                may be elsewhere.
+            labels: whole numbers [n] in [0, 2**32), or none.
+            ids: whole numbers [n] in [0, 2**32), each once.
+            source: what to call these images.
+
+        Raises:
+            ImageError: no images, or pixels, labels or ids that are not as above. Floats of other
+                sizes and integers of other sizes are converted.
+        """
+        held = pixels if isinstance(pixels, Pixels) else from_array(pixels, source)
+        ids = _checked_integers(ids, held.shape[0], "id", source)
         distinct, counts = np.unique(ids, return_counts=True)
         if len(distinct) < len(ids):
             twice = int(distinct[counts > 1][0])
             rows = np.flatnonzero(ids == twice)[:2].tolist()
-            raise ImageError(f"{self.source}: id {twice} is given to rows {rows[0]} and {rows[1]}")
-        object.__setattr__(self, "pixels", pixels)
-        object.__setattr__(self, "ids", ids)
-        if self.labels is not None:
-            labels = _checked_integers(self.labels, len(pixels), "label", self.source)
-            object.__setattr__(self, "labels", labels)
+            raise ImageError(f"{source}: id {twice} is given to rows {rows[0]} and {rows[1]}")
+        if labels is not None:
+            labels = _checked_integers(labels, held.shape[0], "label", source)
+        for name, value in {"labels": labels, "ids": ids, "source": source, "_held": held}.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -63,8 +82,25 @@ class ImageSet:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        _, channels, height, width = self.pixels.shape
-        return channels, height, width
+        return self._held.shape[1:]
+
+    @property
+    def image_bytes(self) -> int:
+        """Of the pixels of one image, as float32."""
+        return 4 * prod(self.image_shape)
+
+    @cached_property
+    def pixels(self) -> NDArray[np.float32]:
+        """Float32 [n, c, h, w] in [0, 1], C-contiguous and read-only; from now on in memory.
+
+        Of many images, `select` those that are needed first.
+
+        Raises:
+            ImageError: they would take more than 16 GiB, or their file cannot be read any more or
+                is another than when it was opened first.
+        """
+        check_memory(self.source, self._held.shape, 4)
+        return self._held.read()
 
     @property
     def digest(self) -> str:
@@ -72,38 +108,62 @@ class ImageSet:
 
         Hashed are the text `purify-audit images 1 [n, c, h, w] labelled` (or `unlabelled`), then
         the arrays, little-endian; what the source is called does not count.
+
+        Raises:
+            ImageError: see `pixels`; also a picture that is damaged after its header.
         """
-        kind = "unlabelled" if self.labels is None else "labelled"
-        shape = list(self.pixels.shape)
-        total = hashlib.sha256(f"purify-audit images 1 {shape} {kind}".encode())
-        total.update(self.ids.astype("<i8", copy=False).data)
-        if self.labels is not None:
-            total.update(self.labels.astype("<i8", copy=False).data)
-        total.update(self.pixels.astype("<f4", copy=False).reshape(-1).data)
-        return total.hexdigest()
+        return self._digests[0]
 
     @property
     def image_digests(self) -> tuple[str, ...]:
-        """Of each image, the first 16 digits of a SHA-256 over its pixels and label."""
+        """Of each image, the first 16 digits of a SHA-256 over its pixels and label.
+
+        Raises:
+            ImageError: see `digest`.
+        """
+        return self._digests[1]
+
+    @cached_property
+    def _digests(self) -> tuple[str, tuple[str, ...]]:
+        """That of all images and that of each, in one reading."""
+        kind = "unlabelled" if self.labels is None else "labelled"
+        shape = list(self._held.shape)
+        total = hashlib.sha256(f"purify-audit images 1 {shape} {kind}".encode())
+        total.update(self.ids.astype("<i8", copy=False).data)
         labels = None if self.labels is None else self.labels.astype("<i8", copy=False)
-        found = []
-        for n, pixels in enumerate(self.pixels.astype("<f4", copy=False)):
-            one = hashlib.sha256(b"" if labels is None else labels[n].tobytes())
-            one.update(np.ascontiguousarray(pixels).data)
-            found.append(one.hexdigest()[:16])
-        return tuple(found)
+        if labels is not None:
+            total.update(labels.data)
+        found = list[str]()
+        for chunk in self._held.chunks():
+            for pixels in chunk.astype("<f4", copy=False):
+                one = hashlib.sha256(b"" if labels is None else labels[len(found)].tobytes())
+                one.update(pixels.data)
+                total.update(pixels.data)
+                found.append(one.hexdigest()[:16])
+        return total.hexdigest(), tuple(found)
+
+    def check(self) -> None:
+        """Read every image once, so that none that is damaged ends a run that has begun.
+
+        Raises:
+            ImageError: see `digest`.
+        """
+        self._digests  # noqa: B018 - it reads them, and a run needs it anyway
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
-        """The images of these rows, in the order given, with their ids.
+        """The images of these rows, in the order given, with their ids. No pixels are read.
 
         Raises:
             ImageError: no rows, or a row twice.
             IndexError: there is no such row.
         """
         index = np.asarray(rows, np.int64)
+        if len(index) == len(self) and (index == np.arange(len(self))).all():
+            return self
+        if not len(index):
+            raise ImageError(f"{self.source}: shape {[0, *self.image_shape]} holds no images")
         labels = None if self.labels is None else _sealed(self.labels[index])
-        pixels, ids = _sealed(self.pixels[index]), _sealed(self.ids[index])
-        return ImageSet(pixels, labels, ids, self.source)
+        return ImageSet(self._held.select(index), labels, _sealed(self.ids[index]), self.source)
 
 
 def load_images(source: str) -> ImageSet:
@@ -127,13 +187,9 @@ def load_images(source: str) -> ImageSet:
         if source == "digits" or source.startswith("digits:"):
             return _digits(source)
         raw = read_source(*split_source(source))
-    pixels = _channels_first(raw.pixels, source)
-    if not pixels.size:
-        raise ImageError(f"{source}: shape {list(pixels.shape)} holds no images")
-    if pixels.dtype == np.uint8:
-        pixels = np.true_divide(pixels, np.float32(255), dtype=np.float32)
-    ids = np.arange(len(pixels)) if raw.ids is None else raw.ids
-    return ImageSet(_sealed(pixels), raw.labels, ids, source)
+    pixels = from_stored(raw.pixels, source)
+    ids = np.arange(pixels.shape[0]) if raw.ids is None else raw.ids
+    return ImageSet(pixels, raw.labels, ids, source)
 
 
 def restrict(images: ImageSet, first: int, last: int) -> ImageSet:
@@ -167,104 +223,43 @@ def choose(images: ImageSet, n: int, seed: int) -> ImageSet:
         raise ImageError(
             f"{images.source}: {n} images were asked for; choose from 1 to the {len(images)} here"
         )
-    ranks = [_rank(seed, int(number)) for number in images.ids]
-    labels = [0] * len(images) if images.labels is None else images.labels.tolist()
-    taken: dict[int, int] = {}
-    places = []
-    for row in sorted(range(len(images)), key=ranks.__getitem__):
-        turn = taken[labels[row]] = taken.get(labels[row], -1) + 1
-        places.append((turn, ranks[row], row))
-    return images.select([row for _, _, row in sorted(places)[:n]])
+    order = np.lexsort((images.ids, _ranks(images.ids, seed)))  # by rank; of two the same, by id
+    labels = np.zeros(len(images)) if images.labels is None else images.labels[order]
+    return images.select(order[np.argsort(_turns(labels), kind="stable")[:n]])
 
 
-def _rank(seed: int, number: int) -> tuple[bytes, int]:
-    """A hash of seed and image id, with the id to settle ties."""
-    address = f"purify-audit choice {seed} {number}".encode()
-    return hashlib.blake2b(address, digest_size=8).digest(), number
+def _ranks(ids: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """Of each id, a hash of it and the seed."""
+    addresses = (f"purify-audit choice {seed} {number}".encode() for number in ids.tolist())
+    hashes = (hashlib.blake2b(address, digest_size=8).digest() for address in addresses)
+    return np.fromiter((int.from_bytes(h, "big") for h in hashes), np.uint64, len(ids))
+
+
+def _turns(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """At each place, how often its label comes before it."""
+    by_label = np.argsort(labels, kind="stable")
+    together = labels[by_label]
+    turns = np.empty(len(labels), np.int64)
+    turns[by_label] = np.arange(len(labels)) - np.searchsorted(together, together)
+    return turns
 
 
 def _digits(source: str) -> ImageSet:
     raw = read_arrays(_DIGITS)
-    ids = np.arange(len(raw.pixels))
+    ids = np.arange(raw.pixels.shape[0])
     held_out = ids % _HELD_OUT == 0
     parts = {"digits": held_out, "digits:train": ~held_out, "digits:all": ids >= 0}
     if source not in parts:
         raise ImageError(f"{source}: there is no such part; give {', '.join(parts)}")
-    pixels = np.true_divide(raw.pixels[:, None], np.float32(_DIGITS_WHITE), dtype=np.float32)
+    grey = raw.pixels.read(ids)[:, None]
+    pixels = np.true_divide(grey, np.float32(_DIGITS_WHITE), dtype=np.float32)
     return ImageSet(pixels, raw.labels, ids, source).select(np.flatnonzero(parts[source]))
-
-
-def _channels_first(pixels: NDArray[Any], source: str) -> NDArray[Any]:
-    """[n, c, h, w] from [n, h, w], [n, h, w, c] or [n, c, h, w]."""
-    shape = list(pixels.shape)
-    if pixels.dtype != np.uint8 and pixels.dtype.kind != "f":
-        raise ImageError(
-            f"{source}: pixels are of type {pixels.dtype}; save them as uint8 (0 to 255) or as"
-            " floats in [0, 1]"
-        )
-    if len(shape) == 3:
-        if shape[0] == 3 or shape[2] in (1, 3):
-            raise ImageError(
-                f"{source}: shape {shape} may be one image or a row of grey ones; write it with"
-                " four axes, [n, c, h, w] or [n, h, w, c]"
-            )
-        return pixels[:, None]
-    if len(shape) != 4:
-        raise ImageError(
-            f"{source}: pixels have shape {shape}; expected [n, h, w], [n, h, w, c] or [n, c, h, w]"
-        )
-    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-    if first and last:
-        raise ImageError(
-            f"{source}: shape {shape} does not tell which axis is the channels: axis 1 and axis 3"
-            " both could be"
-        )
-    if not first and not last:
-        raise ImageError(
-            f"{source}: shape {shape} has neither 1 nor 3 channels on axis 1 or axis 3; images"
-            " must be grey or RGB"
-        )
-    return np.ascontiguousarray(pixels if first else pixels.transpose(0, 3, 1, 2))
 
 
 def _sealed(array: NDArray[Any]) -> NDArray[Any]:
     """An array that nobody else holds, made read-only in place."""
     array.setflags(write=False)
     return array
-
-
-def _frozen(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """The same numbers C-contiguous and read-only; a copy unless they are so already."""
-    if array.dtype == dtype and array.flags.c_contiguous and not array.flags.writeable:
-        return array
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite: refused later
-        return _sealed(np.array(array, dtype, order="C"))
-
-
-def _checked_pixels(pixels: Any, source: str) -> NDArray[np.float32]:
-    array = np.asarray(pixels)
-    if array.dtype.kind != "f" or array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise ImageError(
-            f"{source}: pixels are {array.dtype} {list(array.shape)}, not floats [n, c, h, w]"
-            " with 1 or 3 channels"
-        )
-    if not array.size:
-        raise ImageError(f"{source}: shape {list(array.shape)} holds no images")
-    array = _frozen(array, np.float32)
-    low, high = float(array.min()), float(array.max())
-    if not np.isfinite([low, high]).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3)))[0])
-        raise ImageError(f"{source}: pixels of row {row} are NaN or infinite")
-    if low < 0 or high > 1:
-        raise ImageError(f"{source}: pixels lie in [{low:.9g}, {high:.9g}]; {_remedy(low, high)}")
-    return array
-
-
-def _remedy(low: float, high: float) -> str:
-    if low < 0:
-        standard = low >= -1 and high <= 1
-        return "map from [-1, 1] to [0, 1]" if standard else "undo their normalisation"
-    return "divide by 255" if high <= 255 else "rescale them to [0, 1]"
 
 
 def _checked_integers(values: Any, n: int, what: str, source: str) -> NDArray[np.int64]:
@@ -280,4 +275,6 @@ def _checked_integers(values: Any, n: int, what: str, source: str) -> NDArray[np
     if len(wrong):
         row = int(wrong[0])
         raise ImageError(f"{source}: {what} {array[row]} of row {row} is not in [0, 2**32)")
-    return _frozen(array, np.int64)
+    if array.dtype == np.int64 and array.flags.c_contiguous and not array.flags.writeable:
+        return array
+    return _sealed(np.array(array, np.int64, order="C"))

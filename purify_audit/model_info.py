@@ -19,7 +19,8 @@ def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
     purifier = subject.purifier
     if not isinstance(purifier, ForeignPurifier | CapturedGraph):
         return ()
-    x = torch.from_numpy(subject.images.pixels[:2].copy()).to(subject.device)
+    few = subject.images.select(list(range(min(2, len(subject.images)))))
+    x = torch.from_numpy(few.pixels.copy()).to(subject.device)
     try:
         with torch.no_grad():
             seen = purifier.capture_report(x)

@@ -393,7 +393,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path):
 
 def complaint(source):
     try:
-        load_images(source)
+        load_images(source).check()
     except ImageError as error:
         return str(error)
     return None
@@ -649,7 +649,7 @@ def test_unreadable_pictures_are_named(tmp_path):
     for content in (b"", b"GIF89a", whole[:-30], whole[:20]):
         (tmp_path / "b.png").write_bytes(content)
         with pytest.raises(ImageError, match=r"b\.png: cannot be read: "):
-            load_images(str(tmp_path))
+            load_images(str(tmp_path)).check()
     Image.fromarray(COLOUR[0]).save(tmp_path / "b.png", format="GIF")
     with pytest.raises(ImageError, match=r"b\.png: cannot be read: cannot identify image file"):
         load_images(str(tmp_path))

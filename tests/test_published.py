@@ -364,7 +364,7 @@ def test_a_purifier_of_photographs_run_rightly_or_in_another_range():
     """The range hides: the network denoises paler photographs just as well."""
     purifiers = photographs_purifier(), photographs_purifier(data_range=(0.0, 1.0))
     images = choose(load_images(str(PHOTOGRAPHS)), 8, 0)
-    pale = replace(images, pixels=(0.4 + 0.2 * images.pixels).astype(np.float32))
+    pale = ImageSet(0.4 + 0.2 * images.pixels, images.labels, images.ids, images.source)
     for purifier, shown in ((purifiers[0], images), (purifiers[0], pale), (purifiers[1], images)):
         assert check_denoising(Runner(purifier, CPU, 0, 16), shown) is None
 

@@ -1,7 +1,8 @@
 """Files of images as others write them: arrays, idx, CIFAR, Parquet tables, folders of pictures.
 
-Readers return `RawImages` in the file's own layout and number type, for `purify_audit.images` to
-check. Nothing in a file is executed, and the size it claims is checked before memory is taken.
+Readers return `RawImages` in the file's own layout and number type, which `pixels` checks and
+converts, a part at a time; pixels stay in the file where they can. Nothing in a file is executed,
+and the size it claims is checked before memory is taken.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,20 @@ from purify_audit.image_formats.cifar import (
     read_cifar_bin,
 )
 from purify_audit.image_formats.idx import is_idx, is_idx_folder, read_idx, read_idx_folder
+from purify_audit.image_formats.limits import check_memory, reading
 from purify_audit.image_formats.options import Options, split_source
 from purify_audit.image_formats.parquet import is_parquet_folder, read_parquet
 from purify_audit.image_formats.pictures import holds_pictures, read_folder
-from purify_audit.image_formats.raw import RawImages, reading
+from purify_audit.image_formats.pixels import Pixels, from_array, from_stored
+from purify_audit.image_formats.stored import RawImages
 
 __all__ = [
     "Options",
+    "Pixels",
     "RawImages",
+    "check_memory",
+    "from_array",
+    "from_stored",
     "is_cifar",
     "read_arrays",
     "read_cifar",

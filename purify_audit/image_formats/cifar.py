@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
-from purify_audit.image_formats.raw import RawImages, check_inside, reading
+from purify_audit.image_formats.limits import check_inside, reading
+from purify_audit.image_formats.stored import InFile, InMemory, Joined, RawImages, Stored, stamp
 
+_SHAPE = (3, 32, 32)
 _TEST, _TRAIN = ("test_batch",), tuple(f"data_batch_{k}" for k in range(1, 6))
 
 
@@ -63,7 +65,7 @@ def read_cifar(folder: Path, train: bool) -> RawImages:
             raise ImageError(f"{path}: is missing; unpack CIFAR-10 again")
         batches.append(_read_binary(path, _TEN) if end else _read_pickle(path, _TEN))
     pixels, labels, _ = zip(*batches, strict=True)
-    return RawImages(np.concatenate(pixels), np.concatenate(labels))
+    return RawImages(Joined(pixels), np.concatenate(labels))
 
 
 def read_cifar100(folder: Path, train: bool, coarse: bool) -> RawImages:
@@ -119,20 +121,22 @@ def _kind(path: Path, size: int) -> _Labels:
 def _read_binary(path: Path, labels: _Labels) -> RawImages:
     """Records of one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), then the pixels."""
     with reading(path):
-        size = path.stat().st_size
-        if not size or size % labels.record:
-            what = f"{labels.data_set} records of {labels.record}"
-            raise ImageError(f"{path}: {size} bytes are not whole {what}")
-        records = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, labels.record)
-    return _batch(path, records[:, labels.label_bytes :], records[:, labels.byte], labels)
+        seen = stamp(str(path))
+    n, rest = divmod(seen.size, labels.record)
+    if not n or rest:
+        what = f"{labels.data_set} records of {labels.record}"
+        raise ImageError(f"{path}: {seen.size} bytes are not whole {what}")
+    byte, record, before = np.dtype(np.uint8), labels.record, labels.label_bytes
+    values = InFile(path, seen, labels.byte, (n,), byte, record - 1).read(np.arange(n))
+    return _batch(path, InFile(path, seen, before, (n, *_SHAPE), byte, before), values, labels)
 
 
-def _batch(path: Path, pixels: NDArray[np.uint8], values: NDArray[Any], of: _Labels) -> RawImages:
+def _batch(path: Path, pixels: Stored, values: NDArray[Any], of: _Labels) -> RawImages:
     wrong = np.flatnonzero((values < 0) | (values >= of.classes))
     if len(wrong):
         where = f"{path}: label {values[wrong[0]]} of row {wrong[0]}"
         raise ImageError(f"{where} is not one of {of.whose} 0..{of.classes - 1}")
-    return RawImages(pixels.reshape(-1, 3, 32, 32), values)
+    return RawImages(pixels, values)
 
 
 class _Inert:
@@ -183,4 +187,4 @@ def _read_pickle(path: Path, of: _Labels) -> RawImages:
                 raise ImageError(f"{path}: 'data' is not an array of uint8 [n, 3072]")
         if labels.shape != pixels.shape[:1] or labels.dtype.kind != "i":
             raise ImageError(f"{path}: '{of.key}' is not one whole number for each image")
-    return _batch(path, pixels, labels, of)
+    return _batch(path, InMemory(pixels.reshape(-1, *_SHAPE)), labels, of)

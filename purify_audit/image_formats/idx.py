@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
-from purify_audit.image_formats.raw import RawImages, check_inside, check_memory, reading
+from purify_audit.image_formats.limits import check_inside, check_memory, reading
+from purify_audit.image_formats.stored import InFile, InMemory, RawImages, Stored, stamp
 
 _IDX = re.compile(r".*[-.]idx\d-[a-z]+(\.gz)?")
 _IMAGES = re.compile(r"(?P<before>.*)images(?P<joint>[-.])idx3-ubyte(?P<gz>\.gz)?")
@@ -53,13 +54,13 @@ def read_idx(path: Path) -> RawImages:
         ImageError: not idx, not bytes [n, h, w], not the length the header claims, too big, or
             not as many labels as images.
     """
-    pixels = _read_array(path, 3)[:, None]
+    pixels = _find_images(path)
     beside = _labels_beside(path)
     if beside is None:
         return RawImages(pixels)
-    labels = _read_array(beside, 1)
-    if len(labels) != len(pixels):
-        what = f"{len(labels)} labels, but {path.name} holds {len(pixels)} images"
+    labels, n = _read_labels(beside), pixels.shape[0]
+    if len(labels) != n:
+        what = f"{len(labels)} labels, but {path.name} holds {n} images"
         raise ImageError(f"{beside}: holds {what}; fetch both again")
     return RawImages(pixels, labels)
 
@@ -114,24 +115,46 @@ def _unpacked(path: Path) -> Iterator[tuple[IO[bytes] | GzipFile, int]]:
             yield stream, size * _MOST_DEFLATED
 
 
-def _read_array(path: Path, axes: int) -> NDArray[np.uint8]:
-    """The one array, of bytes; never reads more than one byte beyond what the header claims."""
+def _find_images(path: Path) -> Stored:
+    """Images of bytes, [n, 1, h, w]: those of a plain file stay in it."""
     with reading(path), _unpacked(path) as (file, most):
-        head = file.read(4 + 4 * axes)
-        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _NUMBERS:
-            raise ImageError(f"{path}: does not begin as an idx file does; fetch it again")
-        if (head[2], head[3]) != (0x08, axes):
-            held = f"{_NUMBERS[head[2]]} on {head[3]} ax{'i' if head[3] == 1 else 'e'}s"
-            wanted = "images are uint8 on 3 axes" if axes == 3 else "labels are uint8 on 1 axis"
-            raise ImageError(f"{path}: holds {held}; {wanted}")
-        if len(head) < 4 + 4 * axes:
-            raise ImageError(f"{path}: ends within its header: truncated or damaged")
-        shape = struct.unpack(f">{axes}I", head[4:])
-        check_memory(path, shape, 1)
-        declared = prod(shape)
-        content = file.read(declared + 1) if declared <= most else b""
-        if len(content) != declared:
-            present = "more" if len(content) > declared else "fewer"
-            what = f"shape {list(shape)} needs {declared} bytes but {present} are there"
-            raise ImageError(f"{path}: {what}: truncated or damaged")
+        shape = _read_header(path, file, 3)
+        n, height, width = shape
+        if not isinstance(file, GzipFile):
+            seen, start = stamp(file.fileno()), file.tell()
+            if seen.size - start == prod(shape):
+                return InFile(path, seen, start, (n, 1, height, width), np.dtype(np.uint8))
+        return InMemory(_read_numbers(path, file, shape, most)[:, None])
+
+
+def _read_labels(path: Path) -> NDArray[np.uint8]:
+    with reading(path), _unpacked(path) as (file, most):
+        return _read_numbers(path, file, _read_header(path, file, 1), most)
+
+
+def _read_header(path: Path, file: IO[bytes] | GzipFile, axes: int) -> tuple[int, ...]:
+    """The shape of the one array, of bytes."""
+    head = file.read(4 + 4 * axes)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _NUMBERS:
+        raise ImageError(f"{path}: does not begin as an idx file does; fetch it again")
+    if (head[2], head[3]) != (0x08, axes):
+        held = f"{_NUMBERS[head[2]]} on {head[3]} ax{'i' if head[3] == 1 else 'e'}s"
+        wanted = "images are uint8 on 3 axes" if axes == 3 else "labels are uint8 on 1 axis"
+        raise ImageError(f"{path}: holds {held}; {wanted}")
+    if len(head) < 4 + 4 * axes:
+        raise ImageError(f"{path}: ends within its header: truncated or damaged")
+    return struct.unpack(f">{axes}I", head[4:])
+
+
+def _read_numbers(
+    path: Path, file: IO[bytes] | GzipFile, shape: tuple[int, ...], most: int
+) -> NDArray[np.uint8]:
+    """What follows the header; never reads more than one byte beyond what that claims."""
+    check_memory(path, shape, 1)
+    declared = prod(shape)
+    content = file.read(declared + 1) if declared <= most else b""
+    if len(content) != declared:
+        present = "more" if len(content) > declared else "fewer"
+        what = f"shape {list(shape)} needs {declared} bytes but {present} are there"
+        raise ImageError(f"{path}: {what}: truncated or damaged")
     return np.frombuffer(content, np.uint8).reshape(shape)

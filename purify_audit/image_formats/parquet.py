@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
+from purify_audit.image_formats.limits import check_inside, check_memory, reading
 from purify_audit.image_formats.options import Options
-from purify_audit.image_formats.pictures import decode, stack
-from purify_audit.image_formats.raw import RawImages, check_inside, reading
+from purify_audit.image_formats.pictures import decode, must_match
+from purify_audit.image_formats.stored import InMemory, RawImages
 from purify_audit.record import printable
 
 # A table may repeat one value a million times in a few bytes: pyarrow unpacks one batch at a time,
@@ -65,8 +66,8 @@ def read_parquet(path: Path, options: Options) -> RawImages:
     labels: list[int] = []
     pictures = _pictures(parquet, tables, labels)
     n = sum(table.rows for table in tables)
-    pixels = stack(path, n, pictures, f"row 0 of {files[0].name}")
-    return RawImages(pixels, None if tables[0].label is None else np.array(labels))
+    pixels = _stack(path, n, pictures, f"row 0 of {files[0].name}")
+    return RawImages(InMemory(pixels), None if tables[0].label is None else np.array(labels))
 
 
 def _pyarrow(path: Path) -> Any:
@@ -187,3 +188,27 @@ def _rows(parquet: Any, table: _Table) -> Iterator[tuple[Any, Any]]:
             for row in range(batch.num_rows):
                 cells = [batch.column(name)[row].as_py() for name in columns]
                 yield cells[0], cells[1] if len(cells) > 1 else None
+
+
+def _stack(
+    source: Path, n: int, pictures: Iterable[tuple[str, NDArray[np.uint8]]], first_name: str
+) -> NDArray[np.uint8]:
+    """Pictures [h, w, c], each with the name that messages use, as one array uint8 [n, h, w, c].
+
+    Raises:
+        ImageError: there are not n of them, they differ in shape, or together they are too big.
+    """
+    if not n:
+        raise ImageError(f"{source}: holds no pictures")
+    pixels: NDArray[np.uint8] | None = None
+    row = -1
+    for row, (where, picture) in enumerate(pictures):
+        if pixels is None:
+            check_memory(source, (n, *picture.shape), 1)
+            pixels = np.empty((n, *picture.shape), np.uint8)
+        must_match(where, picture.shape, first_name, pixels.shape[1:])
+        if row < n:
+            pixels[row] = picture
+    if pixels is None or row + 1 != n:
+        raise ImageError(f"{source}: holds {row + 1} pictures, not the {n} it claims: damaged")
+    return pixels

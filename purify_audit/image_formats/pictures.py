@@ -1,7 +1,9 @@
 """PNG and JPEG pictures: one at a time, and folders of them."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -9,10 +11,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
-from purify_audit.image_formats.raw import RawImages, check_memory, reading
+from purify_audit.image_formats.limits import reading
+from purify_audit.image_formats.stored import RawImages, Rows, changed, stamp
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures in files of their own, decoded when they are asked for.
+
+    Attributes:
+        paths: of the files.
+        stamps: int64 [n, 2], of each file when its header was read: `Stamp`.
+        shape: [n, h, w, c].
+    """
+
+    paths: tuple[str, ...]
+    stamps: NDArray[np.int64]
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """That of 8-bit pictures."""
+        return np.dtype(np.uint8)
+
+    def read(self, rows: Rows) -> NDArray[np.uint8]:
+        """These pictures, decoded now.
+
+        Raises:
+            ImageError: a file cannot be read, or is another than when its header was read.
+        """
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            path = self.paths[row]
+            with reading(path):
+                if stamp(path) != tuple(self.stamps[row]):
+                    raise changed(path)
+                out[place] = decode(path, Path(path))
+        return out
 
 
 def read_folder(folder: Path) -> RawImages:
@@ -20,15 +58,24 @@ def read_folder(folder: Path) -> RawImages:
 
     Class 0 is the first subfolder in the order of names as text ("10" comes before "2"), as in
     torchvision's `ImageFolder`. Images directly in the folder have no labels. Hidden files and
-    files of other kinds are ignored; an orientation noted in the file is not applied.
+    files of other kinds are ignored; an orientation noted in the file is not applied. Only headers
+    are read here: a picture that is damaged after its header is refused when it is decoded.
 
     Raises:
         ImageError: no images, images at several depths, an empty class, an unreadable image, one
             that is neither 8-bit grey nor RGB, or images of several sizes or modes.
     """
     paths, labels = _list_pictures(folder)
-    named = ((str(path), decode(path, path)) for path in paths)
-    return RawImages(stack(folder, len(paths), named, paths[0].name), labels)
+    stamps = np.empty((len(paths), 2), np.int64)
+    shape: tuple[int, ...] = ()
+    for row, path in enumerate(paths):
+        with reading(path):
+            stamps[row] = stamp(str(path))
+        with _picture(path, path) as picture:
+            found = _shape(picture)
+        shape = shape or found
+        must_match(path, found, paths[0].name, shape)
+    return RawImages(Pictures(tuple(map(str, paths)), stamps, (len(paths), *shape)), labels)
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -36,32 +83,19 @@ def holds_pictures(folder: Path) -> bool:
     return any(_pictures(folder)) or any(any(_pictures(inner)) for inner in _subfolders(folder))
 
 
-def stack(
-    source: Path, n: int, pictures: Iterable[tuple[str, NDArray[np.uint8]]], first_name: str
-) -> NDArray[np.uint8]:
-    """Pictures [h, w, c], each with the name that messages use, as one array uint8 [n, h, w, c].
+def must_match(
+    where: str | Path, shape: tuple[int, ...], first_name: str, first: tuple[int, ...]
+) -> None:
+    """Refuse a picture [h, w, c] that is of another shape than the first one.
 
     Raises:
-        ImageError: there are not n of them, they differ in shape, or together they are too big.
+        ImageError: it is.
     """
-    if not n:
-        raise ImageError(f"{source}: holds no pictures")
-    pixels: NDArray[np.uint8] | None = None
-    row = -1
-    for row, (where, picture) in enumerate(pictures):
-        if pixels is None:
-            check_memory(source, (n, *picture.shape), 1)
-            pixels = np.empty((n, *picture.shape), np.uint8)
-        if picture.shape != pixels.shape[1:]:
-            raise ImageError(
-                f"{where}: is {list(picture.shape)} (height, width, channels) but {first_name} is"
-                f" {list(pixels.shape[1:])}; all images must have one size and one mode"
-            )
-        if row < n:
-            pixels[row] = picture
-    if pixels is None or row + 1 != n:
-        raise ImageError(f"{source}: holds {row + 1} pictures, not the {n} it claims: damaged")
-    return pixels
+    if shape != first:
+        raise ImageError(
+            f"{where}: is {list(shape)} (height, width, channels) but {first_name} is"
+            f" {list(first)}; all images must have one size and one mode"
+        )
 
 
 def decode(where: str | Path, file: Path | IO[bytes]) -> NDArray[np.uint8]:
@@ -71,6 +105,18 @@ def decode(where: str | Path, file: Path | IO[bytes]) -> NDArray[np.uint8]:
         ImageError: unreadable, of another kind, of more than 89 million pixels, or neither 8-bit
             grey nor RGB. It begins with `where`.
     """
+    with _picture(where, file) as picture:
+        return np.asarray(picture).reshape(_shape(picture))
+
+
+def _shape(picture: "Picture") -> tuple[int, int, int]:
+    """[h, w, c]."""
+    return picture.height, picture.width, len(picture.getbands())
+
+
+@contextmanager
+def _picture(where: str | Path, file: Path | IO[bytes]) -> Iterator["Picture"]:
+    """A picture whose header has been read and is one that is taken; see `decode`."""
     from PIL import Image
 
     with reading(where), warnings.catch_warnings():
@@ -81,7 +127,7 @@ def decode(where: str | Path, file: Path | IO[bytes]) -> NDArray[np.uint8]:
                 raise ImageError(
                     f"{where}: has mode {image.mode}; save it as 8-bit grey (L) or RGB"
                 )
-            return np.asarray(image).reshape(image.height, image.width, -1)
+            yield image
 
 
 def _opened(where: str | Path, file: Path | IO[bytes]) -> "Picture":

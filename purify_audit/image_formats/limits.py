@@ -1,25 +1,14 @@
-"""What every reader of images returns, and the limits that every reader keeps."""
+"""The limits that every reader of images keeps, and how its errors become sentences."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
 
 from purify_audit.errors import ImageError
 from purify_audit.record import printable
 
 _MAX_BYTES = 16 * 2**30  # of memory for one array, after conversion to float32
-
-
-class RawImages(NamedTuple):
-    """What a file holds: images in any layout and number type, perhaps labels, perhaps ids."""
-
-    pixels: NDArray[Any]
-    labels: NDArray[Any] | None = None
-    ids: NDArray[Any] | None = None
 
 
 @contextmanager

@@ -25,8 +25,9 @@ import torch
 
 DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
 FIGURES: dict[str, Callable[[], Any]] = {
-    "audit_digits": partial(audits.audits, DIGITS, 16, {"kind": "ddpm", "steps": 10}, 3),
-    "audit_cifar": partial(audits.audits, CIFAR, 16, {"kind": "ddim", "steps": 1}, 2),
+    "audit_digits": partial(audits.audits, DIGITS, 64, None, 3),
+    "audit_cifar": partial(audits.audits, CIFAR, 64, {"kind": "ddim", "steps": 20}, 2),
+    "startup": partial(audits.startup, 7),
     "profile_digits": partial(audits.profile, DIGITS, 16, {"kind": "ddpm", "steps": 10}),
     "gradient_digits": partial(cost.gradient_over_bare, DIGITS, 10, 64, 7),
     "gradient_cifar": partial(cost.gradient_over_bare, CIFAR, 2, 32, 5),
@@ -42,6 +43,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "presets": budget.presets,
     "small_case": partial(budget.small_case, 16, 2, 2),
     "to_reach": partial(budget.to_reach, 64, 4, 8, 10),
+    "reached": partial(budget.reached, 10),
     "diffpure": budget.diffpure,
 }
 

@@ -2,6 +2,8 @@
 
 import cProfile
 import pstats
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scale_rivals import CPU, ROOT, chain, pictures
-from scale_timing import figure, rounded, seconds, spread
+from scale_timing import SPREAD, figure, rounded, seconds, spread
 
 from purify_audit.aftercheck import check_again
 from purify_audit.audit import Outcome, Watch, audit, groups
@@ -21,7 +23,7 @@ from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.runtime import Runner, deterministic
 from purify_audit.subject import Subject, prepare
 
-SIZES = (32, 64, 128)  # of batches among which the best is looked for
+SIZES = (16, 32, 64, 128, 256)  # of batches among which the best is looked for
 BARE_EVERY = 4  # micro-batches between two looks at the bare network
 
 
@@ -96,31 +98,30 @@ def _preflight(subject: Subject) -> None:
         preflight(runner, subject.images)
 
 
-def audits(name: str, images: int, sampler: dict[str, object], rounds: int) -> dict[str, Any]:
-    """`audit_over_bare` with the default probes, at the default micro-batch and a quarter of it."""
-    found: dict[str, Any] = {}
+def audits(
+    name: str, images: int, sampler: dict[str, object] | None, rounds: int
+) -> dict[str, Any]:
+    """`audit_over_bare` with all defaults but the images, and the sampler where one is given."""
+    parts = list[dict[str, float]]()
     with tempfile.TemporaryDirectory() as folder:
         asked: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
         asked |= {"images": images, "data": source(name, images, Path(folder)), "sampler": sampler}
-        subjects = {b: prepare(asked | {"microbatch": b}, CPU) for b in (128, 32)}
-        purifier = subjects[32].purifier
+        subject = prepare(asked, CPU)
+        purifier = subject.purifier
         assert isinstance(purifier, DiffusionPurifier)
-        parts: dict[int, list[dict[str, float]]] = {size: [] for size in subjects}
-        for subject in subjects.values():
-            _preflight(subject)  # warms up
+        _preflight(subject)  # warms up
         for made in range(2 * rounds):
-            wide = any(spread([p["whole"] for p in ps]) > 0.3 for ps in parts.values() if ps)
-            if made >= rounds and not wide:
+            if made >= rounds and spread([part["whole"] for part in parts]) <= SPREAD:
                 break
-            for size, subject in subjects.items():
-                parts[size].append(audit_over_bare(subject))
-        for size, made_ in parts.items():
-            columns = {part: figure([m[part] for m in made_]) for part in made_[0]}
-            found[f"microbatch {size}"] = columns
-        each = rows_per_image(subjects[32].plan) * purifier.evaluations
+            parts.append(audit_over_bare(subject))
         bare = {n: figure([1e3 * v for v in vs]) for n, vs in per_image(purifier, 8).items()}
-    about = {"images": images, "sampler": sampler, "passes_per_image": each, "bare_ms": bare}
-    return about | found
+    return {
+        "images": images,
+        "microbatch": subject.plan.microbatch,
+        "chain": purifier.evaluations,
+        "passes": images * rows_per_image(subject.plan) * purifier.evaluations,
+        "bare_ms": bare,
+    } | {part: figure([p[part] for p in parts]) for part in parts[0]}
 
 
 def profile(name: str, images: int, sampler: dict[str, object]) -> dict[str, float]:
@@ -156,3 +157,35 @@ def source(name: str, images: int, folder: Path) -> str:
     path = folder / "images.npz"
     np.savez(path, x=np.moveaxis(pictures(purifier, images).pixels, 1, 3))
     return str(path)
+
+
+def startup(rounds: int) -> dict[str, Any]:
+    """Wall time from the start of a process to what it tells first: its first line."""
+    program = str(Path(sys.executable).with_name("purify-audit"))
+    small = ["compress", str(ROOT / "models" / "digits-ddpm.safetensors"), "--images", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        report = str(Path(folder) / "report.json")
+        quick = [*small, "--probe", "sign", "--sampler", "one-step", "--out", report]
+        commands = {
+            "--help": ["--help"],
+            "compress": quick,
+            "report": ["report", report],
+            "gate": ["gate", report, "--policy", str(ROOT / "docs" / "example-policy.toml")],
+        }
+        subprocess.run([program, *quick], capture_output=True, check=True)
+        found = {
+            name: figure([_first_line([program, *command]) for _ in range(rounds)])
+            for name, command in commands.items()
+        }
+    return found
+
+
+def _first_line(command: list[str]) -> float:
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    taken = time.perf_counter() - begun
+    process.communicate()
+    assert line.strip() or process.returncode == 0, "it tells something"
+    return taken

@@ -3,19 +3,20 @@
 Counts are those of the plans; only the variance components and the small case's times are measured.
 """
 
-import math
 from functools import partial
 from typing import Any
 
-import numpy as np
 from scale_rivals import CPU, ROOT
 from scale_timing import compared, rounded
-from scipy.special import stdtrit
 
+from purify_audit.allocation import components, images_needed, variance
 from purify_audit.attack_cost import planned_evaluations
 from purify_audit.attack_plan import PRESETS
 from purify_audit.audit import Outcome, Watch, audit
+from purify_audit.cli.settling import EVERY
 from purify_audit.compression import rows_per_image
+from purify_audit.pilot import DIRECTIONS, DRAWS, IMAGES, allocated
+from purify_audit.settled import Components
 from purify_audit.subject import Subject, prepare
 from purify_audit.verify import verify
 
@@ -63,50 +64,10 @@ def _audit(of: Subject) -> None:
     audit(of, Watch())
 
 
-def components(rates: np.ndarray) -> dict[str, float]:
-    """Variance components of rates [images, draws, pairs, 2], by a two-way layout in each image.
-
-    A rate is an image's mean + draw + pair + draw × pair ± what is odd in the direction; the
-    last cancels in the mean of a pair v, −v.
-    """
-    n, k, q, _ = rates.shape
-    even, odd = rates.mean(3), (rates[..., 0] - rates[..., 1]) / 2
-    mean = even.mean((1, 2), keepdims=True)
-    rest = even - even.mean(2, keepdims=True) - even.mean(1, keepdims=True) + mean
-    both = float(np.square(rest).sum() / (n * (k - 1) * (q - 1)))
-    draw = float(even.mean(2).var(1, ddof=1).mean()) - both / q
-    pair = float(even.mean(1).var(1, ddof=1).mean()) - both / k
-    within = draw / k + pair / q + both / (k * q)
-    image = float(mean.var(ddof=1)) - within
-    found = {"image": image, "draw": draw, "pair": pair, "both": both}
-    return {name: max(v, 0.0) for name, v in found.items()} | {"odd": float(np.square(odd).mean())}
-
-
-def paired_variance(parts: dict[str, float], draws: int, pairs: int) -> float:
-    """Variance of an image's mean over draws crossed with pairs v, −v."""
-    crossed = parts["both"] / (draws * pairs)
-    return parts["image"] + parts["draw"] / draws + parts["pair"] / pairs + crossed
-
-
-def plain_variance(parts: dict[str, float], each: int) -> float:
+def plain_variance(parts: Components, each: int) -> float:
     """Variance of an image's mean over perturbations with a draw and a direction of their own."""
-    within = sum(parts[name] for name in ("draw", "pair", "both", "odd"))
-    return parts["image"] + within / each
-
-
-def half_width(variance: float, n: int) -> float:
-    """Of the t interval of n images whose values have this variance."""
-    return float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * math.sqrt(variance / n)
-
-
-def images_needed(variance: float, half: float) -> int:
-    """The smallest number of images whose t interval is as narrow as that."""
-    n = 2
-    while half_width(variance, n) > half:
-        n += max(1, n // 1000)
-    while n > 2 and half_width(variance, n - 1) <= half:
-        n -= 1
-    return n
+    within = parts.draw + parts.pair + parts.both + parts.odd
+    return parts.image + within / each
 
 
 def to_reach(images: int, draws: int, directions: int, steps: int) -> dict[str, Any]:
@@ -124,19 +85,55 @@ def to_reach(images: int, draws: int, directions: int, steps: int) -> dict[str, 
     rates = (rows.change_l2 / rows.delta_l2).reshape(images, draws, directions // 2, 2)
     parts, each = components(rates), of.purifier.evaluations
     designs = {
-        "ours, 4 draws, 8 directions": (paired_variance(parts, 4, 4), 4 * (1 + 8)),
-        "ours, 2 draws, 4 directions": (paired_variance(parts, 2, 2), 2 * (1 + 4)),
-        "ours, 1 draw, 2 directions": (paired_variance(parts, 1, 1), 1 + 2),
+        "ours, 4 draws, 8 directions": (variance(parts, 4, 4), 4 * (1 + 8)),
+        "ours, 2 draws, 4 directions": (variance(parts, 2, 2), 2 * (1 + 4)),
+        "ours, 1 draw, 2 directions": (variance(parts, 1, 1), 1 + 2),
         "plain, 32 perturbations an image": (plain_variance(parts, 32), 2 * 32),
         "plain, 1 perturbation an image": (plain_variance(parts, 1), 2),
     }
     table = {}
-    for name, (variance, purifications) in designs.items():
-        n = images_needed(variance, HALF_WIDTH)
+    for name, (spread, purifications) in designs.items():
+        n = images_needed(spread, HALF_WIDTH, LEVEL, 10**9)
+        assert n is not None
         table[name] = {"images": n, "evaluations": n * purifications * each}
-    told = {name: rounded(v) for name, v in parts.items()}
+    told = {name: rounded(v) for name, v in parts.model_dump().items()}
     about = {"images": images, "draws": draws, "directions": directions, "steps": steps}
     return about | {"rate": rounded(float(rates.mean())), "components": told, "designs": table}
+
+
+def reached(steps: int) -> dict[str, Any]:
+    """Real runs that end at the first look where the same rate is known to ±0.01."""
+    found = {}
+    for name in ("default", "allocated"):
+        asked: dict[str, object] = {
+            "checkpoint": DIGITS,
+            "data": "digits:all",
+            "preset_images": EVERY,
+        }
+        asked |= {"probes": ({"kind": "sign"},), "tolerance": HALF_WIDTH}
+        of = prepare(asked | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
+        if name == "allocated":
+            of, pilot = allocated(of)
+            assert pilot is not None
+        spent = [0]
+
+        def tick(rows: int, spent: list[int] = spent) -> None:
+            spent[0] += rows
+
+        report = audit(of, Watch(tick)).report
+        rate = next(e for e in report.estimates if (e.metric, e.norm) == ("compression_rate", "l2"))
+        assert rate.lower is not None
+        assert rate.upper is not None
+        found[name] = {
+            "draws": of.plan.draws,
+            "directions": of.plan.directions,
+            "images": len(report.data.ids),
+            "evaluations": spent[0] * of.purifier.evaluations,
+            "rate": rounded(rate.value),
+            "half_width": rounded((rate.upper - rate.lower) / 2),
+        }
+    each = of.purifier.evaluations
+    return found | {"pilot_evaluations": IMAGES * DRAWS * (1 + DIRECTIONS) * each, "steps": steps}
 
 
 def diffpure() -> dict[str, Any]:

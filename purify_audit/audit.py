@@ -1,6 +1,8 @@
 """The straight line: plan -> models and images -> preflight -> rows -> estimates -> report."""
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -43,6 +45,7 @@ PREFLIGHT = "preflight"
 """The phase of a run that is done before all others."""
 
 _UNUSABLE = ("PA104", "PA111")  # there is no output to measure
+_INTERIM_SECONDS = 1.0  # between two estimates on the way, each of which is made of all rows
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20
@@ -92,8 +95,7 @@ def audit(
         findings, floor = list(before.findings), before.floor
         if ends_the_audit(findings, measure_anyway):
             return Outcome(_report(subject, "partial", findings, floor, None), None)
-        parts, complete = _measure(subject, runner, watch, before, store)
-        samples = join(parts) if parts else None
+        samples, complete = _measure(subject, runner, watch, before, store)
         if samples is not None:
             findings += aftercheck(subject, samples, floor, findings)
             if complete:  # somebody who asked to stop should not wait for more
@@ -120,23 +122,25 @@ def ends_the_audit(findings: list[Finding], measure_anyway: bool) -> bool:
 
 def _measure(
     subject: Subject, runner: Runner, watch: Watch, before: Preflight, store: RunStore | None
-) -> tuple[list[CompressionSamples], bool]:
+) -> tuple[CompressionSamples | None, bool]:
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
     plan, parts, rates = subject.plan, list[CompressionSamples](), list[PerImage]()
+    done, told = 0, -math.inf
     try:
         for unit in compression_phase(subject, runner).units(store):
             parts.append(from_columns(unit.arrays))
             rates += itertools.islice(_rates(parts[-1], plan), 1)
-            if rates:
+            if rates and time.monotonic() - told > _INTERIM_SECONDS:
                 watch.interim(estimate(_joined(rates), plan))
-            done = sum(len(np.unique(part.anchors.image)) for part in parts)
+                told = time.monotonic()
+            done += len(np.unique(parts[-1].anchors.image))
             if done in plan.looks and _enough(subject, watch, before, join(parts)):
                 break
     except StoppedEarly as stop:
-        return [*parts, stop.samples], False
+        return join([*parts, stop.samples]), False
     except Stopped:
-        return parts, False
-    return parts, True
+        return join(parts) if parts else None, False
+    return join(parts), True
 
 
 def _rates(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage]:
@@ -153,7 +157,7 @@ def compression_phase(subject: Subject, runner: Runner) -> Phase:
     """Rows of every group of images, as units that need nothing of one another."""
     plan = subject.plan
     classify = None if subject.judge is None else _classify(subject.judge[1], subject)
-    spans = list(groups(plan, subject.images.pixels[0].nbytes))
+    spans = list(groups(plan, subject.images.image_bytes))
 
     def make(place: int) -> Unit:
         rows = spans[place]

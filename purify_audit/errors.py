@@ -42,3 +42,7 @@ class RunError(InputError):
 
 class AuditError(PurifyAuditError):
     """The audit broke down for a reason that is not the purifier's."""
+
+
+class OutOfMemoryError(AuditError):
+    """The device has no memory for a micro-batch."""

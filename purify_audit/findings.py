@@ -135,7 +135,7 @@ CODES: dict[str, Code] = {
         "near-numeric-floor",
         "warning",
         "The measured rate is near what rounding alone would give at this radius.",
-        "Use a larger radius, or read the rate as an upper bound.",
+        "Use a larger radius or a higher precision, or read the rate as an upper bound.",
     ),
     "PA202": Code(
         "rows-not-finite",

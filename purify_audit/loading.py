@@ -21,12 +21,14 @@ from purify_audit.card import (
 )
 from purify_audit.checkpoint import Checkpoint, load_tensors
 from purify_audit.choices import VPODESampler, VPSDESampler
+from purify_audit.engine import PLAIN, Engine
 from purify_audit.errors import CardError, CheckpointError, PlanError
 from purify_audit.factories import load_code_classifier, load_code_purifier
 from purify_audit.networks import build_network
 from purify_audit.networks.spandrel_model import spandrel_network
 from purify_audit.purifier import Classifier, Purifier
 from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.engine import run_by
 from purify_audit.purifiers.exported import load_graph_classifier, load_graph_purifier
 from purify_audit.purifiers.feedforward import FeedforwardPurifier
 from purify_audit.purifiers.schedule import noise_schedule
@@ -68,7 +70,10 @@ class NormalisedClassifier:
 
 
 def load_purifier(
-    checkpoint: Checkpoint, device: torch.device, card: PurifierCard | None = None
+    checkpoint: Checkpoint,
+    device: torch.device,
+    card: PurifierCard | None = None,
+    engine: Engine = PLAIN,
 ) -> Purifier:
     """The purifier of a checkpoint, ready on a device.
 
@@ -76,21 +81,30 @@ def load_purifier(
         checkpoint: from `read_checkpoint`.
         device: where it will run.
         card: the checkpoint's card with some settings changed, if any were.
+        engine: how its network is run.
 
     Raises:
         CheckpointError: it is a classifier; tensors are missing, unexpected, wrongly shaped or
             not finite.
         CardError: the noise schedule cannot be computed with.
+        PlanError: it has no network of ours to run in another way, or the device cannot.
     """
     card = purifier_card(checkpoint) if card is None else card
+    if engine != PLAIN and not isinstance(card, DiffusionCard | FeedforwardCard):
+        raise PlanError(
+            f"{checkpoint.source}: has no network that is built here from a file of weights; what"
+            " is not, runs as it is, without --precision, --compile and --channels-last"
+        )
     match card:
         case TransformCard():
             return TransformPurifier(card)
         case DiffusionCard():
             _check_schedule(checkpoint.source, card)
-            return DiffusionPurifier(card, _network(checkpoint, card, device))
+            network = _network(checkpoint, card, device)
+            return DiffusionPurifier(card, run_by(engine, network, device))
         case FeedforwardCard():
-            return FeedforwardPurifier(card, _network(checkpoint, card, device))
+            network = _network(checkpoint, card, device)
+            return FeedforwardPurifier(card, run_by(engine, network, device))
         case GraphCard():
             return load_graph_purifier(checkpoint, card, device)
         case CodeCard():

@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from purify_audit.attack_plan import AttackPlan
 from purify_audit.choices import Norm, Radius, Sampler
+from purify_audit.engine import PLAIN, Engine
 from purify_audit.errors import PlanError
 from purify_audit.reading import Reading
 from purify_audit.record import Record, first_fault
@@ -100,6 +101,7 @@ class AuditPlan(Record):
         directions: perturbations of each random probe for each image, in pairs v and −v.
         t_star: overrides the card's.
         sampler: overrides the card's.
+        engine: how the purifier's network is run.
         seed: the key of all randomness.
         microbatch: purifications computed together, always exactly this many.
         level: of the intervals.
@@ -124,6 +126,7 @@ class AuditPlan(Record):
     directions: Annotated[int, Field(ge=1, lt=2**32)]
     t_star: Annotated[int, Field(ge=1)] | None = None
     sampler: Sampler | None = None
+    engine: Engine = PLAIN
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     microbatch: Annotated[int, Field(ge=1, le=65536)]
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

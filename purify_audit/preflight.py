@@ -1,8 +1,8 @@
 """Before spending: is P pure, row-wise, finite, in range, and does it denoise?
 
 Each check is one function that returns a finding or none. Together they cost six
-micro-batches of 16 images; and of a diffusion network, at most five passes over 64 images and
-eight times as many over 16 (`purify_audit.denoising`).
+micro-batches of 16 images, and four more in a lower precision; and of a diffusion network, at
+most five passes over 64 images and eight times as many over 16 (`purify_audit.denoising`).
 """
 
 import random  # noqa: TID251 - only to see whether the purifier touched its state
@@ -15,12 +15,16 @@ from pydantic import TypeAdapter
 from purify_audit.denoising import check_denoising
 from purify_audit.findings import Finding, finding
 from purify_audit.images import ImageSet
+from purify_audit.plan import AuditPlan
+from purify_audit.purifier import Purifier
 from purify_audit.purifiers.captured_graph import CapturedGraph
+from purify_audit.purifiers.engine import in_float32
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.runtime import Runner
 from purify_audit.store import Unit
 
 _IMAGES = 8
+_BESIDE = 0.05  # of a real perturbation, on every pixel
 _ROUNDING = 2.0**-24  # the spacing of float32 just below 1
 _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
 
@@ -51,15 +55,21 @@ class Preflight:
 _PREFLIGHT = TypeAdapter(Preflight)
 
 
-def preflight(runner: Runner, images: ImageSet) -> Preflight:
+def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -> Preflight:
     """Findings about a purifier, from at most 8 of the audited images.
 
     A fault that makes the later checks meaningless (wrong shape, not finite) ends the list.
+
+    Args:
+        runner: of the purifier.
+        images: those to be audited.
+        plan: at whose smallest radius the floor of a lower precision is measured; without one, at
+            an l-inf radius of 0.05.
     """
     size = min(runner.microbatch, 2 * _IMAGES)
     runner = replace(runner, microbatch=size, tick=lambda rows: None)
     probe = images.select(list(range(min(len(images), max(1, runner.microbatch // 2), _IMAGES))))
-    x, beside = probe.pixels, _perturbed(probe.pixels, 0.05)
+    x, beside = probe.pixels, _perturbed(probe.pixels, _BESIDE)
     before = _generator_states()
     near = _call(runner, beside, probe.ids, 0)
     found = _shape(near, probe)
@@ -80,16 +90,21 @@ def preflight(runner: Runner, images: ImageSet) -> Preflight:
     ]
     if checks[0] is not None:
         return Preflight([check for check in checks if check is not None], {})
+    exact = in_float32(runner.purifier)
     checks += [
         _rows_alone(runner, probe, y),
         _in_range(x, y),
-        _smooth(y, near, nudged),
+        _smooth(y, near, nudged) if exact is None else None,  # the floor tells of its jumps
         _draw_matters(runner, y, redrawn),
         _collapsed(probe, y),
         check_denoising(runner, images),
     ]
     findings = [check for check in checks if check is not None] + _foreign(runner)
-    return Preflight(findings, _numeric_floor(y, nudged))
+    floor = _numeric_floor(y, nudged)
+    if exact is not None:
+        lower = _floor_of_precision(runner, exact, probe, _smallest_step(plan, x))
+        floor = {norm: max(size, lower[norm]) for norm, size in floor.items()}
+    return Preflight(findings, floor)
 
 
 def _numeric_floor(y: np.ndarray, nudged: np.ndarray) -> dict[str, float]:
@@ -103,6 +118,36 @@ def _numeric_floor(y: np.ndarray, nudged: np.ndarray) -> dict[str, float]:
     l2 = np.sqrt((change**2).sum(1) + (spacing**2).sum(1) / 6).mean()
     linf = np.sqrt(np.abs(change).max(1) ** 2 + spacing.max(1) ** 2 / 6).mean()
     return {"l2": float(l2), "linf": float(linf)}
+
+
+def _smallest_step(plan: AuditPlan | None, x: np.ndarray) -> float:
+    """What ±step on every pixel has the plan's smallest radius."""
+    if plan is None:
+        return _BESIDE
+    return min(plan.eps) / (1.0 if plan.norm == "linf" else x[0].size ** 0.5)
+
+
+def _floor_of_precision(
+    runner: Runner, exact: Purifier, probe: ImageSet, step: float
+) -> dict[str, float]:
+    """By how much a lower precision is wrong about a change, a mean over images.
+
+    Args:
+        runner: of the purifier in that precision.
+        exact: the same in float32.
+        probe: some images.
+        step: the change is that of ±step on every pixel, under the same draw.
+    """
+    moved = _perturbed(probe.pixels, step)
+
+    def change(runner: Runner) -> np.ndarray:
+        both = (_call(runner, x, probe.ids, 0) for x in (moved, probe.pixels))
+        after, before = (y.astype(np.float64).reshape(len(y), -1) for y in both)
+        return np.asarray(after - before)
+
+    wrong = change(runner) - change(replace(runner, purifier=exact))
+    norms = {"l2": np.sqrt((wrong**2).sum(1)), "linf": np.abs(wrong).max(1)}
+    return {norm: float(sizes.mean()) for norm, sizes in norms.items()}
 
 
 def _call(runner: Runner, x: np.ndarray, ids: np.ndarray, draw: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from purify_audit.errors import AuditError
+from purify_audit.engine import PLAIN, Engine
+from purify_audit.errors import OutOfMemoryError
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Purifier
 
@@ -17,8 +18,9 @@ from purify_audit.purifier import Purifier
 def deterministic(gradients: bool = False) -> Iterator[None]:
     """Exact float32 and fixed kernel choices within, the settings found restored after.
 
-    TF32 and autocast off, cuDNN benchmarking off and deterministic. Without `gradients`, tensors
-    made within can never take part in one, which saves their bookkeeping.
+    TF32 and autocast off, cuDNN benchmarking off and deterministic; an `EngineNetwork` switches
+    its own precision on, for itself. Without `gradients`, tensors made within can never take part
+    in one, which saves their bookkeeping.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     found = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
@@ -35,7 +37,7 @@ def deterministic(gradients: bool = False) -> Iterator[None]:
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = found
 
 
-def environment(device: torch.device) -> dict[str, str | int]:
+def environment(device: torch.device, engine: Engine = PLAIN) -> dict[str, str | int]:
     """What the numbers may depend on in their last digits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
@@ -45,7 +47,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
-        "precision": "float32, TF32 off",
+        "precision": engine.told,
     }
 
 
@@ -64,12 +66,12 @@ def memory_advice(device: torch.device, microbatch: int) -> Iterator[None]:
     """Turns an allocator's error into a sentence.
 
     Raises:
-        AuditError: the device is out of memory.
+        OutOfMemoryError: the device is out of memory.
     """
     try:
         yield
     except torch.OutOfMemoryError:
-        raise AuditError(
+        raise OutOfMemoryError(
             f"{device} is out of memory with micro-batches of {microbatch};"
             " give a smaller --microbatch"
         ) from None

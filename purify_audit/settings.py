@@ -25,11 +25,22 @@ AUDIT: dict[str, tuple[type, ...]] = {
 ATTACK: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("optimiser", "loss", "gradient"), _TEXT),
     **dict.fromkeys(("steps", "draws", "restarts", "held_out", "microbatch"), _WHOLE),
+    "leave": (bool,),
 }
-SETTINGS = AUDIT | ATTACK | {"preset": _TEXT, "device": _TEXT}
+ENGINE: dict[str, tuple[type, ...]] = {
+    "precision": _TEXT,
+    **dict.fromkeys(("compile", "channels_last"), (bool,)),
+}
+SETTINGS = AUDIT | ATTACK | ENGINE | {"preset": _TEXT, "device": _TEXT}
 """Settings of a project's file and their types, named like the options."""
 
-_TYPES: dict[type, str] = {int: "a whole number", float: "a number", str: "text", list: "a list"}
+_TYPES: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    bool: "true or false",
+}
 
 
 def parse_settings(text: str) -> tuple[str, dict[str, str]]:
@@ -166,7 +177,7 @@ def project_settings(file: ProjectFile | None) -> dict[str, object]:
         if name not in SETTINGS:
             meant = meant_instead(name, [*SETTINGS, "gate"])
             raise PlanError(f"{file.place(key)}: no setting '{printable(key)}'{meant}")
-        if not isinstance(value, SETTINGS[name]) or isinstance(value, bool):
+        if type(value) not in SETTINGS[name]:  # a bool is an int to isinstance
             wanted = " or ".join(_TYPES[kind] for kind in SETTINGS[name])
             raise PlanError(f"{file.place(key)}: '{name}' is {value!r}, not {wanted}")
         settings[name] = value

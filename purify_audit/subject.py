@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from purify_audit.card import DiffusionCard, ImageSpec, PurifierCard
 from purify_audit.checkpoint import Checkpoint
 from purify_audit.choices import Sampler
+from purify_audit.compression import padded_rows
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet, choose, load_images, restrict
 from purify_audit.loading import load_classifier, load_purifier, purifier_card
@@ -26,7 +27,10 @@ _DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat m
 _DIGITS_EPS = {"linf": (0.15,), "l2": (1.0,)}  # 8x8 pixels: fewer, and each of them larger
 _DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
 _DEFAULT_IMAGES = 64
-_DEFAULT_MICROBATCH = {"cpu": 128, "cuda": 256}
+_MOST_ROWS = 256  # of a micro-batch by default
+_MOST_PIXELS = {"cpu": 2**15, "cuda": 2**18}  # of a micro-batch by default; larger are no quicker
+_CALL_PIXELS = {"cpu": 2**9, "cuda": 2**16}  # take as long as what a call takes besides its rows
+# (CPU: measured, docs/results.md 12. CUDA: a guess until it is.)
 _ATTACK_MICROBATCH = {"cpu": 64, "cuda": 256}  # gradients need memory
 
 
@@ -82,18 +86,42 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
         "draws": 4 if purifier_card(checkpoint).randomised else 1,
         "directions": 8,
         "seed": 0,
-        "microbatch": _DEFAULT_MICROBATCH[device.type],
+        "microbatch": 1,
     }
     if "attack" in given:
         defaults["classifier"] = shipped_classifier(images.image_shape)
         ball = {name: given.get(name, defaults[name]) for name in ("norm", "eps")}
         randomised = purifier_card(checkpoint).randomised
-        given["attack"] = _attack_settings(given["attack"] | ball, randomised, device)
+        count = given.get("images", defaults["images"])
+        given["attack"] = _attack_settings(given["attack"] | ball, randomised, device, count)
     try:
         plan = AuditPlan.model_validate(defaults | given)
     except ValidationError as error:
         raise PlanError(f"the plan cannot be carried out: {first_fault(error)}") from None
+    if "microbatch" not in given:
+        size = default_microbatch(plan, images.image_shape, device)
+        plan = plan.model_copy(update={"microbatch": size})
     return _assemble(plan, images, checkpoint, device)
+
+
+def default_microbatch(
+    plan: AuditPlan, shape: tuple[int, int, int], device: torch.device
+) -> int:
+    """A power of two: many rows for small images, but few of them padding.
+
+    Args:
+        plan: what is measured; its own size is not looked at.
+        shape: of the images.
+        device: where they are purified.
+    """
+    pixels, call = shape[1] * shape[2], _CALL_PIXELS[device.type]
+    most = max(1, min(_MOST_ROWS, _MOST_PIXELS[device.type] // pixels))
+
+    def cost(size: int) -> float:
+        rows = padded_rows(plan.model_copy(update={"microbatch": size}), plan.images)
+        return rows * (1 + call / (size * pixels))
+
+    return min((1 << n for n in reversed(range(most.bit_length()))), key=cost)
 
 
 def attack_plan(
@@ -114,7 +142,7 @@ def attack_plan(
     ball = {name: asked.get(name, getattr(plan, name)) for name in ("norm", "eps")}
     if ball["norm"] != plan.norm and "eps" not in asked:
         raise PlanError(f"--norm {ball['norm']} is not the report's: give --eps with it")
-    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device)
+    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device, plan.images)
     changes = {
         "classifier": classifier,
         "attack": settings,
@@ -130,12 +158,17 @@ def attack_plan(
 
 
 def _attack_settings(
-    asked: dict[str, Any], randomised: bool, device: torch.device
+    asked: dict[str, Any], randomised: bool, device: torch.device, images: int
 ) -> dict[str, Any]:
-    """With defaults that depend on what is attacked, and where."""
-    settings: dict[str, Any] = {"microbatch": _ATTACK_MICROBATCH[device.type]}
-    settings |= {name: value for name, value in asked.items() if value is not None}
-    return settings if randomised else settings | {"draws": 1, "held_out": 1}
+    """With defaults that depend on what is attacked, and where.
+
+    A micro-batch by default holds no more rows than there are: the others would be padding.
+    """
+    settings = {name: value for name, value in asked.items() if value is not None}
+    if not randomised:
+        settings |= {"draws": 1, "held_out": 1}
+    rows = max(1, images * settings.get("draws", 1))
+    return {"microbatch": min(_ATTACK_MICROBATCH[device.type], rows)} | settings
 
 
 def load_subject(plan: AuditPlan, device: torch.device) -> Subject:
@@ -156,10 +189,12 @@ def _assemble(
     images = choose(available, plan.images, plan.seed)
     card = overridden(plan.checkpoint, purifier_card(checkpoint), plan.t_star, plan.sampler)
     _must_fit(checkpoint.source, card.image, images)
-    purifier, judge = load_purifier(checkpoint, device, card), _judge(plan, images, device)
+    purifier = load_purifier(checkpoint, device, card, plan.engine)
+    judge = _judge(plan, images, device)
     if plan.attack is not None and judge is not None:
         able = is_differentiable(purifier), is_differentiable(judge[1])
         plan = plan.model_copy(update={"attack": plan.attack.forward_only(*able)})
+    images.check()
     return Subject(
         plan=plan,
         checkpoint=checkpoint,
@@ -279,4 +314,6 @@ def _brought(plan: AuditPlan, images: ImageSet) -> ImageSet | None:
             f" {missing[0]}; audit only those it has, with --ids"
         )
     place = {int(image): row for row, image in enumerate(brought.ids)}
-    return brought.select([place[int(image)] for image in images.ids])
+    chosen = brought.select([place[int(image)] for image in images.ids])
+    chosen.check()
+    return chosen

@@ -94,7 +94,7 @@ def _report(subject: Subject, basis: Outcome, found: Found) -> Report:
             compresses_yet_falls=tuple(fallen),
             stands_without_compressing=tuple(standing),
             evaluations=found.spent,
-            environment=environment(subject.device),
+            environment=environment(subject.device, plan.engine),
         )
     judge = subject.judge
     more = found.images > len(old.data.ids)

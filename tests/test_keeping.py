@@ -472,8 +472,8 @@ def test_each_of_those_that_share_does_its_own_and_then_what_is_left(
     ("output", "code"), [("x[:, :, ::2]", "PA104"), ("x * float('nan')", "PA103")]
 )
 def test_who_begins_before_preflight_is_done_ends_as_it_says(output, code, run_cli, monkeypatch):
-    Path("broken.py").write_text(f"def make():\n    return lambda x: {output}\n", encoding="utf-8")
-    run = ("compress", "--purifier", "broken.py:make", "--data", "digits", *SMALL)
+    Path(f"{code}.py").write_text(f"def make():\n    return lambda x: {output}\n", encoding="utf-8")
+    run = ("compress", "--purifier", f"{code}.py:make", "--data", "digits", *SMALL)
     monkeypatch.setenv("CI_NODE_TOTAL", "2")
     monkeypatch.setenv("CI_NODE_INDEX", "2")
     ended, out, err = run_cli(*run, "--out", "s.json")

@@ -85,6 +85,20 @@ def test_it_stops_as_soon_as_every_rule_is_decided(run, tmp_path):
     assert len(report_in(tmp_path).data.ids) == 32
 
 
+def test_a_run_that_is_kept_goes_on_with_the_same_command(run, tmp_path):
+    rules = ROBUST + "min = 0.1\n"
+    run(rules, "--full")
+    whole = report_in(tmp_path)
+    ended = run(rules, "--full", "--max-seconds", 0, "--run-dir", "kept")
+    assert (ended.returncode, report_in(tmp_path).status) == (3, "partial")
+    for least in (0.9, 0.0):  # goes on; then there is nothing left but what is never kept
+        assert run(rules, "--full", "--run-dir", "kept").returncode == 0
+        again = report_in(tmp_path).run
+        assert again.body_sha256 == whole.run.body_sha256
+        assert least * whole.run.evaluations <= again.evaluations
+    assert again.evaluations < 0.5 * whole.run.evaluations
+
+
 def test_the_attack_is_made_only_where_a_rule_needs_it(run, tmp_path):
     run(RATE + "max = 3\n")
     assert report_in(tmp_path).attack is None

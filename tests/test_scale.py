@@ -9,9 +9,11 @@ import pytest
 import torch
 from support import CPU, plan_for
 
+from purify_audit.allocation import variance
 from purify_audit.attack.objective import Defence, Objective
 from purify_audit.compression import measure_compression, random_cells
 from purify_audit.runtime import Runner, deterministic
+from purify_audit.settled import Components
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
@@ -107,38 +109,11 @@ def test_the_slope_of_a_power_law_is_its_exponent():
     assert scale_growth.slope([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
 
 
-def rates(image=0.0, draw=0.0, pair=0.0, both=0.0, odd=0.0, shape=(400, 4, 4)):
-    """Rates [n, k, q, 2] with these standard deviations of their parts."""
-    rng = np.random.default_rng(0)
-    n, k, q = shape
-    even = (
-        image * rng.standard_normal((n, 1, 1))
-        + draw * rng.standard_normal((n, k, 1))
-        + pair * rng.standard_normal((n, 1, q))
-        + both * rng.standard_normal((n, k, q))
-    )
-    half = odd * rng.standard_normal((n, k, q))
-    return 1.0 + np.stack((even + half, even - half), -1)
-
-
-def test_variance_components_are_those_that_made_the_rates():
-    parts = scale_budget.components(rates(0.5, 0.2, 0.3, 0.1, 0.4))
-    for name, size in {"image": 0.5, "draw": 0.2, "pair": 0.3, "both": 0.1, "odd": 0.4}.items():
-        assert parts[name] == pytest.approx(size**2, rel=0.15), name
-
-
-def test_the_variance_of_an_image_falls_with_draws_and_pairs_and_never_with_what_is_odd():
-    parts = {"image": 1.0, "draw": 8.0, "pair": 12.0, "both": 48.0, "odd": 1000.0}
-    assert scale_budget.paired_variance(parts, draws=4, pairs=2) == 1.0 + 2.0 + 6.0 + 6.0
+def test_perturbations_that_share_nothing_have_all_of_the_variance():
+    parts = Components(image=1.0, draw=8.0, pair=12.0, both=48.0, odd=1000.0)
     assert scale_budget.plain_variance(parts, each=1) == 1.0 + 8.0 + 12.0 + 48.0 + 1000.0
     assert scale_budget.plain_variance(parts, each=4) == 1.0 + 1068.0 / 4
-
-
-def test_images_needed_make_a_t_interval_of_that_half_width():
-    n = scale_budget.images_needed(0.04, 0.01)
-    half = [scale_budget.half_width(0.04, m) for m in (n - 1, n)]
-    assert half[0] > 0.01 >= half[1]
-    assert n == pytest.approx(0.04 * (1.96 / 0.01) ** 2, abs=4)
+    assert variance(parts, draws=4, pairs=2) == 1.0 + 2.0 + 6.0 + 6.0, "what is odd cancels"
 
 
 @pytest.fixture

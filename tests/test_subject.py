@@ -13,7 +13,13 @@ from purify_audit.choices import DDIMSampler
 from purify_audit.errors import CheckpointError, ImageError, InputError, PlanError
 from purify_audit.images import load_images
 from purify_audit.plan import AuditPlan
-from purify_audit.subject import BUNDLED, load_subject, open_checkpoint, prepare
+from purify_audit.subject import (
+    BUNDLED,
+    attack_plan,
+    load_subject,
+    open_checkpoint,
+    prepare,
+)
 
 CPU = torch.device("cpu")
 COLOUR = {"channels": 3, "height": 8, "width": 8}
@@ -56,6 +62,27 @@ def images(tmp_path):
 
 # --- defaults -----------------------------------------------------------------------------------
 
+ATTACK = {"steps": 2, "restarts": 1, "held_out": 2, "square_queries": 5}
+
+
+@pytest.mark.parametrize(
+    ("images", "draws", "named", "rows"),
+    [(16, 1, None, 16), (16, 3, None, 48), (40, 2, None, 64), (1, 1, None, 1), (4, 1, 64, 64)],
+)
+def test_an_attacks_micro_batch_has_no_more_rows_than_there_are_unless_it_is_named(
+    images, draws, named, rows
+):
+    attack = ATTACK | {"draws": draws, "microbatch": named}
+    plan = prepare(asked("gaussian-noise:sigma=0.1", images=images, attack=attack), CPU).plan
+    assert plan.attack.microbatch == rows
+    added = attack_plan(plan, {"attack": attack}, (1, 8, 8), CPU)
+    assert added.attack.microbatch == rows
+
+
+def test_the_rows_of_a_deterministic_purifier_are_its_images():
+    attack = ATTACK | {"draws": 3}
+    assert prepare(asked("median", images=9, attack=attack), CPU).plan.attack.microbatch == 9
+
 
 def test_defaults_of_a_random_purifier(stored):
     path = stored("diffusion")
@@ -70,7 +97,7 @@ def test_defaults_of_a_random_purifier(stored):
         draws=4,
         directions=8,
         seed=0,
-        microbatch=128,
+        microbatch=256,
     )
     assert subject.checkpoint == read_checkpoint(path)
     assert subject.card == subject.checkpoint.card == subject.purifier.card

@@ -12,6 +12,7 @@ from purify_audit.cli import options as o
 from purify_audit.cli.app import app
 from purify_audit.cli.measuring import Asked, carry_out, finish, planned
 from purify_audit.cli.output import must_be_writable
+from purify_audit.cli.settling import EVERY, Open, settle
 
 
 @app.command()
@@ -54,12 +55,27 @@ def compress(
     ] = None,
     t_star: o.TStar = None,
     sampler: o.Sampler = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
+    channels_last: o.ChannelsLast = None,
     seed: o.Seed = None,
     device: o.Device = "auto",
     microbatch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Purifications at a time. Default: 128 on CPU, 256 on CUDA."),
+        str | None,
+        typer.Option(
+            help="Purifications at a time: a number, or `measured`: the quickest here. Default: by"
+            " the size of the images.",
+            rich_help_panel="Speed",
+        ),
     ] = None,
+    allocate: Annotated[
+        bool,
+        typer.Option(
+            "--allocate",
+            help="Choose draws and directions by a pilot, so that --tolerance costs least.",
+            rich_help_panel="Speed",
+        ),
+    ] = False,
     level: o.Level = 0.95,
     tolerance: Annotated[
         float | None,
@@ -82,7 +98,8 @@ def compress(
         "classifier": classifier,
     }
     asked |= {"draws": draws, "directions": directions, "t_star": t_star, "seed": seed}
-    asked |= {"microbatch": microbatch, "eps": o.radii(eps), "probes": o.probes(probe)}
+    asked |= {"eps": o.radii(eps), "probes": o.probes(probe)}
+    asked |= {"microbatch": o.microbatch(microbatch), "preset_images": EVERY if allocate else None}
     asked["reading"] = o.reading(
         preset=preset,
         weights=weights,
@@ -94,6 +111,8 @@ def compress(
         preset=classifier_preset, arguments=classifier_arguments, allow_pickle=allow_pickle
     )
     asked |= o.id_range(ids) | o.sampler_setting(sampler)
+    how = {"precision": precision, "compile": compile, "channels_last": channels_last}
+    asked |= o.engine_setting(how)
     must_be_writable(out)
     keep = k.keeping(run_dir, shard, out)
 
@@ -101,7 +120,9 @@ def compress(
     from purify_audit.progress import Reporter
     from purify_audit.subject import prepare
 
-    subject = prepare(asked, choose_device(device))
+    console = Console(stderr=True, quiet=quiet)
+    open_ = Open(microbatch == "measured", allocate, microbatch is None)
+    subject, settled = settle(prepare(asked, choose_device(device)), open_, console)
     reporter = Reporter(Console(stderr=True), planned(subject), quiet)
-    run = Asked(keep, out, None, measure_anyway)
+    run = Asked(keep, out, None, measure_anyway, settled)
     finish(carry_out(subject, reporter, run), reporter, run, started, as_json)

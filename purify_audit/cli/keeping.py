@@ -110,7 +110,7 @@ def manifest_of(subject: "Subject", basis: Path | None, measure_anyway: bool) ->
         "images": subject.images.digest,
         "count": len(subject.images),
         "brought": None if subject.brought is None else subject.brought.digest,
-        "environment": environment(subject.device),
+        "environment": environment(subject.device, subject.plan.engine),
         "basis": None if basis is None else str(basis),
         "basis_sha256": None if basis is None else hashlib.sha256(basis.read_bytes()).hexdigest(),
         "measure_anyway": measure_anyway,

@@ -90,7 +90,7 @@ def replay(
         print(f"{'rate l2':12} stored {rates[0]:.17g}  now {rates[1]:.17g}")
     if not cell.same:
         print(f"DIFFERENT, by at most {cell.largest_difference:.3g}")
-        for key, now in environment(where).items():
+        for key, now in environment(where, saved.plan.engine).items():
             if saved.environment.get(key) != now:
                 print(f"  {key}: {saved.environment.get(key)} then, {now} now")
         raise typer.Exit(EXIT_INCONCLUSIVE)

@@ -14,6 +14,7 @@ from purify_audit.cli.output import Made, tell, write
 if TYPE_CHECKING:
     from purify_audit.audit import Outcome
     from purify_audit.progress import Reporter
+    from purify_audit.settled import Settled
     from purify_audit.store import RunStore
     from purify_audit.subject import Subject
 
@@ -92,12 +93,14 @@ class Asked:
         out: the report.
         basis: a finished report to attack, and what it found.
         measure_anyway: go on after findings that are errors.
+        settled: what was found out beforehand.
     """
 
     keep: Keeping
     out: Path
     basis: "tuple[Path, Outcome] | None" = None
     measure_anyway: bool = False
+    settled: "Settled | None" = None
 
 
 def carry_out(subject: "Subject", reporter: "Reporter", asked: Asked) -> Made | None:
@@ -144,7 +147,7 @@ def finish(made: Made | None, reporter: "Reporter", asked: Asked, started: str, 
         )
         print(f"part {keep.shard} of {keep.folder} {kept}")
         raise typer.Exit(128 + reporter.stop_signal if reporter.stop_signal else 0)
-    made = write(asked.out, made, reporter, started)
+    made = write(asked.out, made, reporter, started, asked.settled)
     if keep.folder is not None and made.report.status == "partial" and not json:
         print(f"What is finished is kept; to go on: {again}")
     tell(asked.out, made, reporter, json)

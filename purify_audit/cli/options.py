@@ -31,6 +31,27 @@ Sampler = Annotated[
     str | None,
     typer.Option(help="Override the card's sampler: NAME[:key=value,…], e.g. ddim:steps=10."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the network: float32 (default), tf32 (CUDA), bfloat16 or float16. A finding tells"
+        " where what it rounds is near a rate.",
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the network (torch.compile), anew for each size of batch.",
+    ),
+]
+ChannelsLast = Annotated[
+    bool | None,
+    typer.Option(
+        "--channels-last/--channels-first",
+        help="Order of the network's numbers in memory.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Default: 0.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
@@ -169,6 +190,25 @@ def sampler_setting(text: str | None) -> dict[str, object]:
     from purify_audit.settings import parse_settings
 
     return {} if text is None else {"sampler": parse_sampler(*parse_settings(text))}
+
+
+def engine_setting(asked: dict[str, Any]) -> dict[str, object]:
+    """The plan's engine, if any of its settings is given."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    return {"engine": given} if given else {}
+
+
+def microbatch(text: str | None) -> int | None:
+    """The plan's, where it is a number; `measured` is none yet.
+
+    Raises:
+        PlanError: neither.
+    """
+    if text is None or text == "measured":
+        return None
+    if not text.isdecimal():
+        raise PlanError(f"--microbatch '{text}' is neither a number nor `measured`")
+    return int(text)
 
 
 def id_range(text: str | None) -> dict[str, int]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from purify_audit.progress import Reporter
     from purify_audit.report.schema import Report
     from purify_audit.samples import CompressionSamples
+    from purify_audit.settled import Settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,13 @@ def must_be_writable(out: Path) -> None:
         raise PlanError(f"{out}: the folder {out.parent} is not writable")
 
 
-def write(out: Path, made: Made, reporter: "Reporter", started: str) -> Made:
+def write(
+    out: Path,
+    made: Made,
+    reporter: "Reporter",
+    started: str,
+    settled: "Settled | None" = None,
+) -> Made:
     """Write rows and report, each whole or not at all; the report names the rows' digests.
 
     Raises:
@@ -78,6 +85,7 @@ def write(out: Path, made: Made, reporter: "Reporter", started: str) -> Made:
             evaluations=reporter.done,
             rows_file=rows.name if rows in save else None,
             attacks_file=attacks.name if attacks in save else None,
+            settled=settled,
             body_sha256=report.body_sha256(),
         )
         report = report.model_copy(update={"run": run})

@@ -13,10 +13,13 @@ from rich.console import Console
 from purify_audit.cli import judging as j
 from purify_audit.cli import options as o
 from purify_audit.cli.app import app
+from purify_audit.cli.keeping import Keeping, manifest_of
 from purify_audit.cli.measuring import Enough, measure, never, planned
 from purify_audit.cli.output import Made, must_be_writable, write
+from purify_audit.cli.settling import Open, settle
 from purify_audit.cli.verify import plan_settings
 from purify_audit.errors import PlanError, PurifyAuditError
+from purify_audit.shard import Shard
 from purify_audit.shipped import shipped_classifier
 
 if TYPE_CHECKING:
@@ -60,6 +63,12 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Use all images, also when every rule is decided.")
     ] = False,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-dir", help="Keep finished work here: after an interruption, type the same again."
+        ),
+    ] = None,
     allow_pickle: o.AllowPickle = False,
     github: j.Github = False,
     fail_on: j.FailOnOption = "inconclusive",
@@ -83,7 +92,7 @@ def run(
     _make_folder(out)
     limit = math.inf if max_seconds is None else max_seconds
     try:
-        made, code = _measured(rules, asked, Asked(out, old, device, limit, full, quiet))
+        made, code = _measured(rules, asked, Asked(out, old, device, limit, full, quiet, run_dir))
         judgement = j.judged(made, rules, old, when)
     except Exception as error:
         from purify_audit.render.junit import junit_error
@@ -113,6 +122,7 @@ class Asked:
     max_seconds: float
     full: bool
     quiet: bool
+    run_dir: Path | None
 
 
 def _make_folder(out: Path) -> None:
@@ -137,17 +147,22 @@ def _measured(rules: "PolicyFile", asked: dict[str, Any], how: Asked) -> tuple[j
 
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     where = asked.pop("device", how.device) if how.device == "auto" else how.device
+    console = Console(stderr=True)
     subject = planned_subject(rules, asked, choose_device(str(where)), how.full)
+    subject, settled = settle(subject, Open(), console)
     if how.old is not None:
         from purify_audit.gate.baseline import check_plan
         from purify_audit.runtime import environment
 
-        check_plan(subject.plan, environment(subject.device), how.old)
-    reporter = Reporter(Console(stderr=True), planned(subject), how.quiet, how.max_seconds)
-    with reporter.running():
-        made = measure(subject, reporter, enough=never if how.full else _decided(rules, how.old))
+        here = environment(subject.device, subject.plan.engine)
+        check_plan(subject.plan, here, how.old)
+    reporter = Reporter(console, planned(subject), how.quiet, how.max_seconds)
+    enough = never if how.full else _decided(rules, how.old)
+    keep = Keeping(how.run_dir, Shard(), alone=False)
+    with keep.open(manifest_of(subject, None, False)) as store, reporter.running():
+        made = measure(subject, reporter, enough=enough, store=store)
     path = how.out / _REPORT
-    written = write(path, made, reporter, started)
+    written = write(path, made, reporter, started, settled)
     stop = reporter.stop_signal
     return j.Saved(written.report, path), 128 + stop if stop else 0
 

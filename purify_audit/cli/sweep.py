@@ -41,6 +41,9 @@ def sweep(
     images: Annotated[int | None, typer.Option(min=1, help="How many; see --preset.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradients of the attack.")] = None,
     norm: o.Norm = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
+    channels_last: o.ChannelsLast = None,
     seed: o.Seed = None,
     device: o.Device = "auto",
     dry_run: Annotated[
@@ -57,7 +60,8 @@ def sweep(
     """Run compress and the attack at every combination of settings; one report each."""
     values: dict[str, object] = {"checkpoint": checkpoint, "preset": preset, "data": data}
     values |= {"classifier": classifier, "ids": ids, "images": images, "steps": steps}
-    values |= {"norm": norm, "seed": seed}
+    values |= {"norm": norm, "seed": seed, "precision": precision}
+    values |= {"compile": compile, "channels_last": channels_last}
     asked = plan_settings({name: v for name, v in values.items() if v is not None})
     if not attack:
         del asked["attack"]

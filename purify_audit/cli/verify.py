@@ -16,8 +16,16 @@ from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
 from purify_audit.cli.measuring import Asked, carry_out, finish, planned
 from purify_audit.cli.output import must_be_writable
+from purify_audit.cli.settling import Open, settle
 from purify_audit.errors import PlanError
-from purify_audit.settings import ATTACK, AUDIT, SETTINGS, find_project, project_settings
+from purify_audit.settings import (
+    ATTACK,
+    AUDIT,
+    ENGINE,
+    SETTINGS,
+    find_project,
+    project_settings,
+)
 from purify_audit.shipped import shipped_purifier
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from purify_audit.report.schema import Report
     from purify_audit.subject import Subject
 
-_FIXED = ("data", "ids", "t_star", "sampler", "seed")
+_FIXED = ("data", "ids", "t_star", "sampler", "seed", *ENGINE)
 _ANSWERS = {"published": "as", "weights": "weights", "assume": "assume", "arguments": "arg"}
 CHECKED = 4  # cells of a report that are computed again before its attack
 _DEFAULT_REPORT = "report.json"
@@ -86,6 +94,13 @@ def verify(
             " shorter chain), none (finite differences, forward passes only)."
         ),
     ] = None,
+    leave: Annotated[
+        bool | None,
+        typer.Option(
+            "--leave/--no-leave",
+            help="Attack an image no further once all aligned draws misjudge it.",
+        ),
+    ] = None,
     held_out: Annotated[
         int | None, typer.Option("--held-out", min=1, help="Draws that score, never seen before.")
     ] = None,
@@ -96,6 +111,9 @@ def verify(
     eps: o.Eps = None,
     t_star: o.TStar = None,
     sampler: o.Sampler = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
+    channels_last: o.ChannelsLast = None,
     seed: o.Seed = None,
     level: Annotated[
         float | None, typer.Option(help="Confidence level of the intervals. Default: 0.95.")
@@ -103,7 +121,11 @@ def verify(
     device: o.Device = "auto",
     microbatch: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows at a time in the attack. Default: 64 on CPU, 256 on CUDA."),
+        typer.Option(
+            min=1,
+            help="Rows at a time in the attack. Default: 64 on CPU, 256 on CUDA, and never more"
+            " than images x draws.",
+        ),
     ] = None,
     cells: Annotated[int, typer.Option(min=1, help="Cells of a report to recompute.")] = 16,
     dry_run: Annotated[
@@ -210,6 +232,7 @@ def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
         fields["eps"] = o.radii(eps) if isinstance(eps, str) else _listed(eps)
     if "probes" in asked:
         fields["probes"] = o.probes([str(probe) for probe in asked["probes"]])
+    fields |= o.engine_setting({n: asked.get(n) for n in ENGINE})
     return fields | o.id_range(asked.get("ids")) | o.sampler_setting(asked.get("sampler"))
 
 
@@ -246,7 +269,7 @@ def _recompute(path: Path, cells: int, where: "torch.device", allow_pickle: bool
         + (" (`--attack` cross-checks what they mean)" if not different else "")
     )
     if different:
-        for key, now in environment(where).items():
+        for key, now in environment(where, saved.plan.engine).items():
             if saved.environment.get(key) != now:
                 print(f"  {key}: {saved.environment.get(key)} then, {now} now")
         raise typer.Exit(EXIT_INCONCLUSIVE)
@@ -304,8 +327,10 @@ def _attack(subject: "Subject", run: Asked, how: How) -> None:
     from purify_audit.progress import Reporter
 
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    total = planned(subject, None if run.basis is None else run.basis[1])
     console = Console(stderr=True)
+    subject, settled = settle(subject, Open(), console)
+    run = replace(run, settled=settled)
+    total = planned(subject, None if run.basis is None else run.basis[1])
     if how.dry_run or not how.quiet:
         seconds = total * seconds_per_evaluation(subject)
         told = f"{total:,} network evaluations, about {duration(seconds)}"

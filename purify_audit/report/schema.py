@@ -21,6 +21,7 @@ from purify_audit.findings import Finding
 from purify_audit.plan import AuditPlan
 from purify_audit.reading import Recognised
 from purify_audit.record import Record, first_fault
+from purify_audit.settled import Settled
 
 
 class DrawInfo(Record):
@@ -145,6 +146,7 @@ class RunInfo(Record):
         rows_file: the raw rows, a safetensors file beside the report; none when nothing was
             measured.
         attacks_file: attacked images and verdicts, a safetensors file beside the report.
+        settled: what was found out before the run, to settle what was left open.
         body_sha256: SHA-256 of the report's JSON without this part (`Report.body_sha256`).
     """
 
@@ -154,6 +156,7 @@ class RunInfo(Record):
     evaluations: int
     rows_file: str | None
     attacks_file: str | None = None
+    settled: Settled | None = None
     body_sha256: str
 
 

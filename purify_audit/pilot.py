@@ -1,0 +1,114 @@
+"""A small measurement beforehand, by which draws and directions are chosen."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from purify_audit.allocation import cheapest, components, largest
+from purify_audit.compression import measure_compression, rows_per_image
+from purify_audit.errors import PlanError
+from purify_audit.plan import AuditPlan, FileProbe, PowerProbe
+from purify_audit.runtime import Runner, deterministic
+from purify_audit.samples import ProbeRows
+from purify_audit.settled import Pilot
+from purify_audit.subject import Subject
+
+IMAGES, DRAWS, DIRECTIONS = 48, 2, 4  # images vary most, and their variance is hardest to know
+_MARGIN = 0.95  # of the tolerance is aimed at: the pilot errs both ways
+_SPARE = 2  # times as many images as the pilot says: it may be wrong, and looks end the run in time
+
+
+def allocated(subject: Subject) -> tuple[Subject, Pilot | None]:
+    """A plan whose draws and directions reach its tolerance with the fewest network evaluations.
+
+    The first probe is measured on a few images, under another seed than the plan's, so that none of
+    what decides the design is in the estimate. The images of the subject are the most that the
+    plan may have.
+
+    Args:
+        subject: with a plan that has a tolerance.
+
+    Returns:
+        The subject as it was, and none, where the purifier's outputs are no images: the audit's
+        preflight will say so.
+
+    Raises:
+        PlanError: see `must_be_allocatable`.
+    """
+    plan, most = subject.plan, len(subject.images)
+    must_be_allocatable(plan)
+    found = _rates(subject, min(IMAGES, most))
+    if found is None:
+        return subject, None
+    parts = largest([components(rates) for rates in found])
+
+    def cost(draws: int, directions: int) -> int:
+        changed = plan.model_copy(update={"draws": draws, "directions": directions})
+        return rows_per_image(changed)
+
+    assert plan.tolerance is not None, "checked before"
+    goal = _MARGIN * plan.tolerance, plan.look_level
+    design = cheapest(parts, cost, goal, most, subject.purifier.randomised)
+    reached = design.half_width <= goal[0]
+    images = min(most, _SPARE * design.images)
+    changes = {"images": images, "draws": design.draws, "directions": design.directions}
+    rows = list(range(images))
+    chosen = replace(
+        subject,
+        plan=plan.model_copy(update=changes),
+        images=subject.images.select(rows),
+        brought=None if subject.brought is None else subject.brought.select(rows),
+    )
+    return chosen, Pilot(
+        images=min(IMAGES, most),
+        components=parts,
+        draws=design.draws,
+        directions=design.directions,
+        needed=design.images if reached else None,
+    )
+
+
+def must_be_allocatable(plan: AuditPlan) -> None:
+    """Refuse a plan that leaves nothing to allocate, or does not say for what.
+
+    Raises:
+        PlanError: there is no tolerance, the first probe has no directions to choose, or there is
+            a single image.
+    """
+    if plan.tolerance is None:
+        raise PlanError("--allocate spends what a tolerance asks for: give --tolerance")
+    if isinstance(plan.probes[0], PowerProbe | FileProbe):
+        raise PlanError(
+            f"--allocate chooses directions of the first probe, and '{plan.probes[0].kind}' has"
+            " none to choose; name another --probe first"
+        )
+    if plan.images < 2:
+        raise PlanError("--allocate compares images: give two or more")
+
+
+def _rates(subject: Subject, images: int) -> list[np.ndarray] | None:
+    """Of each radius, l2 rates [images, draws, pairs, 2]; none where they are no numbers."""
+    plan = subject.plan
+    draws = DRAWS if subject.purifier.randomised else 1
+    few = subject.images.select(list(range(images)))
+    changes = {
+        "probes": plan.probes[:1],
+        "draws": draws,
+        "directions": DIRECTIONS,
+        "seed": (plan.seed + 1) % 2**64,
+    }
+    small = plan.model_copy(update=changes)
+    runner = Runner(subject.purifier, subject.device, small.seed, plan.microbatch)
+    with deterministic():
+        first = runner.batch(few.pixels[:1], few.ids[:1], np.zeros(1, np.int64))
+        if first.shape != (1, *few.image_shape):
+            return None
+        rows = measure_compression(runner, few, small).probes
+    shape = (images, draws, DIRECTIONS // 2, 2)
+    found = [_l2_rates(rows, radius).reshape(shape) for radius in range(len(plan.eps))]
+    return found if all(np.isfinite(rates).all() for rates in found) else None
+
+
+def _l2_rates(rows: ProbeRows, radius: int) -> np.ndarray:
+    mask = rows.radius == radius
+    return np.asarray(rows.change_l2[mask] / rows.delta_l2[mask])

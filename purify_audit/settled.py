@@ -1,0 +1,73 @@
+"""What was found out before a run began, and settled what its plan had left open."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from purify_audit.record import Record
+
+
+class Tried(Record):
+    """A size of micro-batches that was tried.
+
+    Attributes:
+        microbatch: rows.
+        ms_per_row: time of one network evaluation of one row, in milliseconds; none where the
+            device had no memory for it.
+    """
+
+    microbatch: int
+    ms_per_row: float | None
+
+
+class Components(Record):
+    """Variance components of compression rates, for an image x draw x direction layout.
+
+    A rate is its image's mean + draw + pair + draw × pair ± what is odd in the direction, where a
+    pair is two directions v, −v: the last part cancels in a pair's mean.
+
+    Attributes:
+        image: variance between images.
+        draw: between the draws of an image.
+        pair: between the pairs of an image.
+        both: of the interaction of draws and pairs.
+        odd: of what is odd in the direction.
+    """
+
+    image: Annotated[float, Field(ge=0)]
+    draw: Annotated[float, Field(ge=0)]
+    pair: Annotated[float, Field(ge=0)]
+    both: Annotated[float, Field(ge=0)]
+    odd: Annotated[float, Field(ge=0)]
+
+
+class Pilot(Record):
+    """A small measurement, and what it made of a plan.
+
+    Attributes:
+        images: how many it looked at.
+        components: of the first probe's l2 rates, at the radius where they vary most.
+        draws: chosen for the plan.
+        directions: chosen.
+        needed: images that reach the tolerance, as far as the pilot can tell; none where all that
+            there are do not.
+    """
+
+    images: int
+    components: Components
+    draws: int
+    directions: int
+    needed: int | None
+
+
+class Settled(Record):
+    """What was settled before a run.
+
+    Attributes:
+        microbatches: sizes that were tried, in this order; the last with a time may not be the one
+            that the plan names, which is the one with the least time for all of its rows.
+        pilot: by which draws and directions were chosen.
+    """
+
+    microbatches: tuple[Tried, ...] = ()
+    pilot: Pilot | None = None

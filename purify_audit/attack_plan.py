@@ -43,6 +43,10 @@ class AttackPlan(Record):
         loss: what is raised: ce, dlr or margin.
         gradient: exact, or a named approximation: bpda, surrogate, none.
         step_size: of the first step, over the radius; pgd lets it fall to 0 along half a cosine.
+        leave: an image that all aligned draws misjudge is attacked no further in the aligned
+            attack. Aligned verdicts stay the same; the images of those that fell, and so their
+            held-out verdicts and smallest radii, are those of a shorter attack
+            (`docs/method.md`, section 9).
         predict_only: only foretell the aligned attack (`docs/method.md`, section 13).
         held_out: draws that score.
         square_queries: of the Square Attack that the attack is held against.
@@ -60,6 +64,7 @@ class AttackPlan(Record):
     gradient: Literal["exact", "bpda", "surrogate", "none"] = "exact"
     warm_start: bool = True
     step_size: Annotated[float, Field(gt=0, le=2)] = 1.0
+    leave: bool = False
     predict_only: bool = False
     held_out: Annotated[int, Field(ge=1, le=_MOST_DRAWS)]
     square_queries: Annotated[int, Field(ge=1, le=100_000)]

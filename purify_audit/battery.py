@@ -50,6 +50,8 @@ from purify_audit.work import Phase, Race
 
 Enough = Callable[[AttackSamples], bool]
 
+_LEAVING = 8  # micro-batches of a group that images leave: in one alone they would be padded
+
 
 def never(samples: AttackSamples) -> bool:
     """No result is enough: everything planned is attacked."""
@@ -124,7 +126,7 @@ def attack_phase(subject: Subject, defences: tuple[Defence, Defence], found: Fou
 def _groups(subject: Subject) -> Iterator[list[int]]:
     """Rows of images that are attacked together, never across a look."""
     how, n = attack_of(subject.plan), len(subject.images)
-    size = max(1, how.microbatch // how.draws)
+    size = max(1, how.microbatch // how.draws) * (_LEAVING if how.leave else 1)
     ends = sorted({min(look, n) for look in subject.plan.attack_looks} | {n})
     for start, end in itertools.pairwise((0, *ends)):
         for first in range(start, end, size):

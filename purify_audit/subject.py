@@ -104,9 +104,7 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
     return _assemble(plan, images, checkpoint, device)
 
 
-def default_microbatch(
-    plan: AuditPlan, shape: tuple[int, int, int], device: torch.device
-) -> int:
+def default_microbatch(plan: AuditPlan, shape: tuple[int, int, int], device: torch.device) -> int:
     """A power of two: many rows for small images, but few of them padding.
 
     Args:

@@ -45,7 +45,7 @@ ATTACK = {
     "square_queries": 50,
     "microbatch": 64,
 }
-DIGEST = "93fb3106dbb44e738a4169ee7150586f449bfd1e01602fe0294302124cd174bb"
+DIGEST = "873fecd58f36528e45055ab5f672ac499a796d7eedde4f977ef0efc0845588fe"
 
 
 def plan(**changes):
@@ -143,6 +143,7 @@ CHANGES = {
     "directions": 9,
     "t_star": 10,
     "sampler": {"kind": "ddpm"},
+    "engine": {"precision": "bfloat16"},
     "seed": 1,
     "microbatch": 32,
     "level": 0.9,
@@ -170,7 +171,8 @@ def test_every_setting_of_an_attack_decides_the_digest():
     others = ATTACK | {
         "norm": "l2", "eps": [0.2], "optimiser": "apgd", "steps": 11, "draws": 2, "restarts": 2,
         "loss": "ce", "gradient": "bpda", "step_size": 0.5, "held_out": 9, "square_queries": 51,
-        "surrogate_steps": 4, "microbatch": 32, "warm_start": False, "predict_only": True,
+        "surrogate_steps": 4, "microbatch": 32, "warm_start": False, "leave": True,
+        "predict_only": True,
     }  # fmt: skip
     assert others.keys() == AttackPlan.model_fields.keys()
     digests = [plan(classifier="any", attack=ATTACK).digest]

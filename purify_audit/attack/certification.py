@@ -38,7 +38,7 @@ def check_attack(aim: Objective, ball: Ball, attacked: Attacked) -> list[Finding
             )
         )
     first, last = attacked.losses[0], max(attacked.losses[1:], default=attacked.losses[0])
-    if not last > first:
+    if not last > first and attacked.fooled[0] < 1.0:  # else all has fallen, and may have left
         found.append(
             finding(
                 "PA304",

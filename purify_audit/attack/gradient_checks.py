@@ -17,6 +17,7 @@ from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Classifier, Purifier, Step
 from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.purifiers.engine import in_float32
 from purify_audit.record import printable
 
 CHECKED = 8
@@ -30,6 +31,7 @@ _LIMITS = {  # the same operations; kinks of ReLU and clips lie between; roundin
     "float32_error": 1e-2,
 }
 _COARSE_NUDGE = 3e-3  # in float32, whose rounding a smaller one would measure
+_LOWER_PRECISION = 0.1  # such an error leaves a cosine of 0.995 with the true gradient
 _COARSE_LIMITS = _LIMITS | {"unrolled_error": 1e-3, "difference_error": 0.1}
 _INSIDE, _BESIDE = 0.05, 0.04  # how far from the ends of the range, and from the image
 _NEARBY = 0.04  # of the reach of a finite difference: a hundredth of a perturbation
@@ -104,7 +106,8 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
     Returns:
         Findings, and relative errors over images: `unrolled_error` of a short chain (the worst),
         `difference_error` of the whole one over the gradient's length (the median), and
-        `float32_error` of the gradient that the attack follows against float64 (the median).
+        `float32_error` of the gradient that the attack follows, in float32 or the precision of the
+        purifier's engine, against float64 (the median).
     """
     n = min(CHECKED, len(x))
     labels, address = aim.labels[:n], (aim.ids[:n], (aim.draws(0)[0],) * n)
@@ -116,6 +119,8 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
     classifier, other = _precise(aim.defence.classifier, wide)
     head, refusal = _head(classifier, labels, aim.loss), refusal or other
     nudge, limits = (_NUDGE, _LIMITS) if refusal is None else (_COARSE_NUDGE, _COARSE_LIMITS)
+    if in_float32(aim.defence.purifier) is not None:
+        limits = limits | {"float32_error": _LOWER_PRECISION}
 
     def loss(z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -140,8 +145,8 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
         return [] if refusal is None else [coarse], errors
     told = (
         f"The gradient differs from unrolled autograd by {errors['unrolled_error']:.2g}, from"
-        f" central differences by {errors['difference_error']:.2g}, in float32 from float64 by"
-        f" {errors['float32_error']:.2g} (relative)."
+        f" central differences by {errors['difference_error']:.2g}, and as it is followed from"
+        f" float64 by {errors['float32_error']:.2g} (relative)."
     )
     return [finding("PA301", told, dict(errors))], errors
 

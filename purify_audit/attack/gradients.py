@@ -2,7 +2,8 @@
 
 Exact: the states of the chain are kept, and one step at a time is run again and differentiated,
 last to first (Kassis et al. 2024 and others do the same). Noise is addressed, so the second run is
-the first one, bit for bit; memory is that of one step, whatever the length of the chain.
+the first one, bit for bit; memory is that of one step, whatever the length of the chain. Where
+there is memory for the graphs of some last steps, these are not run again (`kept_graphs`).
 """
 
 from collections.abc import Callable, Iterable
@@ -25,6 +26,9 @@ GradientKind = Literal["exact", "bpda", "surrogate", "none"]
 `surrogate`: Jᵀ g of a shorter chain (Lee and Kim 2023). `none`: J g by one finite difference, which
 needs no gradient of P; for a denoiser J is symmetric (Tweedie), for a chain nearly so.
 """
+
+_Graph = tuple[Tensor, Tensor]
+"""What a step was given and what it made of it, with autograd's graph between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +53,32 @@ def steps_of(purifier: Purifier, noise: Noise) -> Iterable[Step]:
     return [lambda x: purifier(x, noise)]
 
 
-def exact(steps: Iterable[Step], head: Head, x: Tensor) -> Gradient:
+def exact(steps: Iterable[Step], head: Head, x: Tensor, kept: int = 0) -> Gradient:
     """Jᵀ g by stored states and one vector–Jacobian product a step.
+
+    Every step is differentiated by itself, whether its graph was kept or is made anew: the result
+    is the same to the bit for any `kept`, if steps give the same bits with a graph and without.
 
     Args:
         steps: of the purification.
         head: the loss behind it.
         x: images [n, c, h, w].
+        kept: how many of the last steps keep their graph from the first run; the others run twice.
     """
-    walked, states = list[Step](), [x]
+    walked, states, graphs = list(steps), [x], list[_Graph]()
+    again = max(0, len(walked) - kept)
     with torch.no_grad():
-        for step in steps:
-            walked.append(step)
+        for step in walked[:again]:
             states.append(step(states[-1]))
-    losses, logits, g = _head_gradient(head, states.pop())
-    while walked:
-        g = _pull_back(walked.pop(), states.pop(), g)
+    y = states.pop()
+    for step in walked[again:]:
+        graphs.append(_graph(step, y))
+        y = graphs[-1][1].detach()
+    losses, logits, g = _head_gradient(head, y)
+    while graphs:
+        g = _pull_back(graphs.pop(), g)
+    while states:
+        g = _pull_back(_graph(walked[len(states) - 1], states.pop()), g)
     return Gradient(losses, logits, g)
 
 
@@ -105,12 +119,16 @@ def _head_gradient(head: Head, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return losses.detach(), logits.detach(), g
 
 
-def _pull_back(step: Step, x: Tensor, g: Tensor) -> Tensor:
-    """Jᵀ g of one step at x; zero where the step lets no gradient through, as autograd says."""
+def _graph(step: Step, x: Tensor) -> _Graph:
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        y = step(x)
-        if not y.requires_grad:
-            return torch.zeros_like(x)
-        (pulled,) = torch.autograd.grad(y, x, g, allow_unused=True)
+        leaf = x.detach().requires_grad_()
+        return leaf, step(leaf)
+
+
+def _pull_back(graph: _Graph, g: Tensor) -> Tensor:
+    """Jᵀ g of one step; zero where the step lets no gradient through, as autograd says."""
+    x, y = graph
+    if not y.requires_grad:
+        return torch.zeros_like(x)
+    (pulled,) = torch.autograd.grad(y, x, g, allow_unused=True)
     return torch.zeros_like(x) if pulled is None else pulled

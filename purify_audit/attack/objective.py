@@ -1,12 +1,13 @@
 """What an attack sees: purifier and classifier as one function of (image, draw), row by row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from purify_audit.attack.gradients import Gradient, GradientKind, bpda, exact, secant, steps_of
+from purify_audit.attack.gradients import Gradient, GradientKind, bpda, secant, steps_of
+from purify_audit.attack.kept_graphs import KeptGraphs
 from purify_audit.attack.losses import Loss, loss_rows, margins
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Classifier, Purifier
@@ -26,6 +27,7 @@ class Defence:
         seed: the key of all randomness.
         microbatch: rows (image, draw) of every call; the last is padded.
         tick: called with the network evaluations of every micro-batch; may raise `Stopped`.
+        graphs: takes exact gradients in the memory that there is; their bits do not depend on it.
     """
 
     purifier: Purifier
@@ -34,6 +36,7 @@ class Defence:
     seed: int
     microbatch: int
     tick: Callable[[int], None] = lambda evaluations: None
+    graphs: KeptGraphs = field(default_factory=KeptGraphs, repr=False, compare=False)
 
     def logits(self, x: Tensor, ids: tuple[int, ...], draws: Draws) -> Tensor:
         """Logits [n, k, classes] of images x [n, c, h, w] under k draws each."""
@@ -168,11 +171,11 @@ class Objective:
             logits = self.defence.classifier(y)
             return loss_rows(logits, labels, self.loss), logits
 
-        purifier = self.defence.purifier
+        purifier, graphs = self.defence.purifier, self.defence.graphs
         found: Gradient
         match self.gradient:
             case "exact":
-                found = exact(steps_of(purifier, noise), head, x)
+                found = graphs.exact(purifier, noise, head, x)
             case "bpda":
                 found = bpda(steps_of(purifier, noise), head, x)
             case "none":
@@ -180,6 +183,6 @@ class Objective:
             case "surrogate":
                 assert self.surrogate is not None, "the caller brings the shorter chain"
                 own = bpda(steps_of(purifier, noise), head, x)
-                short = exact(steps_of(self.surrogate, noise), head, x)
+                short = graphs.exact(self.surrogate, noise, head, x)
                 found = Gradient(own.losses, own.logits, short.at_input)
         return found.losses, found.logits, found.at_input

@@ -12,8 +12,9 @@ from torch import Tensor
 from purify_audit.attack.apgd import apgd
 from purify_audit.attack.ball import Ball
 from purify_audit.attack.gradients import GradientKind
+from purify_audit.attack.leaving import Leaving
 from purify_audit.attack.objective import Defence, Draws, Objective
-from purify_audit.attack.pgd import Attacked, Best, pgd
+from purify_audit.attack.pgd import Attacked, Best, Climbed, pgd
 from purify_audit.attack.square import square
 from purify_audit.attack_plan import FORETOLD_STEPS, FORETOLD_STEPS_DIRECT, WARM_STEPS, AttackPlan
 from purify_audit.choices import DDIMSampler, DDPMSampler, Norm, OneStepSampler
@@ -87,12 +88,14 @@ def attack(
     """
     best, fooled, losses = Best(ball.x), list[float](), list[float]()
     fresh = randomness == "fresh"
+    aligned = Leaving(aim) if plan.leave else aim
     for restart, start in enumerate(_starts(aim, ball, plan, fresh)):
         if fresh:
-            made = _once(replace(aim, draws=partial(plan.fresh, restart)), ball, plan, start)
+            drawn = replace(aim, draws=partial(plan.fresh, restart))
+            made = _once(aim, drawn, ball, plan, start)
             x, margins = made.last, _under(aim, plan.selection(), made.last)
         else:
-            made = _once(aim, ball, plan, start)
+            made = _once(aim, aligned, ball, plan, start)
             x, margins = made.x, made.margins
         before = fooled[-1] if fooled else 0.0
         best.keep(x, margins)
@@ -150,15 +153,15 @@ def _under(aim: Objective, draws: Draws, x: Tensor) -> Tensor:
     return replace(aim, draws=lambda step: draws).look(x, 0).margins
 
 
-def _once(aim: Objective, ball: Ball, plan: AttackPlan, start: Start) -> Attacked:
+def _once(aim: Objective, climbed: Climbed, ball: Ball, plan: AttackPlan, start: Start) -> Attacked:
     restart, x = start
     match plan.optimiser:
         case "pgd":
-            return pgd(aim, ball, x, plan.steps, plan.step_size * ball.eps)
+            return pgd(climbed, ball, x, plan.steps, plan.step_size * ball.eps)
         case "apgd":
-            return apgd(aim, ball, x, plan.steps)
+            return apgd(climbed, ball, x, plan.steps)
         case "square":
-            return square(aim, ball, aim.defence.seed, aim.ids, plan.steps, restart)
+            return square(climbed, ball, aim.defence.seed, aim.ids, plan.steps, restart)
 
 
 def _random_start(aim: Objective, ball: Ball, restart: int) -> Tensor:

@@ -29,7 +29,7 @@ _OTHERS = ("unbounded", "bpda", "square")  # in the order in which they are run
 _GRADIENT_NUMBERS = {
     "unrolled_error": "exact gradient against unrolled autograd, relative error",
     "difference_error": "exact gradient against central differences, relative error",
-    "float32_error": "float32 gradient against float64, relative error",
+    "float32_error": "gradient as it is followed against float64, relative error",
     "gradient_zero": "share of images whose gradient is zero",
     "gradient_not_finite": "share of images whose gradient is not finite",
     "gradient_vanishing": "share of images whose gradient vanishes",

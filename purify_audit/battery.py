@@ -41,6 +41,7 @@ from purify_audit.findings import Finding, finding
 from purify_audit.found import Found
 from purify_audit.portraits import portraits
 from purify_audit.purifier import is_differentiable
+from purify_audit.record import Record
 from purify_audit.rivals import certify_phase
 from purify_audit.runtime import Runner
 from purify_audit.shard import Shard
@@ -76,7 +77,7 @@ def attack_all(
     """
     how = attack_of(subject.plan)
     defence, bare = defences_of(subject, found.counting(tick))
-    found.findings += _check_gradients(subject, defence, found)
+    _check_gradients(subject, defence, found, store)
     for unit in attack_phase(subject, (defence, bare), found).units(store):
         part, made = unpacked(unit, subject.device)
         found.spent += int(str(unit.facts["evaluations"]))
@@ -104,7 +105,7 @@ def share_attacks(subject: Subject, tick: Tick, race: Race, shard: Shard, alone:
     """Compute and keep a process's part of the attacks (`work.Phase.share`)."""
     found = Found()
     defences = defences_of(subject, found.counting(tick))
-    _check_gradients(subject, defences[0], found)
+    _check_gradients(subject, defences[0], found, race.store)
     attack_phase(subject, defences, found).share(race, shard, alone)
     if not attack_of(subject.plan).predict_only:
         certify_phase(subject, defences[0], found).share(race, shard, alone)
@@ -133,23 +134,47 @@ def _groups(subject: Subject) -> Iterator[list[int]]:
             yield list(range(first, min(first + size, end)))
 
 
-def _check_gradients(subject: Subject, defence: Defence, found: Found) -> list[Finding]:
+class _Seen(Record):
+    """What the checks of the gradient saw: a unit of a run, as text."""
+
+    findings: tuple[Finding, ...]
+    gradients: dict[str, float]
+    foretells: bool
+
+
+def _check_gradients(
+    subject: Subject, defence: Defence, found: Found, store: RunStore | None
+) -> None:
+    """Look at the gradient, in this process or in another that works on the same run."""
+
+    def make(place: int) -> Unit:
+        before, seen = found.spent, _seen(subject, defence).model_dump_json()
+        evaluations, found.spent = found.spent - before, before
+        return Unit({}, {"seen": seen, "evaluations": evaluations})
+
+    (unit,) = Phase("gradients", 1, make).units(store)
+    seen = _Seen.model_validate_json(str(unit.facts["seen"]))
+    found.findings += seen.findings
+    found.gradients, found.foretells = dict(seen.gradients), seen.foretells
+    found.spent += int(str(unit.facts["evaluations"]))
+
+
+def _seen(subject: Subject, defence: Defence) -> _Seen:
     how = attack_of(subject.plan)
-    mismatches, useless = list[Finding](), list[Finding]()
+    findings, gradients = list[Finding](), dict[str, float]()
+    foretells = is_differentiable(defence.classifier)
     if has_gradients(defence):
         on = on_images(subject, looked_at(how))
         aim = objective(defence, on, how, how.norm, how.eps[0])
         mismatches, errors = check_gradient(aim, on.x)
         useless, cosines = check_usefulness(aim, on.x)
-        found.gradients, found.foretells = errors | cosines, not useless
-        if how.predict_only:
-            return mismatches + useless
-    else:
-        found.foretells = is_differentiable(defence.classifier)
-    if how.optimiser == "square" or how.gradient != "exact":
+        gradients, foretells = errors | cosines, not useless
+        findings = mismatches + useless
+    approximate = how.optimiser == "square" or how.gradient != "exact"
+    if approximate and not (has_gradients(defence) and how.predict_only):
         used = "no gradient" if how.optimiser == "square" else f"gradient '{how.gradient}'"
-        return [finding("PA310", f"The attack used {used}.", {"gradient": how.gradient})]
-    return mismatches + useless
+        findings = [finding("PA310", f"The attack used {used}.", {"gradient": how.gradient})]
+    return _Seen(findings=tuple(findings), gradients=gradients, foretells=foretells)
 
 
 def _attack_group(

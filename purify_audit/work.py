@@ -13,6 +13,9 @@ from purify_audit.runtime import Stopped
 from purify_audit.shard import Shard
 from purify_audit.store import RunStore, Unit
 
+PHASES = ("preflight", "compression", "gradients", "attack", "certify")
+"""Of a run, in order."""
+
 _LOOK_SECONDS = 0.25  # between looks at what others have finished: each reads the writers' files
 
 

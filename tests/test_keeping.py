@@ -18,6 +18,7 @@ from purify_audit.progress import Reporter
 from purify_audit.report.schema import read_report
 from purify_audit.shard import LAUNCHERS
 from purify_audit.store import RunStore, open_run, read_run
+from purify_audit.work import PHASES
 
 ROOT = Path(__file__).parents[1]
 DDPM = ROOT / "models" / "digits-ddpm.safetensors"
@@ -31,6 +32,7 @@ ATTACK = ("verify", "gaussian-noise:sigma=0.1", "--attack", "--images", 8, "--st
 ATTACK += ("--microbatch", 4, "--held-out", 2, "--quiet")
 PREDICT = tuple("--predict" if part == "--attack" else part for part in ATTACK)
 RUNS = {"transform": MEDIAN, "diffusion": DIFFUSION, "attack": ATTACK, "predict": PREDICT}
+CHECK = ("gradients", 0)  # which every part needs
 # Many units of some 0.05 s: a kill falls into one of them.
 SLOW = ("compress", DDPM, "--images", 24, "--probe", "sign", "--microbatch", 1, "--quiet")
 SLOW += ("--sampler", "ddim:steps=2", "--t-star", 4, "--draws", 2, "--directions", 1)
@@ -48,7 +50,7 @@ def evaluations(path):
 def kept(folder):
     """The units of a run folder but preflight's: (phase, place)."""
     with open_run(Path(folder), read_run(Path(folder)), "reader") as store:
-        return {(p, n) for p in ("compression", "attack", "certify") for n in store.done(p)}
+        return {(p, n) for p in PHASES[1:] for n in store.done(p)}
 
 
 @pytest.fixture(autouse=True)
@@ -161,10 +163,11 @@ def test_a_kept_run_is_the_plain_one_and_is_computed_once(name, plain, done, put
         ("transform", 11),
         ("diffusion", 3),
         ("attack", 0),  # among compressions
-        ("attack", 1),  # among attacks
-        ("attack", 2),
-        ("attack", 4),  # among those that it is held against
-        ("predict", 2),
+        ("attack", 1),  # in the gradient's check
+        ("attack", 2),  # among attacks
+        ("attack", 3),
+        ("attack", 5),  # among those that it is held against
+        ("predict", 3),
     ],
 )
 def test_resume_computes_what_is_missing_and_ends_with_the_same_body(
@@ -189,13 +192,13 @@ def test_resume_computes_what_is_missing_and_ends_with_the_same_body(
 def cost_of(folder, units, whole, done):
     """Network evaluations that some units of a finished run took.
 
-    Attacks tell theirs; groups of compressed images are of one size, and what is left of the whole.
+    Attacks and the gradient's check tell theirs; groups of compressed images are of one size, and what is left of the whole.
     """
     done("resume", folder, "--out", "again.json")  # all but the units
     with open_run(Path(folder), read_run(Path(folder)), "reader") as store:
         told = {
             (phase, place): store.get(phase, place).facts["evaluations"]
-            for phase in ("attack", "certify")
+            for phase in ("gradients", "attack", "certify")
             for place in store.done(phase)
         }
         groups = len(store.done("compression"))
@@ -263,10 +266,11 @@ ON_REPORT = ("--attack", "--images", 8, "--steps", 2, "--microbatch", 4, "--held
 def test_an_attack_on_a_report_goes_on(compressed, interrupt, done, puts):
     done("verify", compressed, *ON_REPORT, "--out", "plain.json")
     command = ("verify", compressed, *ON_REPORT, "--run-dir", "r", "--out", "a.json")
-    interrupt(1, *command)
-    assert puts == [("attack", 0)]
+    interrupt(2, *command)
+    first = [("gradients", 0), ("attack", 0)]
+    assert puts == first
     done("resume", "r", "--out", "b.json")
-    assert puts == [("attack", 0), ("attack", 1), *(("certify", n) for n in range(3))]
+    assert puts == [*first, ("attack", 1), *(("certify", n) for n in range(3))]
     done(*command)
     assert body("a.json") == body("b.json") == body("plain.json")
 
@@ -325,12 +329,13 @@ def test_parts_merged_are_the_whole(name, count, plain, done, puts):
         puts.clear()
         told = done(*whole, "--shard", f"{n}/{count}", "--run-dir", f"p{n}", "--out", "none.json")
         assert told == f"part {n}/{count} of p{n} is kept\n"
-        assert {place % count for _, place in puts} <= {n}
-        seen += puts
+        mine = [unit for unit in puts if unit != CHECK]
+        assert {place % count for _, place in mine} <= {n}
+        seen += mine
     assert not Path("none.json").exists()
     puts.clear()
     done("merge", *(f"p{n}" for n in range(count)), "--out", "m.json")
-    assert set(puts) | kept("p0") == set(seen)
+    assert (set(puts) | kept("p0")) - {CHECK} == set(seen)
     assert len(seen) == len(set(seen))
     assert body("m.json") == body(plain(name))
 
@@ -458,7 +463,7 @@ def test_each_of_those_that_share_does_its_own_and_then_what_is_left(
     monkeypatch.setenv("CI_NODE_TOTAL", "3")
     monkeypatch.setenv("CI_NODE_INDEX", "2")
     assert done(*ATTACK, "--out", "s.json") == "part 1/3 of s.run is kept\n"
-    assert puts == [("compression", 0), ("attack", 1), ("attack", 0)] + [
+    assert puts == [("compression", 0), ("gradients", 0), ("attack", 1), ("attack", 0)] + [
         ("certify", n) for n in (1, 2, 0)
     ]
     puts.clear()

@@ -54,6 +54,7 @@ def merge(
     """Make the report of a run whose parts were computed by --shard; refuse if one is missing."""
     from purify_audit.sharing import missing
     from purify_audit.store import open_run, read_run
+    from purify_audit.work import PHASES
 
     first, manifest = folders[0], read_run(folders[0])
     for other in folders[1:]:
@@ -65,7 +66,7 @@ def merge(
     with open_run(first, manifest, "merge") as store:
         for number, other in enumerate(folders[1:]):
             with open_run(other, manifest, f"merge-{number}") as theirs_store:
-                for phase in ("preflight", "compression", "attack", "certify"):
+                for phase in PHASES:
                     for place in sorted(theirs_store.done(phase) - store.done(phase)):
                         unit = theirs_store.get(phase, place)
                         store.put(phase, place, unit.arrays, unit.facts)

@@ -89,6 +89,7 @@ def attack_all(
         return
     attacked = replace(subject, images=subject.images.select(list(range(found.images))))
     _certify(attacked, defence, found, store)
+    found.short = defence.graphs.exhausted
     found.caps = caps(defence, bare, attacked.images, how.eps[0], how.norm)
     cost, count = subject.purifier.evaluations, found.counting(tick)
     runner = Runner(

@@ -22,6 +22,7 @@ class Found:
         gradients: what the checks of the gradient measured.
         foretells: whether there is a gradient that can foretell the attack.
         spent: network evaluations, a backward pass counted as one.
+        short: whether memory ran short of graphs that gradients were to keep; they took longer.
         complete: whether everything was done.
     """
 
@@ -34,6 +35,7 @@ class Found:
     gradients: dict[str, float] = field(default_factory=dict)
     foretells: bool = True
     spent: int = 0
+    short: bool = False
     complete: bool = False
 
     def counting(self, tick: Tick) -> Tick:

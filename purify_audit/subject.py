@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from purify_audit.card import DiffusionCard, ImageSpec, PurifierCard
 from purify_audit.checkpoint import Checkpoint
 from purify_audit.choices import Sampler
-from purify_audit.compression import padded_rows
 from purify_audit.errors import PlanError
 from purify_audit.images import ImageSet, choose, load_images, restrict
 from purify_audit.loading import load_classifier, load_purifier, purifier_card
+from purify_audit.microbatches import attack_microbatch, default_microbatch
 from purify_audit.opening import open_checkpoint, open_classifier
 from purify_audit.plan import AuditPlan, FileProbe
 from purify_audit.purifier import Classifier, Purifier, is_differentiable
@@ -27,11 +27,6 @@ _DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat m
 _DIGITS_EPS = {"linf": (0.15,), "l2": (1.0,)}  # 8x8 pixels: fewer, and each of them larger
 _DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
 _DEFAULT_IMAGES = 64
-_MOST_ROWS = 256  # of a micro-batch by default
-_MOST_PIXELS = {"cpu": 2**15, "cuda": 2**18}  # of a micro-batch by default; larger are no quicker
-_CALL_PIXELS = {"cpu": 2**9, "cuda": 2**16}  # take as long as what a call takes besides its rows
-# (CPU: measured, docs/results.md 12. CUDA: a guess until it is.)
-_ATTACK_MICROBATCH = {"cpu": 64, "cuda": 256}  # gradients need memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +87,8 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
         defaults["classifier"] = shipped_classifier(images.image_shape)
         ball = {name: given.get(name, defaults[name]) for name in ("norm", "eps")}
         randomised = purifier_card(checkpoint).randomised
-        count = given.get("images", defaults["images"])
-        given["attack"] = _attack_settings(given["attack"] | ball, randomised, device, count)
+        sizes = given.get("images", defaults["images"]), images.image_shape
+        given["attack"] = _attack_settings(given["attack"] | ball, randomised, device, sizes)
     try:
         plan = AuditPlan.model_validate(defaults | given)
     except ValidationError as error:
@@ -102,24 +97,6 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
         size = default_microbatch(plan, images.image_shape, device)
         plan = plan.model_copy(update={"microbatch": size})
     return _assemble(plan, images, checkpoint, device)
-
-
-def default_microbatch(plan: AuditPlan, shape: tuple[int, int, int], device: torch.device) -> int:
-    """A power of two: many rows for small images, but few of them padding.
-
-    Args:
-        plan: what is measured; its own size is not looked at.
-        shape: of the images.
-        device: where they are purified.
-    """
-    pixels, call = shape[1] * shape[2], _CALL_PIXELS[device.type]
-    most = max(1, min(_MOST_ROWS, _MOST_PIXELS[device.type] // pixels))
-
-    def cost(size: int) -> float:
-        rows = padded_rows(plan.model_copy(update={"microbatch": size}), plan.images)
-        return rows * (1 + call / (size * pixels))
-
-    return min((1 << n for n in reversed(range(most.bit_length()))), key=cost)
 
 
 def attack_plan(
@@ -140,7 +117,8 @@ def attack_plan(
     ball = {name: asked.get(name, getattr(plan, name)) for name in ("norm", "eps")}
     if ball["norm"] != plan.norm and "eps" not in asked:
         raise PlanError(f"--norm {ball['norm']} is not the report's: give --eps with it")
-    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device, plan.images)
+    sizes = plan.images, shape
+    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device, sizes)
     changes = {
         "classifier": classifier,
         "attack": settings,
@@ -156,17 +134,18 @@ def attack_plan(
 
 
 def _attack_settings(
-    asked: dict[str, Any], randomised: bool, device: torch.device, images: int
+    asked: dict[str, Any],
+    randomised: bool,
+    device: torch.device,
+    images: tuple[int, tuple[int, int, int]],
 ) -> dict[str, Any]:
-    """With defaults that depend on what is attacked, and where.
-
-    A micro-batch by default holds no more rows than there are: the others would be padding.
-    """
+    """With defaults that depend on what is attacked, and where; images: how many, their shape."""
     settings = {name: value for name, value in asked.items() if value is not None}
     if not randomised:
         settings |= {"draws": 1, "held_out": 1}
-    rows = max(1, images * settings.get("draws", 1))
-    return {"microbatch": min(_ATTACK_MICROBATCH[device.type], rows)} | settings
+    count, shape = images
+    rows = max(1, count * settings.get("draws", 1))
+    return {"microbatch": attack_microbatch(rows, shape, device)} | settings
 
 
 def load_subject(plan: AuditPlan, device: torch.device) -> Subject:

@@ -30,11 +30,19 @@ from purify_audit.subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A report with an attack in it, and the rows it was made of."""
+    """A report with an attack in it, and the rows it was made of.
+
+    Attributes:
+        report: what was found.
+        samples: of compression.
+        attacks: of the attacks.
+        short: whether memory ran short on the way (`Found.short`).
+    """
 
     report: Report
     samples: CompressionSamples | None
     attacks: AttackSamples | None
+    short: bool = False
 
 
 Enough = Callable[[Verified], bool]
@@ -72,7 +80,7 @@ def verify(
             told = f"The run ended after attacks on {found.images} of {len(subject.images)} images."
             found.findings.append(finding("PA311", told, {"images": found.images}))
     samples = found.samples()
-    return Verified(_report(subject, basis, found), basis.samples, samples)
+    return Verified(_report(subject, basis, found), basis.samples, samples, found.short)
 
 
 def _report(subject: Subject, basis: Outcome, found: Found) -> Report:

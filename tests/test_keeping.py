@@ -192,7 +192,8 @@ def test_resume_computes_what_is_missing_and_ends_with_the_same_body(
 def cost_of(folder, units, whole, done):
     """Network evaluations that some units of a finished run took.
 
-    Attacks and the gradient's check tell theirs; groups of compressed images are of one size, and what is left of the whole.
+    Attacks and the gradient's check tell theirs; groups of compressed images are of one size, and
+    what is left of the whole.
     """
     done("resume", folder, "--out", "again.json")  # all but the units
     with open_run(Path(folder), read_run(Path(folder)), "reader") as store:

@@ -20,6 +20,7 @@ from purify_audit.loading import load_classifier, load_purifier
 from purify_audit.noise import Noise
 from purify_audit.purifiers.diffusion import DiffusionPurifier
 from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
+from purify_audit.report.schema import read_report
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -325,3 +326,33 @@ def test_being_out_of_memory_with_none_kept_is_not_hidden(monkeypatch):
     for _ in range(2):
         with pytest.raises(torch.OutOfMemoryError):
             graphs.exact(purifier, draws(5), classify, digits())
+
+
+def test_a_report_tells_that_memory_ran_short_and_has_the_same_body(run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = (
+        "verify",
+        ROOT / "models" / "digits-ddpm.safetensors",
+        "--attack",
+        "--images",
+        2,
+        "--steps",
+        2,
+        "--held-out",
+        1,
+    )
+    command += ("--sampler", "ddim:steps=2", "--t-star", 20, "--quiet", "--out")
+    assert run_cli(*command, "plain.json")[0] in (0, 3)
+
+    def short(steps, head, x, kept=0):
+        if kept:
+            raise torch.OutOfMemoryError
+        return exact(steps, head, x)
+
+    monkeypatch.setattr(kept_graphs, "exact", short)
+    code, out, err = run_cli(*command, "short.json")
+    assert code in (0, 3), err
+    assert "Memory ran short" in out
+    told = [read_report(tmp_path / f"{name}.json").run for name in ("plain", "short")]
+    assert [run.short_of_memory for run in told] == [False, True]
+    assert told[0].body_sha256 == told[1].body_sha256

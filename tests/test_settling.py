@@ -13,11 +13,11 @@ from purify_audit import packing
 from purify_audit.audit import Watch, audit
 from purify_audit.card import ImageSpec
 from purify_audit.errors import AuditError, PlanError
+from purify_audit.microbatches import default_microbatch
 from purify_audit.noise import Noise
 from purify_audit.packing import measured, within_memory
 from purify_audit.pilot import allocated
 from purify_audit.report.schema import read_report
-from purify_audit.subject import default_microbatch
 
 JUDGE = torch.nn.Linear(64, 10)
 

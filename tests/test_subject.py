@@ -67,7 +67,14 @@ ATTACK = {"steps": 2, "restarts": 1, "held_out": 2, "square_queries": 5}
 
 @pytest.mark.parametrize(
     ("images", "draws", "named", "rows"),
-    [(16, 1, None, 16), (16, 3, None, 48), (40, 2, None, 64), (1, 1, None, 1), (4, 1, 64, 64)],
+    [
+        (16, 1, None, 16),
+        (16, 3, None, 48),
+        (40, 2, None, 80),
+        (100, 2, None, 128),
+        (1, 1, None, 1),
+        (4, 1, 64, 64),
+    ],
 )
 def test_an_attacks_micro_batch_has_no_more_rows_than_there_are_unless_it_is_named(
     images, draws, named, rows

@@ -30,8 +30,8 @@ QUICK = ("--images", 4, "--steps", 1, "--quiet")
 def small_batches():
     """A sweep cannot be told its micro-batches, which are padded: four images need no more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("purify_audit.subject._ATTACK_MICROBATCH", {"cpu": 4, "cuda": 4})
-        patch.setattr("purify_audit.subject._MOST_ROWS", 16)
+        patch.setattr("purify_audit.microbatches._MOST_ROWS_ATTACKED", {"cpu": 4, "cuda": 4})
+        patch.setattr("purify_audit.microbatches._MOST_ROWS", 16)
         yield
 
 

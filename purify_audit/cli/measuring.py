@@ -81,7 +81,7 @@ def measure(
         lambda sofar: enough(Made(sofar.report, sofar.samples, sofar.attacks)),
         store,
     )
-    return Made(found.report, found.samples, found.attacks)
+    return Made(found.report, found.samples, found.attacks, found.short)
 
 
 @dataclass(frozen=True, slots=True)

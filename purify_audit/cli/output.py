@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A report and the rows it was made of."""
+    """A report and the rows it was made of; and whether memory ran short on the way."""
 
     report: "Report"
     samples: "CompressionSamples | None"
     attacks: "AttackSamples | None"
+    short: bool = False
 
 
 def must_be_writable(out: Path) -> None:
@@ -86,6 +87,7 @@ def write(
             rows_file=rows.name if rows in save else None,
             attacks_file=attacks.name if attacks in save else None,
             settled=settled,
+            short_of_memory=made.short,
             body_sha256=report.body_sha256(),
         )
         report = report.model_copy(update={"run": run})
@@ -112,6 +114,8 @@ def tell(out: Path, made: Made, reporter: "Reporter", as_json: bool) -> None:
         from purify_audit.report.console import show
 
         show(Console(), made.report)
+        if made.short:
+            print("Memory ran short: gradients took a second forward pass of every step.")
         print(f"\n{out}  ({reporter.seconds:.0f} s, {reporter.done:,} network evaluations)")
     if reporter.stop_signal and made.report.status == "partial":
         raise typer.Exit(128 + reporter.stop_signal)

@@ -45,10 +45,10 @@ def settle(subject: "Subject", left: Open, console: Console) -> "tuple[Subject, 
         PlanError: `--allocate` does not fit the plan.
         AuditError: there is no memory for one image.
     """
+    from purify_audit.microbatches import default_microbatch
     from purify_audit.packing import measured, within_memory
     from purify_audit.pilot import allocated, must_be_allocatable
     from purify_audit.settled import Settled
-    from purify_audit.subject import default_microbatch
 
     pilot, tried = None, tuple["Tried", ...]()
     if left.allocate:

@@ -123,7 +123,7 @@ def verify(
         int | None,
         typer.Option(
             min=1,
-            help="Rows at a time in the attack. Default: 64 on CPU, 256 on CUDA, and never more"
+            help="Rows at a time in the attack. Default: by the size of the images, and never more"
             " than images x draws.",
         ),
     ] = None,

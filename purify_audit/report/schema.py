@@ -147,6 +147,8 @@ class RunInfo(Record):
             measured.
         attacks_file: attacked images and verdicts, a safetensors file beside the report.
         settled: what was found out before the run, to settle what was left open.
+        short_of_memory: whether memory ran out while gradients kept the graphs of several steps;
+            they kept none from then on, which changes times and no number.
         body_sha256: SHA-256 of the report's JSON without this part (`Report.body_sha256`).
     """
 
@@ -157,6 +159,7 @@ class RunInfo(Record):
     rows_file: str | None
     attacks_file: str | None = None
     settled: Settled | None = None
+    short_of_memory: bool = False
     body_sha256: str
 
 

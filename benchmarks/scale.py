@@ -26,7 +26,7 @@ import torch
 DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
 FIGURES: dict[str, Callable[[], Any]] = {
     "audit_digits": partial(audits.audits, DIGITS, 64, None, 3),
-    "audit_cifar": partial(audits.audits, CIFAR, 64, {"kind": "ddim", "steps": 20}, 2),
+    "audit_cifar": partial(audits.audits, CIFAR, 64, {"kind": "ddim", "steps": 10}, 2),
     "startup": partial(audits.startup, 7),
     "profile_digits": partial(audits.profile, DIGITS, 16, {"kind": "ddpm", "steps": 10}),
     "gradient_digits": partial(cost.gradient_over_bare, DIGITS, 10, 64, 7),
@@ -38,7 +38,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "graphs": partial(cost.graphs, DIGITS, 32, (5, 10, 20, 40), 2),
     "axes": partial(growth.axes, 2),
     "resolutions": partial(growth.resolutions, 5),
-    "processes": partial(growth.processes, 64, 16, 2),
+    "processes": partial(growth.processes, 64, 60, 3),
     "memory": partial(growth.memory, (100, 1000, 5000, 50000)),
     "presets": budget.presets,
     "small_case": partial(budget.small_case, 16, 2, 2),

@@ -141,12 +141,29 @@ def serial_eot(name: str, steps: int, count: tuple[int, int, int], rounds: int) 
     }
     found: dict[str, Any] = {"images": n, "draws": draws, "steps": steps, "rows": size}
     found |= {told: compared(rounds, run, none) for told, run in rivals.items()}
+    bare = (
+        partial(_bare_passes, purifier, (n * draws, rows), twice)
+        for rows, twice in ((size, False), (steps, True))
+    )
+    found["bare passes alone"] = compared(rounds, *bare)
     found["graphs kept"] = {told: compared(rounds, run, all_) for told, run in rivals.items()}
     found["graphs kept"]["peak_mib"] = peak("kept", name, steps, steps)
     for told, which in (("ours", "ours"), ("serial, equal memory", "graph")):
         rows = steps if which == "ours" else size
         found.setdefault("peak_mib", {})[told] = peak(which, name, steps, rows)
     return found
+
+
+def _bare_passes(purifier: DiffusionPurifier, rows: tuple[int, int], twice: bool) -> None:
+    """Forward and backward pass of one step for so many rows, so many at a time; forward twice."""
+    count, size = rows
+    t, one = torch.full((size,), 7.0), torch.ones(size, *purifier.image.shape)
+    for _ in range(0, count, size):
+        if twice:
+            with torch.no_grad():
+                purifier.network(one, t)
+        leaf = one.clone().requires_grad_()
+        torch.autograd.grad(purifier.network(leaf, t), leaf, one)
 
 
 def graphs(name: str, batch: int, steps: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attack_pages import attack_sections, figures, markdown
+from engine_section import engine_section
 from gate_section import gate_section
 from scale_section import scale_section
 from third_party_page import third_party_section
@@ -86,6 +87,7 @@ true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**
         + third_party_section(_load("third_party"), _load("capture_study"))
         + gate_section(_load("gate_errors"), _load("gate_speed"))
         + scale_section(_load("scale"))
+        + engine_section(_load("engines"))
     )
 
 

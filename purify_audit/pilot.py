@@ -15,6 +15,7 @@ from purify_audit.subject import Subject
 
 IMAGES, DRAWS, DIRECTIONS = 48, 2, 4  # images vary most, and their variance is hardest to know
 _MARGIN = 0.95  # of the tolerance is aimed at: the pilot errs both ways
+_FEWEST = 8  # images, as many as a look has at least: fewer may happen to be alike
 _SPARE = 2  # times as many images as the pilot says: it may be wrong, and looks end the run in time
 
 
@@ -50,7 +51,7 @@ def allocated(subject: Subject) -> tuple[Subject, Pilot | None]:
     goal = _MARGIN * plan.tolerance, plan.look_level
     design = cheapest(parts, cost, goal, most, subject.purifier.randomised)
     reached = design.half_width <= goal[0]
-    images = min(most, _SPARE * design.images)
+    images = min(most, max(_FEWEST, _SPARE * design.images))
     changes = {"images": images, "draws": design.draws, "directions": design.directions}
     rows = list(range(images))
     chosen = replace(

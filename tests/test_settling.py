@@ -108,6 +108,11 @@ def test_what_cannot_be_reached_takes_all_images():
     assert subject.plan.images == 20
 
 
+def test_images_that_happen_to_be_alike_are_still_eight():
+    subject, pilot = allocated(for_tolerance(Scaling(), 0.03))
+    assert (pilot.needed, subject.plan.images) == (2, 8)
+
+
 def test_without_randomness_there_is_one_draw():
     subject, _ = allocated(for_tolerance(Scaling(by_image=0.3, randomised=False), 0.03))
     assert subject.plan.draws == 1

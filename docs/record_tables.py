@@ -79,6 +79,8 @@ def _default(record: type[Record], name: str) -> str:
     value = record.model_fields[name].get_default(call_default_factory=True)
     if value is None:
         return "none"
+    if isinstance(value, Record):
+        return "its defaults"
     return "empty" if value in ((), {}) else f"`{json.dumps(value)}`"
 
 

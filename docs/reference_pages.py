@@ -4,6 +4,7 @@ from record_tables import summary, table
 
 from purify_audit.attack_plan import PRESETS, AttackPlan
 from purify_audit.cli.app import EXIT_CODES
+from purify_audit.engine import Engine
 from purify_audit.estimates import (
     CapPoint,
     Correlation,
@@ -37,9 +38,10 @@ from purify_audit.report.schema import (
     RunInfo,
 )
 from purify_audit.settings import SETTINGS
+from purify_audit.settled import Components, Pilot, Settled, Tried
 
 PROBES = (SignProbe, UniformProbe, SphereProbe, LowFrequencyProbe, PowerProbe, FileProbe)
-PLAN = (AuditPlan, AttackPlan, *PROBES, Reading)
+PLAN = (AuditPlan, Engine, AttackPlan, *PROBES, Reading)
 POLICY = (Policy, Rule, Waiver)
 JUDGEMENT = (Judgement, RuleResult)
 REPORT = (
@@ -59,6 +61,10 @@ REPORT = (
     Correlation,
     ImageVerdict,
     RunInfo,
+    Settled,
+    Tried,
+    Pilot,
+    Components,
 )
 
 _MEASURED_BY: dict[Stage, str] = {

@@ -23,10 +23,13 @@ import scale_cost as cost
 import scale_growth as growth
 import torch
 
+from purify_audit.cli.allocator import hold_freed_memory
+
 DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
 FIGURES: dict[str, Callable[[], Any]] = {
-    "audit_digits": partial(audits.audits, DIGITS, 64, None, 3),
-    "audit_cifar": partial(audits.audits, CIFAR, 64, {"kind": "ddim", "steps": 10}, 2),
+    "audit_digits": partial(audits.audits, DIGITS, 64, None, 2),
+    "audit_cifar": partial(audits.audits, CIFAR, 64, {"kind": "ddim", "steps": 20}, 2),
+    "allocator": partial(audits.allocator, 4),
     "startup": partial(audits.startup, 7),
     "profile_digits": partial(audits.profile, DIGITS, 16, {"kind": "ddpm", "steps": 10}),
     "gradient_digits": partial(cost.gradient_over_bare, DIGITS, 10, 64, 7),
@@ -38,7 +41,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "graphs": partial(cost.graphs, DIGITS, 32, (5, 10, 20, 40), 2),
     "axes": partial(growth.axes, 2),
     "resolutions": partial(growth.resolutions, 5),
-    "processes": partial(growth.processes, 64, 60, 3),
+    "processes": partial(growth.processes, 64, 60, 2),
     "memory": partial(growth.memory, (100, 1000, 5000, 50000)),
     "presets": budget.presets,
     "small_case": partial(budget.small_case, 16, 2, 2),
@@ -56,8 +59,12 @@ def main() -> None:
         "--only", nargs="+", choices=FIGURES, help="measure these anew, keep others"
     )
     parser.add_argument("--peak", nargs=4, help="print one peak and end")
+    parser.add_argument("--pace", nargs=2, help="print one pace and end")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.pace:
+        return print(audits.own_pace(asked.pace[0], held=asked.pace[1] == "held"))
+    hold_freed_memory()  # as the commands do
     if asked.peak:
         which, name, steps, batch = asked.peak
         return print(cost.own_peak(which, name, int(steps), int(batch)))

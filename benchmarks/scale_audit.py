@@ -6,17 +6,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scale_cost import single_thread
 from scale_rivals import CPU, ROOT, chain, pictures
 from scale_timing import SPREAD, figure, rounded, seconds, spread
+from torch import Tensor, nn
 
 from purify_audit.aftercheck import check_again
 from purify_audit.audit import Outcome, Watch, audit, groups
+from purify_audit.cli.allocator import hold_freed_memory
 from purify_audit.compression import padded_rows, rows_per_image
 from purify_audit.preflight import preflight
 from purify_audit.purifiers.diffusion import DiffusionPurifier
@@ -24,7 +28,38 @@ from purify_audit.runtime import Runner, deterministic
 from purify_audit.subject import Subject, prepare
 
 SIZES = (16, 32, 64, 128, 256)  # of batches among which the best is looked for
-BARE_EVERY = 4  # micro-batches between two looks at the bare network
+EVERY = 20  # calls of the network between two looks at the bare one
+
+
+class Sampled(nn.Module):
+    """A network between whose calls bare passes are made, whose time is kept apart.
+
+    Attributes:
+        network: what is called.
+        sizes: of the batches of bare passes.
+        times: seconds of a bare pass for one image, by size.
+        inside: seconds of all bare passes.
+    """
+
+    def __init__(self, network: nn.Module, sizes: tuple[int, ...]) -> None:
+        """Nothing is measured yet."""
+        super().__init__()
+        self.network, self.sizes = network, sizes
+        self.times: dict[int, list[float]] = {size: [] for size in sizes}
+        self.inside, self._calls = 0.0, 0
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network; after every so many calls, a bare pass of each size."""
+        y: Tensor = self.network(x, t)
+        self._calls += 1
+        if self._calls % EVERY == 0:
+            begun = time.process_time()
+            for size in self.sizes:
+                some = x[:1].expand(size, *x.shape[1:]).contiguous()
+                told = t[:1].expand(size).contiguous()
+                self.times[size].append(seconds(partial(self.network, some, told)) / size)
+            self.inside += time.process_time() - begun
+        return y
 
 
 def bare_pass(purifier: DiffusionPurifier, batch: int) -> None:
@@ -45,44 +80,39 @@ def per_image(purifier: DiffusionPurifier, rounds: int) -> dict[int, list[float]
     return {size: values[1:] for size, values in found.items()}
 
 
-def audit_over_bare(subject: Subject) -> dict[str, float]:
-    """One audit, with bare passes made between its micro-batches and taken out of its time.
+def audit_over_bare(subject: Subject, best: int) -> dict[str, float]:
+    """One audit, with bare passes made between those of its network and taken out of its time.
+
+    Args:
+        subject: what is audited.
+        best: the batch size at which the bare network is quickest; it is tried beside the audit's.
 
     Returns:
-        `whole`: time of the audit over that of the bare passes it must make, at their best batch
-        size; `rows`: the same without preflight and the replay at the end; `fixed`: their time in
+        `whole`: time of the audit over that of the bare passes it must make, at the better size;
+        `rows`: the same without preflight and the replay at the end; `fixed`: their time in
         such passes; `padding`: passes made for rows over those that the rows need.
     """
-    purifier, times = subject.purifier, {size: list[float]() for size in SIZES}
+    purifier = subject.purifier
     assert isinstance(purifier, DiffusionPurifier)
-    inside, ticks = [0.0], [0]
-
-    def look(rows: int) -> None:
-        ticks[0] += 1
-        if ticks[0] % BARE_EVERY:
-            return
-        start = time.process_time()
-        for size in SIZES:
-            times[size].append(seconds(partial(bare_pass, purifier, size)) / size)
-        inside[0] += time.process_time() - start
-
+    sampled = Sampled(purifier.network, tuple({best, subject.plan.microbatch}))
+    watched = replace(subject, purifier=replace(purifier, network=sampled))
     outcomes = list[Outcome]()
     fixed = seconds(partial(_preflight, subject))
-    whole = seconds(lambda: outcomes.append(audit(subject, Watch(look), True))) - inside[0]
+    whole = seconds(lambda: outcomes.append(audit(watched, Watch(), True))) - sampled.inside
     fixed += seconds(partial(_replay, subject, outcomes[0]))
-    best = min(float(np.mean(values)) for values in times.values())
+    pace = min(float(np.mean(values)) for values in sampled.times.values())
     needed = len(subject.images) * rows_per_image(subject.plan) * purifier.evaluations
     return {
-        "whole": whole / (needed * best),
-        "rows": (whole - fixed) / (needed * best),
-        "fixed": fixed / best,
+        "whole": whole / (needed * pace),
+        "rows": (whole - fixed) / (needed * pace),
+        "fixed": fixed / pace,
         "padding": _made(subject) / needed * purifier.evaluations,
     }
 
 
 def _made(subject: Subject) -> int:
     """Purifications of an audit, those that only fill a micro-batch included."""
-    spans = groups(subject.plan, subject.images.pixels[0].nbytes)
+    spans = groups(subject.plan, subject.images.image_bytes)
     return sum(padded_rows(subject.plan, len(span)) for span in spans)
 
 
@@ -110,11 +140,12 @@ def audits(
         purifier = subject.purifier
         assert isinstance(purifier, DiffusionPurifier)
         _preflight(subject)  # warms up
+        bare = {n: figure([1e3 * v for v in vs]) for n, vs in per_image(purifier, 8).items()}
+        best = min(bare, key=lambda size: float(bare[size]["median"]))
         for made in range(2 * rounds):
             if made >= rounds and spread([part["whole"] for part in parts]) <= SPREAD:
                 break
-            parts.append(audit_over_bare(subject))
-        bare = {n: figure([1e3 * v for v in vs]) for n, vs in per_image(purifier, 8).items()}
+            parts.append(audit_over_bare(subject, best))
     return {
         "images": images,
         "microbatch": subject.plan.microbatch,
@@ -157,6 +188,44 @@ def source(name: str, images: int, folder: Path) -> str:
     path = folder / "images.npz"
     np.savez(path, x=np.moveaxis(pictures(purifier, images).pixels, 1, 3))
     return str(path)
+
+
+def allocator(rounds: int) -> dict[str, Any]:
+    """Time of a purification without freed memory held over that with it, in processes in turn."""
+    found = {}
+    for name in ("digits-ddpm", "cifar10-ddpm"):
+        ratios, paces = list[float](), list[list[float]]()
+        for _ in range(rounds):
+            paces.append([_pace(name, how) for how in ("plain", "held")])
+            ratios.append(paces[-1][0] / paces[-1][1])
+        found[name] = figure(ratios) | {"ms_per_pass": paces}
+    return found
+
+
+def _pace(name: str, how: str) -> float:
+    command = [sys.executable, str(Path(__file__).with_name("scale.py")), "--pace", name, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=single_thread())
+    return rounded(float(done.stdout))
+
+
+def own_pace(name: str, held: bool) -> float:
+    """Milliseconds of processor time of this process for one network evaluation of one row."""
+    if held:
+        assert hold_freed_memory(), "on glibc only"
+    purifier = chain(name, 60, 10 if name.startswith("digits") else 2)
+    images = pictures(purifier, 64 if name.startswith("digits") else 8)
+    asked: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
+    with tempfile.TemporaryDirectory() as folder:
+        asked |= {"images": len(images), "data": source(name, len(images), Path(folder))}
+        size = prepare(asked, CPU).plan.microbatch
+    runner = Runner(purifier, CPU, 0, size)
+    rows = np.arange(4 * size) % len(images)
+    x, ids, draws = images.pixels[rows], images.ids[rows], np.zeros(len(rows), np.int64)
+    times = []
+    with deterministic():
+        for _ in range(3):
+            times.append(seconds(partial(runner, x, ids, draws)))
+    return 1e3 * min(times) / (len(rows) * purifier.evaluations)
 
 
 def startup(rounds: int) -> dict[str, Any]:

@@ -3,20 +3,20 @@
 Counts are those of the plans; only the variance components and the small case's times are measured.
 """
 
+import math
 from functools import partial
 from typing import Any
 
 from scale_rivals import CPU, ROOT
 from scale_timing import compared, rounded
 
-from purify_audit.allocation import components, images_needed, variance
 from purify_audit.attack_cost import planned_evaluations
 from purify_audit.attack_plan import PRESETS
 from purify_audit.audit import Outcome, Watch, audit
-from purify_audit.cli.settling import EVERY
 from purify_audit.compression import rows_per_image
-from purify_audit.pilot import DIRECTIONS, DRAWS, IMAGES, allocated
 from purify_audit.settled import Components
+from purify_audit.settling.allocation import components, images_needed, variance
+from purify_audit.settling.pilot import DIRECTIONS, DRAWS, IMAGES, allocated
 from purify_audit.subject import Subject, prepare
 from purify_audit.verify import verify
 
@@ -108,7 +108,7 @@ def reached(steps: int) -> dict[str, Any]:
         asked: dict[str, object] = {
             "checkpoint": DIGITS,
             "data": "digits:all",
-            "preset_images": EVERY,
+            "preset_images": math.inf,
         }
         asked |= {"probes": ({"kind": "sign"},), "tolerance": HALF_WIDTH}
         of = prepare(asked | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)

@@ -28,7 +28,7 @@ from purify_audit.networks import build_network
 from purify_audit.networks.spandrel_model import spandrel_network
 from purify_audit.purifier import Classifier, Purifier
 from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.purifiers.engine import run_by
+from purify_audit.purifiers.engine_network import run_by
 from purify_audit.purifiers.exported import load_graph_classifier, load_graph_purifier
 from purify_audit.purifiers.feedforward import FeedforwardPurifier
 from purify_audit.purifiers.schedule import noise_schedule

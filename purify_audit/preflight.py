@@ -18,12 +18,13 @@ from purify_audit.images import ImageSet
 from purify_audit.plan import AuditPlan
 from purify_audit.purifier import Purifier
 from purify_audit.purifiers.captured_graph import CapturedGraph
-from purify_audit.purifiers.engine import in_float32
+from purify_audit.purifiers.engine_network import in_float32
 from purify_audit.purifiers.foreign import ForeignPurifier
 from purify_audit.runtime import Runner
 from purify_audit.store import Unit
 
 _IMAGES = 8
+_FEWEST_ROWS = 4  # of a micro-batch: one that is alone has no neighbours to be coupled with
 _BESIDE = 0.05  # of a real perturbation, on every pixel
 _ROUNDING = 2.0**-24  # the spacing of float32 just below 1
 _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
@@ -36,7 +37,8 @@ class Preflight:
     Attributes:
         findings: what is wrong with the purifier.
         floor: by norm (l2, linf), how far rounding alone moves the output, in pixel units; divided
-            by ‖δ‖ it is a rate made of rounding. Empty when there is no output to look at.
+            by ‖δ‖ it is a rate made of rounding. Empty when there is no output to look at, and
+            without a norm in which rounding ends in infinity.
     """
 
     findings: list[Finding]
@@ -66,7 +68,7 @@ def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -
         plan: at whose smallest radius the floor of a lower precision is measured; without one, at
             an l-inf radius of 0.05.
     """
-    size = min(runner.microbatch, 2 * _IMAGES)
+    size = max(_FEWEST_ROWS, min(runner.microbatch, 2 * _IMAGES))
     runner = replace(runner, microbatch=size, tick=lambda rows: None)
     probe = images.select(list(range(min(len(images), max(1, runner.microbatch // 2), _IMAGES))))
     x, beside = probe.pixels, _perturbed(probe.pixels, _BESIDE)
@@ -84,7 +86,7 @@ def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -
     nudged, redrawn = _call_two(runner, _perturbed(x, _ROUNDING), x, probe.ids)
     near_again = _call(runner, beside, probe.ids, 0)
     checks: list[Finding | None] = [
-        _finite(y, probe),
+        _finite((y, near, nudged, redrawn), probe),
         _repeatable(near, near_again),
         _hidden_randomness(before, _generator_states()),
     ]
@@ -104,7 +106,7 @@ def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -
     if exact is not None:
         lower = _floor_of_precision(runner, exact, probe, _smallest_step(plan, x))
         floor = {norm: max(size, lower[norm]) for norm, size in floor.items()}
-    return Preflight(findings, floor)
+    return Preflight(findings, {norm: size for norm, size in floor.items() if np.isfinite(size)})
 
 
 def _numeric_floor(y: np.ndarray, nudged: np.ndarray) -> dict[str, float]:
@@ -188,13 +190,13 @@ def _shape(y: np.ndarray, images: ImageSet) -> Finding | None:
     )
 
 
-def _finite(y: np.ndarray, images: ImageSet) -> Finding | None:
-    bad = ~np.isfinite(y).reshape(len(y), -1).all(1)
+def _finite(outputs: tuple[np.ndarray, ...], images: ImageSet) -> Finding | None:
+    bad = np.any([~np.isfinite(y).reshape(len(y), -1).all(1) for y in outputs], 0)
     if not bad.any():
         return None
     return finding(
         "PA103",
-        f"The output is NaN or infinite for {bad.sum()} of {len(y)} images.",
+        f"The output is NaN or infinite for {bad.sum()} of {len(bad)} images.",
         {"image_ids": images.ids[bad].tolist()},
     )
 
@@ -213,8 +215,6 @@ def _repeatable(first: np.ndarray, second: np.ndarray) -> Finding | None:
 def _rows_alone(runner: Runner, images: ImageSet, y: np.ndarray) -> Finding | None:
     """Images at other places in a batch, among strangers and their own perturbed twins."""
     size, n = runner.microbatch, min(4, len(images), runner.microbatch // 2)
-    if n == 0:
-        return None  # a micro-batch of one has no neighbours
     strangers = 1.0 - images.pixels[np.arange(size - 2 * n) % len(images)]
     x = np.concatenate((strangers, _perturbed(images.pixels[:n], 0.05), images.pixels[:n]))
     others = (images.ids[0] + 1 + np.arange(size - n)) % 2**32

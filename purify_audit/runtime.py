@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from purify_audit.engine import PLAIN, Engine
-from purify_audit.errors import OutOfMemoryError
+from purify_audit.errors import AuditError, OutOfMemoryError
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Purifier
 
@@ -111,11 +111,18 @@ class Runner:
 
         Raises:
             Stopped: from `tick`, with the rows done.
+            AuditError: the output is not of the input's shape.
         """
         out = np.empty_like(x)
         for first in range(0, len(x), self.microbatch):
             rows = slice(first, min(first + self.microbatch, len(x)))
-            out[rows] = self.batch(x[rows], images[rows], draws[rows])
+            purified = self.batch(x[rows], images[rows], draws[rows])
+            if purified.shape != out[rows].shape:
+                raise AuditError(
+                    f"the purifier makes {list(purified.shape)} of {list(out[rows].shape)}, though"
+                    " not of fewer rows: it does not purify row by row"
+                )
+            out[rows] = purified
             try:
                 self.tick(rows.stop - rows.start)
             except Stopped as stop:

@@ -8,12 +8,13 @@ from purify_audit.record import Record
 
 
 class Tried(Record):
-    """A size of micro-batches that was tried.
+    """A size of micro-batches that was timed.
 
     Attributes:
         microbatch: rows.
-        ms_per_row: time of one network evaluation of one row, in milliseconds; none where the
-            device had no memory for it.
+        ms_per_row: milliseconds, divided by the rows, of the first steps of a diffusion chain with
+            one network evaluation among them, or of a whole purification by other purifiers; none
+            where the device had no memory for it.
     """
 
     microbatch: int
@@ -64,10 +65,13 @@ class Settled(Record):
     """What was settled before a run.
 
     Attributes:
-        microbatches: sizes that were tried, in this order; the last with a time may not be the one
-            that the plan names, which is the one with the least time for all of its rows.
+        timed: sizes of micro-batches; the plan has the one that takes least for all of its rows.
+        too_large: sizes for which the device had no memory.
+        attack_too_large: the same for the attack.
         pilot: by which draws and directions were chosen.
     """
 
-    microbatches: tuple[Tried, ...] = ()
+    timed: tuple[Tried, ...] = ()
+    too_large: tuple[int, ...] = ()
+    attack_too_large: tuple[int, ...] = ()
     pilot: Pilot | None = None

@@ -5,7 +5,7 @@ from functools import partial
 from purify_audit.audit import PREFLIGHT, compression_phase, ends_the_audit, looked_over
 from purify_audit.battery import attack_phase, share_attacks
 from purify_audit.defended import Tick, attack_of, defences_of
-from purify_audit.errors import PlanError, PurifyAuditError
+from purify_audit.errors import PlanError
 from purify_audit.found import Found
 from purify_audit.plan import AuditPlan
 from purify_audit.rivals import certify_phase
@@ -62,22 +62,22 @@ def share(
         with deterministic():
             if (alone or shard.index == 0) and _ends(subject, runner, store, anyway):
                 return
-            _share_compression(subject, _runner(subject, told), race, part)
+            _share_compression(subject, _runner(subject, told), race, part, anyway)
     if subject.plan.attack is not None:
         with deterministic(gradients=True):
             share_attacks(subject, told, race, shard, alone)
 
 
 def _share_compression(
-    subject: Subject, runner: Runner, race: Race, part: tuple[Shard, bool]
+    subject: Subject, runner: Runner, race: Race, part: tuple[Shard, bool], anyway: bool
 ) -> None:
     try:
         compression_phase(subject, runner).share(race, *part)
-    except (Stopped, PurifyAuditError):
+    except Stopped:
         raise
     except Exception:
         # A purifier that cannot be measured fails anyhow; preflight has the words for it.
-        if _ends(subject, runner, race.store, anyway=False):
+        if _ends(subject, runner, race.store, anyway):
             raise Stopped from None
         raise
 

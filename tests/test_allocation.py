@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from purify_audit.allocation import (
+from purify_audit.settled import Components
+from purify_audit.settling.allocation import (
     DRAWS,
     PAIRS,
     cheapest,
@@ -17,7 +18,6 @@ from purify_audit.allocation import (
     largest,
     variance,
 )
-from purify_audit.settled import Components
 
 TRUE = Components(image=4.0, draw=2.0, pair=1.0, both=0.5, odd=3.0)
 

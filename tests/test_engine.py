@@ -26,7 +26,7 @@ from purify_audit.images import ImageSet
 from purify_audit.loading import load_purifier
 from purify_audit.opening import open_checkpoint
 from purify_audit.preflight import preflight
-from purify_audit.purifiers.engine import EngineNetwork, in_float32, run_by
+from purify_audit.purifiers.engine_network import EngineNetwork, in_float32, run_by
 from purify_audit.purifiers.feedforward import FeedforwardPurifier
 from purify_audit.replay import replay_report
 from purify_audit.report.schema import read_report
@@ -228,7 +228,7 @@ def test_a_network_that_cannot_be_compiled_whole_is_refused():
 def test_too_many_sizes_are_refused_not_run_otherwise(compiled, monkeypatch):
     with torch.no_grad():
         compiled(pixels(8))
-        monkeypatch.setattr("purify_audit.purifiers.engine._PROGRAMS", 1)
+        monkeypatch.setattr("purify_audit.purifiers.engine_network._PROGRAMS", 1)
         with pytest.raises(PlanError, match=r"cannot compile the network here"):
             compiled(pixels(3))
 

@@ -1,7 +1,6 @@
 """Other people's code as a purifier: aligned whatever it does, or named for what it cannot be."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import foreign_code as code
@@ -18,7 +17,7 @@ from purify_audit.attack.run import objective, targets
 from purify_audit.audit import Watch, audit
 from purify_audit.card import CodeCard
 from purify_audit.checkpoint import read_checkpoint
-from purify_audit.images import choose, load_images
+from purify_audit.images import ImageSet, choose, load_images
 from purify_audit.loading import load_classifier
 from purify_audit.noise import Noise
 from purify_audit.purifier import Purifier
@@ -225,7 +224,7 @@ def test_a_refusal_while_measuring_is_no_crash():
     plain = grey_images(12)
     pixels = plain.pixels.copy()
     pixels[11] = 1.0  # beyond what preflight looks at
-    images = replace(plain, pixels=pixels)
+    images = ImageSet(pixels, plain.labels, plain.ids, plain.source)
     purify = foreign(code.rare_gamma, randomised=False)
     outcome = run(purify, images, draws=1, microbatch=4)
     assert "PA202" in codes(outcome)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from support import CPU, plan_for
 
-from purify_audit.allocation import variance
 from purify_audit.attack.objective import Defence, Objective
 from purify_audit.compression import measure_compression, random_cells
 from purify_audit.runtime import Runner, deterministic
 from purify_audit.settled import Components
+from purify_audit.settling.allocation import variance
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))

@@ -1,6 +1,6 @@
 """What is settled before a run: sizes of micro-batches, draws and directions."""
 
-import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,15 +9,16 @@ import pytest
 import torch
 from support import CPU, DIGITS, grey_images, subject_for
 
-from purify_audit import packing
 from purify_audit.audit import Watch, audit
 from purify_audit.card import ImageSpec
-from purify_audit.errors import AuditError, PlanError
+from purify_audit.errors import OutOfMemoryError, PlanError
+from purify_audit.images import ImageSet
 from purify_audit.microbatches import default_microbatch
 from purify_audit.noise import Noise
-from purify_audit.packing import measured, within_memory
-from purify_audit.pilot import allocated
 from purify_audit.report.schema import read_report
+from purify_audit.settling import packing
+from purify_audit.settling.packing import attack_within_memory, measured, within_memory
+from purify_audit.settling.pilot import _rates, allocated
 
 JUDGE = torch.nn.Linear(64, 10)
 
@@ -86,7 +87,8 @@ def test_the_components_are_those_of_the_purifier():
 def test_where_images_differ_each_gets_the_least_and_the_tolerance_is_reached():
     subject, pilot = allocated(for_tolerance(Scaling(by_image=0.3), 0.03))
     assert (subject.plan.draws, subject.plan.directions) == (2, 2)
-    assert subject.plan.images == len(subject.images) == min(400, 2 * pilot.needed)
+    assert subject.plan.images == len(subject.images) == min(400, math.ceil(1.25 * pilot.needed))
+    assert subject.plan.first_look == 48 <= min(subject.plan.looks)
     # The factors are uniform: n = (t 0.3 / sqrt(3) / (0.95 × 0.03))², and t of four looks is 2.5
     assert 0.7 * 230 < pilot.needed < 1.3 * 230
     report = audit(subject, Watch()).report
@@ -108,9 +110,25 @@ def test_what_cannot_be_reached_takes_all_images():
     assert subject.plan.images == 20
 
 
-def test_images_that_happen_to_be_alike_are_still_eight():
+def test_there_are_as_many_images_as_in_the_pilot():
+    """Fewer that happen to be alike would make a narrow interval."""
     subject, pilot = allocated(for_tolerance(Scaling(), 0.03))
-    assert (pilot.needed, subject.plan.images) == (2, 8)
+    assert (pilot.needed, subject.plan.images, subject.plan.looks) == (2, 48, (48,))
+    subject, pilot = allocated(for_tolerance(Scaling(by_image=0.1), 0.03))
+    assert 2 * pilot.needed == subject.plan.images > 48
+    assert min(subject.plan.looks) >= 48
+
+
+def test_images_whose_rates_are_no_numbers_decide_nothing():
+    """A black image and a probe of one low frequency: half of its perturbations clip to nothing."""
+    images = grey_images(60)
+    pixels = images.pixels.copy()
+    pixels[3] = 0.0
+    images = ImageSet(pixels, images.labels, images.ids, "one is black")
+    probe = {"kind": "lowfreq", "band": 1}
+    subject = subject_for(Scaling(by_image=0.1), images, tolerance=0.05, probes=(probe,))
+    assert not np.isfinite(_rates(subject, 8)).all() or len(_rates(subject, 8)[0]) == 7
+    assert allocated(subject)[1].needed > 2
 
 
 def test_without_randomness_there_is_one_draw():
@@ -133,8 +151,9 @@ def test_a_purifier_that_makes_no_images_is_left_to_preflight(wrong):
         def __call__(self, x, noise):
             return wrong(x)
 
-    subject = for_tolerance(Wrong(), 0.03)
-    assert allocated(subject) == (subject, None)
+    subject, pilot = allocated(for_tolerance(Wrong(), 0.03))
+    assert (subject.plan.images, len(subject.images), pilot) == (48, 48, None)
+    assert audit(subject, Watch()).report.findings[0].code in ("PA103", "PA104")
 
 
 @pytest.mark.parametrize(
@@ -161,27 +180,26 @@ def attacked(purifier, **settings):
 
 
 def test_micro_batches_are_halved_until_they_fit():
-    subject, tried = within_memory(subject_for(Cramped(rows=8), microbatch=64))
-    assert subject.plan.microbatch == 8
-    assert [(one.microbatch, one.ms_per_row) for one in tried] == [(n, None) for n in (64, 32, 16)]
+    subject, refused = within_memory(subject_for(Cramped(rows=8), microbatch=64))
+    assert (subject.plan.microbatch, refused) == (8, (64, 32, 16))
 
 
 def test_those_of_an_attack_too():
-    subject, tried = within_memory(attacked(Cramped(rows=32, with_gradients=2), microbatch=32))
+    asked = attacked(Cramped(rows=32, with_gradients=2), microbatch=32)
+    subject, refused = attack_within_memory(asked)
     assert (subject.plan.microbatch, subject.plan.attack.microbatch) == (32, 2)
-    assert [one.microbatch for one in tried] == [16, 8, 4]
+    assert refused == (16, 8, 4)
 
 
 def test_what_fits_stays_as_it_is():
     subject = attacked(Scaling())
-    assert within_memory(subject) == (subject, ())
+    assert within_memory(subject) == attack_within_memory(subject) == (subject, ())
 
 
-def test_no_memory_for_a_single_row_is_an_error():
-    with pytest.raises(AuditError, match="no memory for one image"):
-        within_memory(subject_for(Cramped(rows=0)))
-    with pytest.raises(AuditError, match="no memory for one image"):
-        measured(subject_for(Cramped(rows=0)))
+@pytest.mark.parametrize("find", [within_memory, measured])
+def test_no_memory_for_a_single_row_is_an_error(find):
+    with pytest.raises(OutOfMemoryError, match="cpu has no memory for one image"):
+        find(subject_for(Cramped(rows=0)))
 
 
 def of_time(monkeypatch, milliseconds):
@@ -247,18 +265,42 @@ def test_a_report_tells_what_was_settled(run_cli):
     )
     assert code == 0, err
     report = read_report(Path("a.json"))
-    pilot, tried = report.run.settled.pilot, report.run.settled.microbatches
+    pilot, tried = report.run.settled.pilot, report.run.settled.timed
     assert (report.plan.draws, report.plan.directions) == (pilot.draws, pilot.directions)
     assert report.plan.microbatch in {one.microbatch for one in tried}
     assert f"{pilot.draws} draws, {pilot.directions} directions, about {pilot.needed} images" in (
         " ".join(err.split())
     )
     assert f"micro-batches of {report.plan.microbatch}, measured" in err
-    plan = report.plan
-    again = ("--images", plan.images, "--draws", plan.draws, "--directions", plan.directions)
-    run_cli(*command[:-1], "b.json", *again, "--tolerance", "0.03", "--microbatch", plan.microbatch)
-    assert read_report(Path("b.json")).run.body_sha256 == report.run.body_sha256
-    assert json.loads(Path("b.json").read_text())["run"]["settled"] is None
+    again = ("--tolerance", "0.03", "--allocate", "--microbatch", report.plan.microbatch)
+    run_cli(*command[:-1], "b.json", *again)
+    same = read_report(Path("b.json")).run
+    assert same.body_sha256 == report.run.body_sha256
+    assert (same.settled.pilot, same.settled.timed) == (pilot, ())
+
+
+def test_a_run_remembers_what_was_settled(run_cli, monkeypatch):
+    command = ("compress", "gaussian-noise:sigma=0.1", "--probe", "sign", "--run-dir", "r")
+    command += ("--tolerance", "0.03", "--allocate", "--microbatch", "measured", "--out")
+    assert run_cli(*command, "a.json")[0] == 0
+    monkeypatch.setattr(packing, "_milliseconds", lambda subject, size: 1.0 / size)  # another size
+    assert run_cli(*command, "b.json")[0] == 0
+    assert run_cli("resume", "r", "--out", "c.json")[0] == 0
+    told = [read_report(Path(f"{name}.json")).run for name in "abc"]
+    assert told[0].settled.pilot is not None
+    assert told[0].settled == told[1].settled == told[2].settled
+    assert len({run.body_sha256 for run in told}) == 1
+
+
+def test_processes_that_share_a_run_do_not_measure(refused):
+    shared = ("--microbatch", "measured", "--shard", "0/2", "--run-dir", "r")
+    assert "give a number" in refused("compress", "median:size=3", *shared)
+
+
+@pytest.mark.parametrize("option", ["--draws", "--directions"])
+def test_what_is_allocated_is_not_asked_for(option, refused):
+    told = refused("compress", "median:size=3", "--allocate", "--tolerance", 0.1, option, 2)
+    assert told == "--allocate chooses draws and directions: leave out --draws, --directions"
 
 
 def test_without_memory_the_size_falls_and_that_is_told(run_cli, monkeypatch):
@@ -275,7 +317,7 @@ def test_without_memory_the_size_falls_and_that_is_told(run_cli, monkeypatch):
     assert "no memory for micro-batches of 8" in err
     report = read_report(Path("report.json"))
     assert report.plan.microbatch == 4
-    assert report.run.settled.microbatches[0].model_dump() == {"microbatch": 8, "ms_per_row": None}
+    assert report.run.settled.too_large == (8,)
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "0"])

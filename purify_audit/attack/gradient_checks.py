@@ -17,7 +17,7 @@ from purify_audit.findings import Finding, finding
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Classifier, Purifier, Step
 from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.purifiers.engine import in_float32
+from purify_audit.purifiers.engine_network import in_float32
 from purify_audit.record import printable
 
 CHECKED = 8

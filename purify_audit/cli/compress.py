@@ -1,5 +1,6 @@
 """`purify-audit compress`."""
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,8 @@ from purify_audit.cli import options as o
 from purify_audit.cli.app import app
 from purify_audit.cli.measuring import Asked, carry_out, finish, planned
 from purify_audit.cli.output import must_be_writable
-from purify_audit.cli.settling import EVERY, Open, settle
+from purify_audit.cli.settling import Open, must_be_one_process, settle
+from purify_audit.errors import PlanError
 
 
 @app.command()
@@ -99,7 +101,13 @@ def compress(
     }
     asked |= {"draws": draws, "directions": directions, "t_star": t_star, "seed": seed}
     asked |= {"eps": o.radii(eps), "probes": o.probes(probe)}
-    asked |= {"microbatch": o.microbatch(microbatch), "preset_images": EVERY if allocate else None}
+    asked |= {"microbatch": o.microbatch(microbatch)}
+    if allocate:
+        if draws is not None or directions is not None:
+            raise PlanError(
+                "--allocate chooses draws and directions: leave out --draws, --directions"
+            )
+        asked["preset_images"] = math.inf  # all that there are
     asked["reading"] = o.reading(
         preset=preset,
         weights=weights,
@@ -115,14 +123,16 @@ def compress(
     asked |= o.engine_setting(how)
     must_be_writable(out)
     keep = k.keeping(run_dir, shard, out)
+    if microbatch == "measured":
+        must_be_one_process(keep.shard.count)
 
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
     from purify_audit.subject import prepare
 
     console = Console(stderr=True, quiet=quiet)
-    open_ = Open(microbatch == "measured", allocate, microbatch is None)
-    subject, settled = settle(prepare(asked, choose_device(device)), open_, console)
+    left = Open(microbatch == "measured", allocate, microbatch is None, run_dir=keep.folder)
+    subject, settled = settle(prepare(asked, choose_device(device)), left, console)
     reporter = Reporter(Console(stderr=True), planned(subject), quiet)
     run = Asked(keep, out, None, measure_anyway, settled)
     finish(carry_out(subject, reporter, run), reporter, run, started, as_json)

@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from purify_audit.cli.allocator import hold_freed_memory
 from purify_audit.cli.keeping import Keeping, manifest_of
 from purify_audit.cli.output import Made, tell, write
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from purify_audit.settled import Settled
     from purify_audit.store import RunStore
     from purify_audit.subject import Subject
+
+_SETTLED = "settled"
 
 Enough = Callable[[Made], bool]
 """Asked at every look of a plan with what there is; measuring ends once it says so."""
@@ -115,6 +118,7 @@ def carry_out(subject: "Subject", reporter: "Reporter", asked: Asked) -> Made | 
     """
     from purify_audit.sharing import must_be_shareable, share
 
+    hold_freed_memory()
     if asked.keep.shard.count > 1:
         must_be_shareable(subject.plan)
     keep, path = asked.keep, None if asked.basis is None else asked.basis[0]
@@ -129,8 +133,23 @@ def carry_out(subject: "Subject", reporter: "Reporter", asked: Asked) -> Made | 
                 return None
         if not keep.reports:
             return None
+        settled = kept_settled(store, asked.settled)
         basis = None if asked.basis is None else asked.basis[1]
-        return measure(subject, reporter, basis, asked.measure_anyway, store=store)
+        made = measure(subject, reporter, basis, asked.measure_anyway, store=store)
+        return replace(made, settled=settled)
+
+
+def kept_settled(store: "RunStore | None", settled: "Settled | None") -> "Settled | None":
+    """What was settled when a run began, which its folder remembers."""
+    from purify_audit.settled import Settled
+
+    if store is None:
+        return settled
+    if settled is not None and not store.done(_SETTLED):
+        store.put(_SETTLED, 0, {}, {"settled": settled.model_dump_json()})
+    if not store.done(_SETTLED):
+        return None
+    return Settled.model_validate_json(str(store.get(_SETTLED, 0).facts["settled"]))
 
 
 def finish(made: Made | None, reporter: "Reporter", asked: Asked, started: str, json: bool) -> None:
@@ -147,7 +166,7 @@ def finish(made: Made | None, reporter: "Reporter", asked: Asked, started: str, 
         )
         print(f"part {keep.shard} of {keep.folder} {kept}")
         raise typer.Exit(128 + reporter.stop_signal if reporter.stop_signal else 0)
-    made = write(asked.out, made, reporter, started, asked.settled)
+    made = write(asked.out, made, reporter, started)
     if keep.folder is not None and made.report.status == "partial" and not json:
         print(f"What is finished is kept; to go on: {again}")
     tell(asked.out, made, reporter, json)

@@ -24,12 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A report and the rows it was made of; and whether memory ran short on the way."""
+    """A report, the rows it was made of, and what a report's `run` part tells.
+
+    Attributes:
+        report: what was found.
+        samples: of compression.
+        attacks: of the attacks.
+        short: whether memory ran short on the way.
+        settled: what was found out beforehand.
+    """
 
     report: "Report"
     samples: "CompressionSamples | None"
     attacks: "AttackSamples | None"
     short: bool = False
+    settled: "Settled | None" = None
 
 
 def must_be_writable(out: Path) -> None:
@@ -51,7 +60,6 @@ def write(
     made: Made,
     reporter: "Reporter",
     started: str,
-    settled: "Settled | None" = None,
 ) -> Made:
     """Write rows and report, each whole or not at all; the report names the rows' digests.
 
@@ -86,7 +94,7 @@ def write(
             evaluations=reporter.done,
             rows_file=rows.name if rows in save else None,
             attacks_file=attacks.name if attacks in save else None,
-            settled=settled,
+            settled=made.settled,
             short_of_memory=made.short,
             body_sha256=report.body_sha256(),
         )

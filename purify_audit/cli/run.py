@@ -2,7 +2,7 @@
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +12,12 @@ from rich.console import Console
 
 from purify_audit.cli import judging as j
 from purify_audit.cli import options as o
+from purify_audit.cli.allocator import hold_freed_memory
 from purify_audit.cli.app import app
 from purify_audit.cli.keeping import Keeping, manifest_of
-from purify_audit.cli.measuring import Enough, measure, never, planned
+from purify_audit.cli.measuring import Enough, kept_settled, measure, never, planned
 from purify_audit.cli.output import Made, must_be_writable, write
-from purify_audit.cli.settling import Open, settle
+from purify_audit.cli.settling import Open, like, settle
 from purify_audit.cli.verify import plan_settings
 from purify_audit.errors import PlanError, PurifyAuditError
 from purify_audit.shard import Shard
@@ -145,11 +146,14 @@ def _measured(rules: "PolicyFile", asked: dict[str, Any], how: Asked) -> tuple[j
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
 
+    hold_freed_memory()
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     where = asked.pop("device", how.device) if how.device == "auto" else how.device
     console = Console(stderr=True)
     subject = planned_subject(rules, asked, choose_device(str(where)), how.full)
-    subject, settled = settle(subject, Open(), console)
+    if how.old is not None:
+        subject = like(subject, how.old.report.plan, asked)
+    subject, settled = settle(subject, Open(run_dir=how.run_dir), console)
     if how.old is not None:
         from purify_audit.gate.baseline import check_plan
         from purify_audit.runtime import environment
@@ -160,9 +164,10 @@ def _measured(rules: "PolicyFile", asked: dict[str, Any], how: Asked) -> tuple[j
     enough = never if how.full else _decided(rules, how.old)
     keep = Keeping(how.run_dir, Shard(), alone=False)
     with keep.open(manifest_of(subject, None, False)) as store, reporter.running():
+        settled = kept_settled(store, settled)
         made = measure(subject, reporter, enough=enough, store=store)
     path = how.out / _REPORT
-    written = write(path, made, reporter, started, settled)
+    written = write(path, replace(made, settled=settled), reporter, started)
     stop = reporter.stop_signal
     return j.Saved(written.report, path), 128 + stop if stop else 0
 

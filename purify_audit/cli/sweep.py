@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from purify_audit.cli import options as o
+from purify_audit.cli.allocator import hold_freed_memory
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
 from purify_audit.cli.output import Made, must_be_writable, write
 from purify_audit.cli.verify import duration, plan_settings
@@ -58,10 +59,12 @@ def sweep(
     quiet: o.Quiet = False,
 ) -> None:
     """Run compress and the attack at every combination of settings; one report each."""
-    values: dict[str, object] = {"checkpoint": checkpoint, "preset": preset, "data": data}
-    values |= {"classifier": classifier, "ids": ids, "images": images, "steps": steps}
-    values |= {"norm": norm, "seed": seed, "precision": precision}
-    values |= {"compile": compile, "channels_last": channels_last}
+    values: dict[str, object] = {
+        **{"checkpoint": checkpoint, "preset": preset, "data": data, "ids": ids, "images": images},
+        **{"classifier": classifier, "steps": steps},
+    }
+    how = {"precision": precision, "compile": compile, "channels_last": channels_last}
+    values |= {"norm": norm, "seed": seed} | how
     asked = plan_settings({name: v for name, v in values.items() if v is not None})
     if not attack:
         del asked["attack"]
@@ -86,6 +89,7 @@ def sweep(
     must_be_writable(out / "sweep.json")
     if not quiet:
         console.print(told, highlight=False)
+    hold_freed_memory()
     limit = math.inf if max_seconds is None else max_seconds
     reporter, curve, unsure = Reporter(console, total, quiet, limit), [], False
     started = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -328,7 +328,8 @@ def _attack(subject: "Subject", run: Asked, how: How) -> None:
 
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     console = Console(stderr=True)
-    subject, settled = settle(subject, Open(), console)
+    left = Open(compresses=run.basis is None, run_dir=run.keep.folder)
+    subject, settled = settle(subject, left, console)
     run = replace(run, settled=settled)
     total = planned(subject, None if run.basis is None else run.basis[1])
     if how.dry_run or not how.quiet:

@@ -1,21 +1,22 @@
-"""How many rows are computed together: found beforehand, since numbers depend on it.
+"""How many rows are computed together, where that is to be found by trying.
 
-Kernels are chosen by batch size, so a run has one size throughout (`runtime`). What it is best is a
-matter of time, of memory, and of the rows that pad the last micro-batches.
+Kernels are chosen by batch size, so a run has one size throughout (`runtime`), and it is found
+before the first number is measured.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from purify_audit.attack.run import objective, targets
-from purify_audit.compression import padded_rows
+from purify_audit.compression import padded_rows, phases
 from purify_audit.defended import attack_of, defence_of
-from purify_audit.errors import AuditError, OutOfMemoryError
+from purify_audit.errors import OutOfMemoryError
 from purify_audit.noise import Noise, Stream
 from purify_audit.purifier import Chained
 from purify_audit.runtime import deterministic
@@ -33,9 +34,10 @@ def measured(subject: Subject) -> tuple[Subject, tuple[Tried, ...]]:
     """The size of micro-batches that takes the least time for all rows of the plan, padding too.
 
     Raises:
-        AuditError: there is no memory for a single row.
+        OutOfMemoryError: there is no memory for a single row.
     """
     plan, images = subject.plan, len(subject.images)
+    largest = images * plan.draws * max(phases(plan))
     tried, times = list[Tried](), dict[int, float]()
     for size in _sizes():
         ms = _milliseconds(subject, size)
@@ -44,11 +46,11 @@ def measured(subject: Subject) -> tuple[Subject, tuple[Tried, ...]]:
             break
         times[size] = ms
         best = min(times, key=times.__getitem__)
-        enough = size >= images * plan.draws or ms * size > 1e3 * _SECONDS
+        enough = size >= largest or ms * size > 1e3 * _SECONDS
         if enough or size >= best << _WORSE:
             break
     if not times:
-        raise AuditError(f"{subject.device} has no memory for one image; free some of it")
+        raise _no_memory(subject)
 
     def whole(size: int) -> float:
         changed = plan.model_copy(update={"microbatch": size})
@@ -57,34 +59,46 @@ def measured(subject: Subject) -> tuple[Subject, tuple[Tried, ...]]:
     return _with(subject, microbatch=min(times, key=whole)), tuple(tried)
 
 
-def within_memory(subject: Subject) -> tuple[Subject, tuple[Tried, ...]]:
-    """The plan with micro-batches that the device has memory for: halved until they fit.
+def within_memory(subject: Subject) -> tuple[Subject, tuple[int, ...]]:
+    """Micro-batches of compression that the device has memory for: halved until they fit.
+
+    Returns:
+        The subject with its plan changed, and the sizes that did not fit.
 
     Raises:
-        AuditError: there is no memory for a single row.
+        OutOfMemoryError: there is no memory for a single row.
     """
-    plan, tried = subject.plan, list[Tried]()
-    size = _halved(plan.microbatch, lambda n: _fits(lambda: _some_steps(subject, n)), tried)
-    fitted = _with(subject, microbatch=size)
-    if plan.attack is not None and not plan.attack.predict_only:
-        of = plan.attack
 
-        def fits(n: int) -> bool:
-            changed = _with(fitted, attack=of.model_copy(update={"microbatch": n}))
-            return _fits(lambda: _one_gradient(changed))
+    def changed(size: int) -> Subject:
+        return _with(subject, microbatch=size)
 
-        size = _halved(of.microbatch, fits, tried)
-        fitted = _with(fitted, attack=of.model_copy(update={"microbatch": size}))
-    return fitted, tuple(tried)
+    return _halved(subject.plan.microbatch, changed, lambda of: _steps(of, of.plan.microbatch)())
 
 
-def _halved(size: int, fits: Callable[[int], bool], tried: list[Tried]) -> int:
-    while not fits(size):
-        tried.append(Tried(microbatch=size, ms_per_row=None))
+def attack_within_memory(subject: Subject) -> tuple[Subject, tuple[int, ...]]:
+    """The same for the attack of a plan that has one, by one of its gradients."""
+    how = attack_of(subject.plan)
+
+    def changed(size: int) -> Subject:
+        return _with(subject, attack=how.model_copy(update={"microbatch": size}))
+
+    return _halved(how.microbatch, changed, _one_gradient)
+
+
+def _halved(
+    size: int, changed: Callable[[int], Subject], compute: Callable[[Subject], None]
+) -> tuple[Subject, tuple[int, ...]]:
+    refused = list[int]()
+    while not _fits(partial(compute, changed(size))):
         if size == 1:
-            raise AuditError("the device has no memory for one image; free some of it")
+            raise _no_memory(changed(size))
+        refused.append(size)
         size //= 2
-    return size
+    return changed(size), tuple(refused)
+
+
+def _no_memory(subject: Subject) -> OutOfMemoryError:
+    return OutOfMemoryError(f"{subject.device} has no memory for one image; free some of it")
 
 
 def _with(subject: Subject, **changes: object) -> Subject:
@@ -110,30 +124,35 @@ def _fits(compute: Callable[[], None]) -> bool:
 
 def _milliseconds(subject: Subject, size: int) -> float | None:
     """Of a row, or none where the device has no memory for so many; once more to warm up."""
-    if not _fits(lambda: _some_steps(subject, size)):
+    compute, times = _steps(subject, size), []
+    if not _fits(compute):
         return None
-    times = []
     for _ in range(_ROUNDS):
         begun = time.perf_counter()
-        _some_steps(subject, size)
+        compute()
         times.append(time.perf_counter() - begun)
     return 1e3 * min(times) / size
 
 
-def _some_steps(subject: Subject, size: int) -> None:
+def _steps(subject: Subject, size: int) -> Callable[[], None]:
     """The beginning of a purification of `size` rows, up to one evaluation of a network."""
     place = np.arange(size) % len(subject.images)
     some = subject.images.select(list(range(min(size, len(subject.images)))))
     x = torch.from_numpy(some.pixels[place % len(some)]).to(subject.device)
     ids = tuple(some.ids[place % len(some)].tolist())
     noise = Noise(subject.plan.seed, ids, (0,) * size, Stream.PURIFY, subject.device)
-    with deterministic():
-        if isinstance(subject.purifier, Chained):
-            for step in itertools.islice(subject.purifier.chain(noise), _STEPS):
-                x = step(x)
-        else:
-            x = subject.purifier(x, noise)
-        x.sum().item()  # waits for the device
+
+    def compute() -> None:
+        y, purifier = x, subject.purifier
+        with deterministic():
+            if isinstance(purifier, Chained):
+                for step in itertools.islice(purifier.chain(noise), _STEPS):
+                    y = step(y)
+            else:
+                y = purifier(y, noise)
+            y.sum().item()  # waits for the device
+
+    return compute
 
 
 def _one_gradient(subject: Subject) -> None:

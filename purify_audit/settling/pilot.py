@@ -1,46 +1,51 @@
 """A small measurement beforehand, by which draws and directions are chosen."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from purify_audit.allocation import cheapest, components, largest
 from purify_audit.compression import measure_compression, rows_per_image
 from purify_audit.errors import PlanError
 from purify_audit.plan import AuditPlan, FileProbe, PowerProbe
 from purify_audit.runtime import Runner, deterministic
 from purify_audit.samples import ProbeRows
 from purify_audit.settled import Pilot
+from purify_audit.settling.allocation import cheapest, components, largest
 from purify_audit.subject import Subject
 
 IMAGES, DRAWS, DIRECTIONS = 48, 2, 4  # images vary most, and their variance is hardest to know
 _MARGIN = 0.95  # of the tolerance is aimed at: the pilot errs both ways
-_FEWEST = 8  # images, as many as a look has at least: fewer may happen to be alike
+_FEWEST = 8  # of the pilot's images whose rates are numbers
+_LESS_SPARE = 1.25  # where there are no more
 _SPARE = 2  # times as many images as the pilot says: it may be wrong, and looks end the run in time
 
 
 def allocated(subject: Subject) -> tuple[Subject, Pilot | None]:
     """A plan whose draws and directions reach its tolerance with the fewest network evaluations.
 
-    The first probe is measured on a few images, under another seed than the plan's, so that none of
-    what decides the design is in the estimate. The images of the subject are the most that the
-    plan may have.
+    The first probe is measured on a few of the images, under another seed than the plan's: no row
+    that decides the design is in the estimate. The images of the subject are the most that the plan
+    may have, and it has as many as the pilot at least, as has each look: a few images that happen
+    to be alike would make a narrow interval.
 
     Args:
         subject: with a plan that has a tolerance.
 
     Returns:
-        The subject as it was, and none, where the purifier's outputs are no images: the audit's
-        preflight will say so.
+        The plan with no more images than the pilot has, and none, where most of the rates are no
+        numbers: the audit will say what is wrong.
 
     Raises:
         PlanError: see `must_be_allocatable`.
     """
     plan, most = subject.plan, len(subject.images)
     must_be_allocatable(plan)
-    found = _rates(subject, min(IMAGES, most))
-    if found is None:
-        return subject, None
+    few = min(IMAGES, most)
+    found = _rates(subject, few)
+    if found is None or len(found[0]) < _FEWEST:
+        return with_images(subject, few, {}), None
     parts = largest([components(rates) for rates in found])
 
     def cost(draws: int, directions: int) -> int:
@@ -51,21 +56,26 @@ def allocated(subject: Subject) -> tuple[Subject, Pilot | None]:
     goal = _MARGIN * plan.tolerance, plan.look_level
     design = cheapest(parts, cost, goal, most, subject.purifier.randomised)
     reached = design.half_width <= goal[0]
-    images = min(most, max(_FEWEST, _SPARE * design.images))
-    changes = {"images": images, "draws": design.draws, "directions": design.directions}
-    rows = list(range(images))
-    chosen = replace(
-        subject,
-        plan=plan.model_copy(update=changes),
-        images=subject.images.select(rows),
-        brought=None if subject.brought is None else subject.brought.select(rows),
-    )
-    return chosen, Pilot(
-        images=min(IMAGES, most),
+    spare = _SPARE if _SPARE * design.images <= most else _LESS_SPARE
+    images = min(most, max(few, math.ceil(spare * design.images)))
+    changes = {"draws": design.draws, "directions": design.directions, "first_look": few}
+    return with_images(subject, images, changes), Pilot(
+        images=few,
         components=parts,
         draws=design.draws,
         directions=design.directions,
         needed=design.images if reached else None,
+    )
+
+
+def with_images(subject: Subject, images: int, changes: Mapping[str, object]) -> Subject:
+    """The first images of a subject, and a plan for them with other changes besides."""
+    rows = list(range(images))
+    return replace(
+        subject,
+        plan=subject.plan.model_copy(update={**changes, "images": images}),
+        images=subject.images.select(rows),
+        brought=None if subject.brought is None else subject.brought.select(rows),
     )
 
 
@@ -88,7 +98,10 @@ def must_be_allocatable(plan: AuditPlan) -> None:
 
 
 def _rates(subject: Subject, images: int) -> list[np.ndarray] | None:
-    """Of each radius, l2 rates [images, draws, pairs, 2]; none where they are no numbers."""
+    """Of each radius, l2 rates [images, draws, pairs, 2] of those images that all have numbers.
+
+    None where an output is no image.
+    """
     plan = subject.plan
     draws = DRAWS if subject.purifier.randomised else 1
     few = subject.images.select(list(range(images)))
@@ -107,9 +120,11 @@ def _rates(subject: Subject, images: int) -> list[np.ndarray] | None:
         rows = measure_compression(runner, few, small).probes
     shape = (images, draws, DIRECTIONS // 2, 2)
     found = [_l2_rates(rows, radius).reshape(shape) for radius in range(len(plan.eps))]
-    return found if all(np.isfinite(rates).all() for rates in found) else None
+    whole = np.isfinite(found).all((0, 2, 3, 4))
+    return [rates[whole] for rates in found]
 
 
 def _l2_rates(rows: ProbeRows, radius: int) -> np.ndarray:
     mask = rows.radius == radius
-    return np.asarray(rows.change_l2[mask] / rows.delta_l2[mask])
+    with np.errstate(divide="ignore", invalid="ignore"):  # a perturbation that clips to nothing
+        return np.asarray(rows.change_l2[mask] / rows.delta_l2[mask])

@@ -9,6 +9,7 @@ programs have no share. The first call of each engine, which compiles, is not am
 them. Output: the largest difference from the plain engine's, and the mean l2 distance over images.
 Rates: of a small audit of the same images under the same draws, with the floor that preflight
 measured as a rate of each probe, beside the relative difference from the plain engine's rate.
+Freed memory is held, as in the commands (`purify_audit/cli/allocator.py`).
 CPUs compute float16 slowly: there it purifies once, by the smaller model, and is not audited.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 
 from purify_audit.audit import Watch, audit
+from purify_audit.cli.allocator import hold_freed_memory
 from purify_audit.engine import PLAIN, Engine
 from purify_audit.noise import Noise, Stream
 from purify_audit.runtime import Runner, deterministic
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "engines.json")
     options = parser.parse_args()
+    hold_freed_memory()  # as the commands do
     device, start = torch.device(options.device), time.perf_counter()
     models = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -34,6 +34,8 @@ U-Nets, mostly with short chains; the 32×32 images are grey noise.
 the bare network is quickest; "rows" leaves out preflight and the replay at the end, which cost the same for any number of images.
 Goals for the whole: {GOALS["audit_digits"]} (digits), {GOALS["audit_cifar"]} (32×32). {_audit_verdict(f)} {_profile(f["profile_digits"])} {_bare(f)}
 
+{_allocator(f["allocator"])}
+
 {_startup(f["startup"])}
 
 {_gradients(f)}
@@ -109,6 +111,15 @@ def _bare(f: Row) -> str:
         told = ", ".join(f"{size}: {v['median']:.2f}" for size, v in bare.items())
         parts.append(f"{name} {told}")
     return "The bare network, ms an image and pass by batch size: " + "; ".join(parts) + "."
+
+
+def _allocator(a: Row) -> str:
+    told = ", ".join(f"{spread(v)} on `{name}`" for name, v in a.items())
+    return (
+        "**Memory that is freed and asked for again.** glibc gives the heap's end back to the system, and every page of it is faulted in again in"
+        f" the next layer. The commands tell it not to (`purify_audit/cli/allocator.py`). Time without over time with: {told}, in processes of"
+        " their own, one after the other. All other figures are with it, for the bare passes and the rivals too."
+    )
 
 
 def _startup(u: Row) -> str:

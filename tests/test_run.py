@@ -205,6 +205,21 @@ def test_a_regression_rule_is_paired_with_the_baseline(run, tmp_path, cli_in):
     assert named.returncode == 0
 
 
+def test_a_baseline_of_other_images_brings_its_micro_batches(run, tmp_path, cli_in):
+    """By default sizes follow from the images' number; only numbers of one class are paired."""
+    rules = RATE + "max_increase = 0.5\n"
+    run(rules, "--full", images=64)
+    cli_in(tmp_path, "baseline", "save", "audit/report.json", "old.safetensors")
+    old = report_in(tmp_path).plan
+    run(rules, "--full", images=12)
+    assert report_in(tmp_path).plan.microbatch != old.microbatch
+    fewer = run(rules, "--full", "--baseline", "old.safetensors", images=12)
+    assert fewer.returncode == 0, fewer.stdout + fewer.stderr
+    new = report_in(tmp_path).plan
+    assert (new.images, old.images) == (12, 64)
+    assert new.microbatch == old.microbatch
+
+
 @pytest.mark.parametrize(
     ("fail_on", "codes"),
     [("fail", (0, 1, 0)), ("inconclusive", (3, 1, 0)), ("warning", (3, 1, 1))],

@@ -64,7 +64,7 @@ def sweep(
         **{"classifier": classifier, "steps": steps},
     }
     how = {"precision": precision, "compile": compile, "channels_last": channels_last}
-    values |= {"norm": norm, "seed": seed} | how
+    values |= {"norm": norm, "seed": seed, **how}
     asked = plan_settings({name: v for name, v in values.items() if v is not None})
     if not attack:
         del asked["attack"]

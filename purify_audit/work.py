@@ -17,6 +17,7 @@ PHASES = ("preflight", "compression", "gradients", "attack", "certify")
 """Of a run, in order."""
 
 _LOOK_SECONDS = 0.25  # between looks at what others have finished: each reads the writers' files
+_LOOK_SHARE = 0.02  # of the time is spent on looks at most, however slow the disk
 
 
 class Overtaken(Exception):
@@ -36,7 +37,7 @@ class Race:
     store: RunStore
     ended: Callable[[], bool] = lambda: False
     unit: tuple[str, int] | None = None
-    _looked: float = field(default_factory=time.monotonic)
+    _next: float = field(default_factory=lambda: time.monotonic() + _LOOK_SECONDS, repr=False)
 
     def look(self) -> None:
         """Look at what others have done, now and then; to be called often.
@@ -45,14 +46,16 @@ class Race:
             Overtaken: the unit in hand is done.
             Stopped: the run has come to an end.
         """
-        if self.unit is None or time.monotonic() - self._looked < _LOOK_SECONDS:
+        begun = time.monotonic()
+        if self.unit is None or begun < self._next:
             return
         phase, place = self.unit
         if place in self.store.done(phase):
             raise Overtaken
         if self.ended():
             raise Stopped
-        self._looked = time.monotonic()
+        now = time.monotonic()
+        self._next = now + max(_LOOK_SECONDS, (now - begun) / _LOOK_SHARE)
 
 
 @dataclass(frozen=True, slots=True)

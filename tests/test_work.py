@@ -15,6 +15,7 @@ MANIFEST = {"of": "a test"}
 @pytest.fixture(autouse=True)
 def always_looking(monkeypatch):
     monkeypatch.setattr(work, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(work, "_LOOK_SHARE", float("inf"))
 
 
 @pytest.fixture
@@ -103,6 +104,23 @@ def test_a_run_that_has_ended_ends_this_process_within_its_unit(own):
     assert kept(own) == [0]
     assert log[-1] == (2, 0)
     race.look()  # between units nobody is asked
+
+
+def test_slow_looks_are_seldom_too(own, monkeypatch):
+    now, looks = [0.0], []
+    monkeypatch.setattr(work, "_LOOK_SHARE", 0.02)
+    monkeypatch.setattr(work.time, "monotonic", lambda: now[0])
+
+    def ended():
+        looks.append(now[0])
+        now[0] += 3.0
+        return False
+
+    race = Race(own, ended, ("p", 0))
+    for second in range(0, 1000, 10):
+        now[0] = max(now[0], float(second))
+        race.look()
+    assert looks == [0.0, 160.0, 320.0, 480.0, 640.0, 800.0, 960.0]
 
 
 def test_looks_are_seldom(own, monkeypatch):

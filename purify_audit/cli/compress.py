@@ -67,7 +67,6 @@ def compress(
         typer.Option(
             help="Purifications at a time: a number, or `measured`: the quickest here. Default: by"
             " the size of the images.",
-            rich_help_panel="Speed",
         ),
     ] = None,
     allocate: Annotated[
@@ -75,7 +74,6 @@ def compress(
         typer.Option(
             "--allocate",
             help="Choose draws and directions by a pilot, so that --tolerance costs least.",
-            rich_help_panel="Speed",
         ),
     ] = False,
     level: o.Level = 0.95,

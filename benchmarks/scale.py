@@ -29,6 +29,7 @@ DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
 FIGURES: dict[str, Callable[[], Any]] = {
     "audit_digits": partial(audits.audits, DIGITS, 64, None, 2),
     "audit_cifar": partial(audits.audits, CIFAR, 64, {"kind": "ddim", "steps": 20}, 2),
+    "audit_cifar_shipped": partial(audits.audits, CIFAR, 64, None, 2),
     "allocator": partial(audits.allocator, 4),
     "startup": partial(audits.startup, 7),
     "profile_digits": partial(audits.profile, DIGITS, 16, {"kind": "ddpm", "steps": 10}),
@@ -43,6 +44,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "resolutions": partial(growth.resolutions, 5),
     "processes": partial(growth.processes, 64, 60, 2),
     "memory": partial(growth.memory, (100, 1000, 5000, 50000)),
+    "dry_run": partial(growth.dry_run, 50000),
     "presets": budget.presets,
     "small_case": partial(budget.small_case, 16, 2, 2),
     "to_reach": partial(budget.to_reach, 64, 4, 8, 10),

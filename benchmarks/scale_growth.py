@@ -201,3 +201,18 @@ def memory(counts: tuple[int, ...]) -> list[dict[str, Any]]:
         more = 1024 * (last["peak_mib"] - before["peak_mib"])
         last["kib_an_image"] = rounded(more / (last["images"] - before["images"]))
     return rows
+
+
+def dry_run(count: int) -> dict[str, Any]:
+    """What `compress --dry-run` tells of so many 32×32 images, and how long that takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, np.zeros((count, 3, 32, 32), np.uint8))
+        command = [*TOOL, "compress", str(ROOT / "models" / "cifar10-ddpm.safetensors")]
+        command += ["--data", str(path), "--images", str(count), "--dry-run"]
+        begun = time.perf_counter()
+        done = subprocess.run(
+            command, env=single_thread(), capture_output=True, text=True, check=True
+        )
+        taken = time.perf_counter() - begun
+    return {"images": count, "told": done.stdout.strip(), "seconds": rounded(taken)}

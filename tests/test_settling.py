@@ -1,6 +1,7 @@
 """What is settled before a run: sizes of micro-batches, draws and directions."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from purify_audit.settling import packing
 from purify_audit.settling.packing import attack_within_memory, measured, within_memory
 from purify_audit.settling.pilot import _rates, allocated
 
+DDPM = Path(__file__).parents[1] / "models" / "digits-ddpm.safetensors"
 JUDGE = torch.nn.Linear(64, 10)
 
 
@@ -324,3 +326,13 @@ def test_without_memory_the_size_falls_and_that_is_told(run_cli, monkeypatch):
 def test_what_is_no_size(text, refused):
     told = refused("compress", "median:size=3", f"--microbatch={text}")
     assert "microbatch" in told
+
+
+@pytest.mark.parametrize("checkpoint", ["median:size=3", DDPM])
+def test_a_dry_run_tells_the_cost_and_spends_nothing(checkpoint, run_cli):
+    command = ("compress", checkpoint, "--images", 8, "--probe", "sign", "--draws", 2)
+    code, out, err = run_cli(*command, "--directions", 4, "--dry-run")
+    assert code == 0, err
+    each = 1 if checkpoint != DDPM else 60
+    assert re.fullmatch(rf"{8 * 2 * 5 * each:,} network evaluations, about \d+ s\n", out)
+    assert not list(Path().iterdir())

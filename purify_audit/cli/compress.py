@@ -11,7 +11,7 @@ from rich.console import Console
 from purify_audit.cli import keeping as k
 from purify_audit.cli import options as o
 from purify_audit.cli.app import app
-from purify_audit.cli.measuring import Asked, carry_out, finish, planned
+from purify_audit.cli.measuring import Asked, carry_out, duration, finish, planned
 from purify_audit.cli.output import must_be_writable
 from purify_audit.cli.settling import Open, must_be_one_process, settle
 from purify_audit.errors import PlanError
@@ -81,6 +81,7 @@ def compress(
         float | None,
         typer.Option(help="Stop at the first look where the rate is known this well."),
     ] = None,
+    dry_run: o.DryRun = False,
     measure_anyway: o.MeasureAnyway = False,
     run_dir: k.RunDir = None,
     shard: k.ShardOption = None,
@@ -126,11 +127,16 @@ def compress(
 
     from purify_audit.loading import choose_device
     from purify_audit.progress import Reporter
+    from purify_audit.settling.packing import seconds
     from purify_audit.subject import prepare
 
     console = Console(stderr=True, quiet=quiet)
     left = Open(microbatch == "measured", allocate, microbatch is None, run_dir=keep.folder)
     subject, settled = settle(prepare(asked, choose_device(device)), left, console)
+    if dry_run:
+        return print(
+            f"{planned(subject):,} network evaluations, about {duration(seconds(subject))}"
+        )
     reporter = Reporter(Console(stderr=True), planned(subject), quiet)
     run = Asked(keep, out, None, measure_anyway, settled)
     finish(carry_out(subject, reporter, run), reporter, run, started, as_json)

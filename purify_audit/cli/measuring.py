@@ -170,3 +170,12 @@ def finish(made: Made | None, reporter: "Reporter", asked: Asked, started: str, 
     if keep.folder is not None and made.report.status == "partial" and not json:
         print(f"What is finished is kept; to go on: {again}")
     tell(asked.out, made, reporter, json)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -55,6 +55,7 @@ ChannelsLast = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Default: 0.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell the cost and the time, and stop.")]
 MeasureAnyway = Annotated[
     bool, typer.Option("--measure-anyway", help="Go on after errors in preflight.")
 ]

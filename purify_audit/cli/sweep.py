@@ -12,8 +12,9 @@ from rich.console import Console
 from purify_audit.cli import options as o
 from purify_audit.cli.allocator import hold_freed_memory
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
+from purify_audit.cli.measuring import duration
 from purify_audit.cli.output import Made, must_be_writable, write
-from purify_audit.cli.verify import duration, plan_settings
+from purify_audit.cli.verify import plan_settings
 from purify_audit.errors import PlanError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from purify_audit.attack_plan import PRESETS
 from purify_audit.cli import keeping as k
 from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, app
-from purify_audit.cli.measuring import Asked, carry_out, finish, planned
+from purify_audit.cli.measuring import Asked, carry_out, duration, finish, planned
 from purify_audit.cli.output import must_be_writable
 from purify_audit.cli.settling import Open, settle
 from purify_audit.errors import PlanError
@@ -128,9 +128,7 @@ def verify(
         ),
     ] = None,
     cells: Annotated[int, typer.Option(min=1, help="Cells of a report to recompute.")] = 16,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell the cost and the time, and stop.")
-    ] = False,
+    dry_run: o.DryRun = False,
     max_seconds: Annotated[
         float | None, typer.Option(min=0, help="End after this long with what there is.")
     ] = None,
@@ -340,12 +338,3 @@ def _attack(subject: "Subject", run: Asked, how: How) -> None:
         return
     reporter = Reporter(console, total, how.quiet, how.max_seconds)
     finish(carry_out(subject, reporter, run), reporter, run, started, how.as_json)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -85,6 +85,20 @@ def attack_within_memory(subject: Subject) -> tuple[Subject, tuple[int, ...]]:
     return _halved(how.microbatch, changed, _one_gradient)
 
 
+def seconds(subject: Subject) -> float:
+    """What measuring compression will take about, by the time of one micro-batch.
+
+    Raises:
+        OutOfMemoryError: there is no memory for one.
+    """
+    plan, purifier = subject.plan, subject.purifier
+    ms = _milliseconds(subject, plan.microbatch)
+    if ms is None:
+        raise OutOfMemoryError(f"{subject.device} has no memory for {plan.microbatch} rows")
+    steps = purifier.evaluations if isinstance(purifier, Chained) else 1
+    return 1e-3 * ms * steps * padded_rows(plan, len(subject.images))
+
+
 def _halved(
     size: int, changed: Callable[[int], Subject], compute: Callable[[Subject], None]
 ) -> tuple[Subject, tuple[int, ...]]:

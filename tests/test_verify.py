@@ -934,7 +934,10 @@ def test_presets_and_what_changes_them():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour = 3", "purify-audit.toml, line 1: no setting 'colour'; there are channels_last, checkpoint, "),
+        (
+            "colour = 3",
+            "purify-audit.toml, line 1: no setting 'colour'; there are channels_last, checkpoint, ",
+        ),
         ("out = 'x'", "purify-audit.toml, line 1: no setting 'out'"),
         ("= =", "purify-audit.toml: cannot be read: "),
         ("steps = 'many'", "purify-audit.toml, line 1: 'steps' is 'many', not a whole number"),

@@ -87,6 +87,7 @@ true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**
         + third_party_section(_load("third_party"), _load("capture_study"))
         + gate_section(_load("gate_errors"), _load("gate_speed"))
         + scale_section(_load("scale"))
+        + "\n"
         + engine_section(_load("engines"))
     )
 

@@ -77,7 +77,7 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
         "norm": norm,
         "images": min(given.pop("preset_images", _DEFAULT_IMAGES), len(images)),
         "eps": (_DIGITS_EPS if _is_digits(given) else _DEFAULT_EPS).get(norm, ()),
-        "probes": [{"kind": kind} for kind in (_DEFAULT_PROBES.get(norm, ""), "lowfreq", "power")],
+        "probes": [{"kind": kind} for kind in _default_probes(norm, given)],
         "draws": 4 if purifier_card(checkpoint).randomised else 1,
         "directions": 8,
         "seed": 0,
@@ -97,6 +97,13 @@ def prepare(asked: dict[str, object], device: torch.device) -> Subject:
         size = default_microbatch(plan, images.image_shape, device)
         plan = plan.model_copy(update={"microbatch": size})
     return _assemble(plan, images, checkpoint, device)
+
+
+def _default_probes(norm: str, given: dict[str, Any]) -> tuple[str, ...]:
+    """Power iteration follows what it measures: in a low precision it may end anywhere."""
+    precision = dict(given.get("engine", {})).get("precision", "float32")
+    exact = precision in ("float32", "tf32")
+    return (_DEFAULT_PROBES.get(norm, ""), "lowfreq", *(("power",) if exact else ()))
 
 
 def attack_plan(

@@ -426,3 +426,14 @@ def test_plans_that_contradict_themselves(settings, message):
     found = fault(checkpoint="identity", **settings)
     assert found.startswith("the plan cannot be carried out: ")
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("precision", "probes"),
+    [("float32", ["sign", "lowfreq", "power"]), ("bfloat16", ["sign", "lowfreq"])],
+)
+def test_power_iteration_is_no_default_in_a_low_precision(precision, probes, stored):
+    asked_for = asked(stored("diffusion"), engine={"precision": precision})
+    assert kinds(prepare(asked_for, CPU)) == probes
+    named = prepare(asked_for | {"probes": [{"kind": "power"}]}, CPU)
+    assert kinds(named) == ["power"]

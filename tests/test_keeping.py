@@ -584,8 +584,12 @@ def torchrun(*command):
 
 
 def pid_of(writer, folder):
-    """Who locked a writer's name."""
-    return int(Path(folder, f"writer-{writer}.lock").read_text().split()[1])
+    """Who locked a writer's name, or will: another rank may be there first."""
+    path, end = Path(folder, f"writer-{writer}.lock"), time.monotonic() + 60
+    while not path.exists() or len(path.read_text().split()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return int(path.read_text().split()[1])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")

@@ -173,7 +173,8 @@ def _tell_pilot(pilot: "Pilot | None", console: Console) -> None:
     )
     parts = ", ".join(f"{n} {v:.2g}" for n, v in pilot.components.model_dump().items())
     console.print(
-        f"variance by {parts}: {pilot.draws} draw{'s' * (pilot.draws > 1)}, {pilot.directions} directions, {enough}",
+        f"variance by {parts}: {pilot.draws} draw{'s' * (pilot.draws > 1)},"
+        f" {pilot.directions} directions, {enough}",
         highlight=False,
     )
 

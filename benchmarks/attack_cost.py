@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 
 from purify_audit.attack.objective import Defence, Objective
-from purify_audit.card import DiffusionCard
-from purify_audit.checkpoint import read_checkpoint
-from purify_audit.images import load_images
-from purify_audit.loading import load_classifier, load_purifier
-from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.runtime import deterministic
+from purify_audit.images.image_set import load_images
+from purify_audit.models.checkpoint import read_checkpoint
+from purify_audit.models.load import load_classifier, load_purifier
+from purify_audit.models.purifiers.diffusion import DiffusionPurifier
+from purify_audit.models.runner import deterministic
+from purify_audit.spec.card import DiffusionCard
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -66,14 +66,14 @@ def bare(purifier: DiffusionPurifier, x: torch.Tensor, steps: int) -> None:
 
 def ratios(rounds: int, steps: int, batch: int) -> list[float]:
     """Time of a gradient over that of its bare passes, round by round."""
-    aim, x, purifier = setting(steps, batch)
+    objective, x, purifier = setting(steps, batch)
     found = []
     with deterministic(gradients=True):
         for n in range(rounds + 1):
             start = time.perf_counter()
             bare(purifier, x, steps)
             middle = time.perf_counter()
-            aim.climb(x, 0)
+            objective.loss_and_grad(x, 0)
             if n:  # the first round warms up
                 found.append((time.perf_counter() - middle) / (middle - start))
     return found
@@ -83,10 +83,10 @@ def peak(steps: int, batch: int) -> float:
     """MiB that one gradient adds to the peak of this process after a smaller one."""
     small, x_small, _ = setting(2, 2)
     with deterministic(gradients=True):
-        small.climb(x_small, 0)
+        small.loss_and_grad(x_small, 0)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        aim, x, _ = setting(steps, batch)
-        aim.climb(x, 0)
+        objective, x, _ = setting(steps, batch)
+        objective.loss_and_grad(x, 0)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from purify_audit.audit.sweep import settings, subjects, sweep
 from purify_audit.report.schema import Report
-from purify_audit.sweep import settings, subjects, sweep
 
 ROOT = Path(__file__).parents[1]
 T_STARS = (20, 60, 100, 200, 300)

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 
-import foreign_code as code  # noqa: E402
-from support import grey_images, pick, run  # noqa: E402
+import user_code_samples as code  # noqa: E402
+from subjects import grey_images, pick, run  # noqa: E402
 from test_foreign import Unaligned  # noqa: E402
 from test_third_party_code import CODE, foreign  # noqa: E402
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from purify_audit.audit import Watch, audit
-from purify_audit.subject import prepare
+from purify_audit.audit.compression_run import audit
+from purify_audit.audit.result import Progress
+from purify_audit.audit.subject import prepare
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMS = (
@@ -53,7 +54,7 @@ def main() -> None:
             "draws": 2 if name.startswith("gaussian-noise") else 1,
             "probes": ({"kind": "sign"}, {"kind": "lowfreq"}),
         }
-        report = audit(prepare(asked, torch.device("cpu")), Watch()).report
+        report = audit(prepare(asked, torch.device("cpu")), Progress()).report
         found: dict[str, object] = {"transformation": name}
         rates = {e.probe: e for e in report.estimates if e.metric == "compression_rate"}
         for label, metric, norm, probe in (

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from purify_audit.audit import Watch, audit
-from purify_audit.plan import parse_sampler
+from purify_audit.audit.compression_run import audit
+from purify_audit.audit.result import Progress
+from purify_audit.audit.subject import prepare
 from purify_audit.report.schema import Report
-from purify_audit.subject import prepare
+from purify_audit.spec.samplers import parse_sampler
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "digits-ddpm.safetensors"
@@ -77,7 +78,7 @@ def main() -> None:
                 "t_star": t_star,
                 "sampler": parse_sampler(name, dict(settings)),
             }
-            report = audit(prepare(asked, device), Watch()).report
+            report = audit(prepare(asked, device), Progress()).report
             rows.append(row(report, name, t_star))
             print(f"{name} {t_star}: {rows[-1]}", flush=True)
     result = {

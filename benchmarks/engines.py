@@ -9,7 +9,7 @@ programs have no share. The first call of each engine, which compiles, is not am
 them. Output: the largest difference from the plain engine's, and the mean l2 distance over images.
 Rates: of a small audit of the same images under the same draws, with the floor that preflight
 measured as a rate of each probe, beside the relative difference from the plain engine's rate.
-Freed memory is held, as in the commands (`purify_audit/cli/allocator.py`).
+Freed memory is held, as in the commands (`purify_audit/audit/allocator.py`).
 CPUs compute float16 slowly: there it purifies once, by the smaller model, and is not audited.
 """
 
@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from purify_audit.audit import Watch, audit
-from purify_audit.cli.allocator import hold_freed_memory
-from purify_audit.engine import PLAIN, Engine
-from purify_audit.noise import Noise, Stream
-from purify_audit.runtime import Runner, deterministic
-from purify_audit.subject import Subject, prepare
+from purify_audit.audit.allocator import hold_freed_memory
+from purify_audit.audit.compression_run import audit
+from purify_audit.audit.result import Progress
+from purify_audit.audit.subject import Subject, prepare
+from purify_audit.core.noise import Noise, Stream
+from purify_audit.models.runner import Runner, deterministic
+from purify_audit.spec.engine import PLAIN, Engine
 
 ROOT = Path(__file__).parents[1]
 ENGINES = {
@@ -124,7 +125,7 @@ def timed(loaded: dict[str, Subject], rounds: int) -> dict[str, dict[str, Any]]:
 
 def rates(subject: Subject) -> dict[str, dict[str, float]]:
     """The l2 rate of every probe of a small audit, and the floor as such a rate."""
-    report = audit(subject, Watch(), measure_anyway=True).report  # noise is no digit
+    report = audit(subject, Progress(), measure_anyway=True).report  # noise is no digit
     told = {}
     for e in report.estimates:
         if e.metric == "compression_rate" and e.norm == "l2":

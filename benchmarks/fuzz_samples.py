@@ -20,22 +20,28 @@ from fuzz_worker import Sample
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from purify_audit.architectures import (
+from purify_audit.images.image_set import load_images
+from purify_audit.models.checkpoint import save_checkpoint
+from purify_audit.models.containers.read import read_weights
+from purify_audit.models.export import export_purifier
+from purify_audit.models.load import load_classifier, load_purifier
+from purify_audit.models.networks import build_network
+from purify_audit.models.open import open_checkpoint, open_classifier
+from purify_audit.spec.architectures import (
     AutoencoderArgs,
     DDPMUNetArgs,
     DnCNNArgs,
     NCSNppArgs,
     UNetArgs,
 )
-from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard, ImageSpec, Provenance
-from purify_audit.checkpoint import save_checkpoint
-from purify_audit.exporting import export_purifier
-from purify_audit.formats.containers import read_weights
-from purify_audit.images import load_images
-from purify_audit.loading import load_classifier, load_purifier
-from purify_audit.networks import build_network
-from purify_audit.opening import open_checkpoint, open_classifier
-from purify_audit.reading import Reading
+from purify_audit.spec.card import (
+    ClassifierCard,
+    DiffusionCard,
+    FeedforwardCard,
+    ImageSpec,
+    Provenance,
+)
+from purify_audit.spec.load_options import LoadOptions
 
 CANARY = "canary"
 """The file that hostile samples would make in the working folder if they ran."""
@@ -49,7 +55,7 @@ _PROVENANCE = Provenance(data="none", command="none", licence="Apache-2.0")
 
 
 def _purifier(path: Path, image: ImageSpec = _IMAGE, **answers: Any) -> None:
-    load_purifier(open_checkpoint(str(path), image, Reading(**answers)), _CPU)
+    load_purifier(open_checkpoint(str(path), image, LoadOptions(**answers)), _CPU)
 
 
 def _classifier(path: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from fuzz_mutations import damage
 
-from purify_audit.errors import InputError
+from purify_audit.core.errors import InputError
 
 _LONGEST = 2000  # characters of a message
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -73,7 +73,7 @@ class TooLongError(BaseException):
     """Not an Exception: readers turn those into messages."""
 
 
-class Watch:
+class Watchdog:
     """Notices what code does to the world while a file is read (`sys.addaudithook`)."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Worker:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self.contents = [_contents(p / s.file) for s, p in zip(self.samples, places, strict=True)]
         self.pool = [content for files in self.contents for content in files.values()]
-        self.watch = Watch()
+        self.watch = Watchdog()
 
     def file(self, number: int) -> tuple[int, Path]:
         """Write a damaged file; the sample it was, and its path."""

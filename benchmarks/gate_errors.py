@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from purify_audit.estimates import Estimate
 from purify_audit.gate.decide import decide
 from purify_audit.gate.paired import Column, pair
-from purify_audit.statistics import mean_interval, proportion_interval
+from purify_audit.statistics.compression import mean_interval, proportion_interval
+from purify_audit.statistics.estimates import Estimate
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 Interval = Callable[[np.ndarray, float], tuple[float, float | None, float | None]]

@@ -25,9 +25,9 @@ from datetime import date
 from pathlib import Path
 from random import Random  # noqa: TID251 - when to kill, from a stated seed
 
-from purify_audit.errors import RunError
+from purify_audit.audit.store import open_run, read_run
+from purify_audit.core.errors import RunError
 from purify_audit.report.schema import read_report
-from purify_audit.store import open_run, read_run
 
 HERE = Path(__file__).parent
 DDPM = str(HERE.parent / "models" / "digits-ddpm.safetensors")
@@ -53,7 +53,7 @@ class Tally:
 
     Attributes:
         kills: by what was killed, and where.
-        runs: that were brought to their end, by kind.
+        runs: that were user_images to their end, by kind.
         again: kept units that were computed again.
         faults: sentences.
     """

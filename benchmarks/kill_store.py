@@ -2,7 +2,7 @@
 
     python benchmarks/kill_store.py --kills 300 --seed 1 --write
 
-Each folder gets one to three writers (`tests/store_worker.py`) that share its units. One of them
+Each folder gets one to three writers (`tests/support/store_worker.py`) that share its units. One of them
 after the other is killed: by itself at a named step inside `put`, or from outside after a random
 delay, which may fall while Python starts or while the run is opened. Then one to three writers
 finish it. It is a fault, printed, and the exit code is 1, if a unit that was put is computed again,
@@ -28,13 +28,13 @@ from pathlib import Path
 from random import Random  # noqa: TID251 - when to kill, from a stated seed
 
 HERE = Path(__file__).parent
-WORKER = HERE.parent / "tests" / "store_worker.py"
+WORKER = HERE.parent / "tests" / "support" / "store_worker.py"
 sys.path.insert(0, str(WORKER.parent))
 
 from store_worker import PHASE, POINTS, manifest, unit  # noqa: E402
 
-from purify_audit.errors import PurifyAuditError  # noqa: E402
-from purify_audit.store import RunStore, open_run  # noqa: E402
+from purify_audit.audit.store import RunStore, open_run  # noqa: E402
+from purify_audit.core.errors import PurifyAuditError  # noqa: E402
 
 _UNITS = 60
 _LONGEST = 0.25  # seconds from the start of a worker to its kill, on average half of it

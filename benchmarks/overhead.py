@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from purify_audit.audit import Watch, audit
-from purify_audit.compression import rows_per_image
-from purify_audit.noise import Noise
-from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.subject import Subject, prepare
+from purify_audit.audit.compression_run import audit
+from purify_audit.audit.result import Progress
+from purify_audit.audit.subject import Subject, prepare
+from purify_audit.compression.measure import rows_per_image
+from purify_audit.core.noise import Noise
+from purify_audit.models.purifiers.diffusion import DiffusionPurifier
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "digits-ddpm.safetensors"
@@ -61,7 +62,7 @@ def _now(device: torch.device) -> float:
 def audit_seconds(subject: Subject) -> float:
     """Seconds of a whole audit, models and images already loaded."""
     start = _now(subject.device)
-    audit(subject, Watch())
+    audit(subject, Progress())
     return _now(subject.device) - start
 
 

@@ -1,4 +1,4 @@
-"""How well cheap numbers foretell the attack: tables of the study, leave-one-out.
+"""How well cheap numbers predict the attack: tables of the study, leave-one-out.
 
     python benchmarks/predictor_fit.py [--out benchmarks/predictor.json]
 
@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from purify_audit.correlation import correlations
+from purify_audit.statistics.correlation import correlations
 
 FOLDER = Path(__file__).parent
 STUDIES = {"fitted": "predictor_study", "held out": "predictor_study_small"}
@@ -76,7 +76,7 @@ PREDICTORS: dict[str, tuple[Callable[[Columns], np.ndarray], Callable[[float], f
         lambda e: 8 * e,
     ),
 }
-"""Margins whose sign foretells a verdict, and network evaluations by those of the chain."""
+"""Margins whose sign predictable a verdict, and network evaluations by those of the chain."""
 
 
 def calibrated(name: str, study: Study, truth: str, left_out: str | None) -> float:
@@ -95,7 +95,7 @@ def calibrated(name: str, study: Study, truth: str, left_out: str | None) -> flo
 
 
 def verdict(name: str, columns: Columns, c: float) -> float:
-    """Robust accuracy that a predictor foretells, with a calibration."""
+    """Robust accuracy that a predictor predictable, with a calibration."""
     share = PREDICTORS[name][0](columns) / np.maximum(np.abs(anchors(columns)), 1e-9)
     return float(((share > c) & (anchors(columns) > 0)).mean())
 

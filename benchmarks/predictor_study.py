@@ -3,7 +3,7 @@
     python benchmarks/predictor_study.py [--classifier FILE] [--out FILE] [--images 128]
 
 For every purifier and image, under one draw: the verdict of PGD-100 with exact gradients, of
-PGD-40 from a warm start, and everything cheap that might foretell them. Writes one safetensors
+PGD-40 from a warm start, and everything cheap that might predict them. Writes one safetensors
 file of arrays named `<purifier>/<column>`, of which `predictor_fit.py` makes the tables.
 """
 
@@ -23,21 +23,22 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from purify_audit.attack.attack import one_step
 from purify_audit.attack.ball import Ball
 from purify_audit.attack.objective import Defence, Objective
 from purify_audit.attack.pgd import pgd
-from purify_audit.attack.run import one_step
-from purify_audit.attack_plan import FORETOLD_STEPS, FORETOLD_STEPS_DIRECT
-from purify_audit.card import DiffusionCard, FeedforwardCard, ImageSpec
-from purify_audit.checkpoint import read_checkpoint, transform_checkpoint
-from purify_audit.compression import measure_compression
-from purify_audit.images import ImageSet, choose, load_images
-from purify_audit.loading import load_classifier, load_purifier
-from purify_audit.noise import Noise
-from purify_audit.plan import AuditPlan, parse_sampler
-from purify_audit.purifier import Classifier, Purifier
-from purify_audit.purifiers.transforms import TransformPurifier, parse_transform
-from purify_audit.runtime import Runner, deterministic
+from purify_audit.compression.measure import measure_compression
+from purify_audit.core.noise import Noise
+from purify_audit.images.image_set import ImageSet, choose, load_images
+from purify_audit.models.checkpoint import read_checkpoint, transform_checkpoint
+from purify_audit.models.load import load_classifier, load_purifier
+from purify_audit.models.protocols import Classifier, Purifier
+from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform
+from purify_audit.models.runner import Runner, deterministic
+from purify_audit.spec.attack_plan import PREDICTION_STEPS, PREDICTION_STEPS_DIRECT
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.card import DiffusionCard, FeedforwardCard, ImageSpec
+from purify_audit.spec.samplers import parse_sampler
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -99,13 +100,13 @@ def distances(classifier: Classifier, y: Tensor, labels: Tensor, norm: str) -> n
     """The classifier's own distance to the boundary around y: bisection over PGD-15 balls."""
     identity = TransformPurifier(parse_transform("identity", IMAGE))
     defence = Defence(identity, classifier, CPU, 0, len(y))
-    aim = Objective(defence, tuple(range(len(y))), labels, lambda step: (0,))
+    objective = Objective(defence, tuple(range(len(y))), labels, lambda step: (0,))
     low, high = torch.zeros(len(y)), torch.full((len(y),), 1.0 if norm == "linf" else 6.0)
     for _ in range(7):
         middle = (low + high) / 2
         x, best = y, margins_of(classifier, y, labels)
         for step in range(15):
-            g = aim.climb(x, step).gradient
+            g = objective.loss_and_grad(x, step).gradient
             assert g is not None
             size = middle[:, None, None, None]
             if norm == "linf":
@@ -155,20 +156,20 @@ def rates(purifier: Purifier, images: ImageSet, eps: float) -> dict[str, np.ndar
     return found
 
 
-def ascent(aim: Objective, ball: Ball) -> tuple[np.ndarray, Tensor]:
+def ascent(objective: Objective, ball: Ball) -> tuple[np.ndarray, Tensor]:
     """Margins [n, 1 + steps] at the start and after each step of a short ascent."""
     x, seen = ball.x, []
     for step, share in enumerate(CHEAP_STEPS):
-        view = aim.climb(x, step)
+        view = objective.loss_and_grad(x, step)
         seen.append(view.margins[:, 0])
         assert view.gradient is not None
-        x = ball.project(x + share * ball.eps * ball.uphill(view.gradient))
-    seen.append(aim.look(x, len(CHEAP_STEPS)).margins[:, 0])
+        x = ball.project(x + share * ball.eps * ball.steepest_ascent(view.gradient))
+    seen.append(objective.evaluate(x, len(CHEAP_STEPS)).margins[:, 0])
     return torch.stack(seen, 1).numpy(), x
 
 
 def transfers(
-    aim: Callable[[Purifier, str], Objective], purifier: Purifier, ball: Ball
+    objective: Callable[[Purifier, str], Objective], purifier: Purifier, ball: Ball
 ) -> dict[str, np.ndarray]:
     """Margins after an attack on the one-step version of a purifier, scored by the purifier.
 
@@ -176,20 +177,24 @@ def transfers(
     """
     short, found = one_step(purifier), {}
     for kind, name in (("exact", "transfer"), ("none", "transfer_none")):
-        steps = FORETOLD_STEPS_DIRECT if short is None else FORETOLD_STEPS
+        steps = PREDICTION_STEPS_DIRECT if short is None else PREDICTION_STEPS
         size = 2.0 * ball.eps if short is None else ball.eps
-        made = pgd(aim(short or purifier, kind), ball, ball.x, steps, size)
-        found[name] = aim(purifier, kind).look(made.x, 0).margins[:, 0].numpy()
+        made = pgd(objective(short or purifier, kind), ball, ball.x, steps, size)
+        found[name] = objective(purifier, kind).evaluate(made.x, 0).margins[:, 0].numpy()
         found[f"{name}_own"] = made.margins[:, 0].numpy()
     return found
 
 
-def warm(aim: Callable[[Purifier, str], Objective], purifier: Purifier, ball: Ball) -> np.ndarray:
+def warm(
+    objective: Callable[[Purifier, str], Objective], purifier: Purifier, ball: Ball
+) -> np.ndarray:
     """Margins of PGD-40 with exact gradients from a warm start, or from the image."""
     short, start = one_step(purifier), ball.x
     if short is not None:
-        start = pgd(aim(short, "exact"), ball, ball.x, 20, ball.eps).x
-    margins: np.ndarray = pgd(aim(purifier, "exact"), ball, start, 40, ball.eps).margins.numpy()
+        start = pgd(objective(short, "exact"), ball, ball.x, 20, ball.eps).x
+    margins: np.ndarray = pgd(
+        objective(purifier, "exact"), ball, start, 40, ball.eps
+    ).margins.numpy()
     return margins[:, 0]
 
 
@@ -208,22 +213,22 @@ def measure(
         kind: Any = gradient
         return Objective(defence, ids, labels, lambda step: (0,), "margin", kind, None, reach)
 
-    def aim(gradient: str) -> Objective:
+    def objective(gradient: str) -> Objective:
         return of(purifier, gradient)
 
     late = transfers(of, purifier, ball)
     if options.extend:
         return late
     late["warm"] = warm(of, purifier, ball)
-    attacked = pgd(aim("exact"), ball, x, options.steps, options.eps)
+    attacked = pgd(objective("exact"), ball, x, options.steps, options.eps)
     noise = Noise(0, ids, (0,) * len(ids))
     with torch.no_grad():
         anchor, moved = purifier(x, noise), purifier(attacked.x, noise)
     columns = {"attacked": attacked.margins[:, 0].numpy()}
-    columns["secant"], _ = ascent(aim("none"), ball)
-    columns["exact"], _ = ascent(aim("exact"), ball)
+    columns["secant"], _ = ascent(objective("none"), ball)
+    columns["exact"], _ = ascent(objective("exact"), ball)
     for kind in ("none", "bpda"):
-        found = pgd(aim(kind), ball, x, options.weak_steps, options.eps)
+        found = pgd(objective(kind), ball, x, options.weak_steps, options.eps)
         columns[f"pgd_{kind}"] = found.margins[:, 0].numpy()
     for norm in ("linf", "l2"):
         columns[f"distance_{norm}"] = distances(classifier, anchor, labels, norm)

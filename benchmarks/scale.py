@@ -23,7 +23,7 @@ import scale_cost as cost
 import scale_growth as growth
 import torch
 
-from purify_audit.cli.allocator import hold_freed_memory
+from purify_audit.audit.allocator import hold_freed_memory
 
 DIGITS, CIFAR = "digits-ddpm", "cifar10-ddpm"
 FIGURES: dict[str, Callable[[], Any]] = {

@@ -18,14 +18,15 @@ from scale_rivals import CPU, ROOT, chain, pictures
 from scale_timing import SPREAD, figure, rounded, seconds, spread
 from torch import Tensor, nn
 
-from purify_audit.aftercheck import check_again
-from purify_audit.audit import Outcome, Watch, audit, groups
-from purify_audit.cli.allocator import hold_freed_memory
-from purify_audit.compression import padded_rows, rows_per_image
-from purify_audit.preflight import preflight
-from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.runtime import Runner, deterministic
-from purify_audit.subject import Subject, prepare
+from purify_audit.audit.allocator import hold_freed_memory
+from purify_audit.audit.compression_run import AuditResult, audit, groups
+from purify_audit.audit.postchecks import check_again
+from purify_audit.audit.result import Progress
+from purify_audit.audit.subject import Subject, prepare
+from purify_audit.compression.measure import padded_rows, rows_per_image
+from purify_audit.compression.preflight import preflight
+from purify_audit.models.purifiers.diffusion import DiffusionPurifier
+from purify_audit.models.runner import Runner, deterministic
 
 SIZES = (16, 32, 64, 128, 256)  # of batches among which the best is looked for
 EVERY = 20  # calls of the network between two looks at the bare one
@@ -96,9 +97,9 @@ def audit_over_bare(subject: Subject, best: int) -> dict[str, float]:
     assert isinstance(purifier, DiffusionPurifier)
     sampled = Sampled(purifier.network, tuple({best, subject.plan.microbatch}))
     watched = replace(subject, purifier=replace(purifier, network=sampled))
-    outcomes = list[Outcome]()
+    outcomes = list[AuditResult]()
     fixed = seconds(partial(_preflight, subject))
-    whole = seconds(lambda: outcomes.append(audit(watched, Watch(), True))) - sampled.inside
+    whole = seconds(lambda: outcomes.append(audit(watched, Progress(), True))) - sampled.inside
     fixed += seconds(partial(_replay, subject, outcomes[0]))
     pace = min(float(np.mean(values)) for values in sampled.times.values())
     needed = len(subject.images) * rows_per_image(subject.plan) * purifier.evaluations
@@ -116,7 +117,7 @@ def _made(subject: Subject) -> int:
     return sum(padded_rows(subject.plan, len(span)) for span in spans)
 
 
-def _replay(subject: Subject, outcome: Outcome) -> None:
+def _replay(subject: Subject, outcome: AuditResult) -> None:
     assert outcome.samples is not None
     with deterministic():
         check_again(subject, outcome.samples)
@@ -163,13 +164,13 @@ def profile(name: str, images: int, sampler: dict[str, object]) -> dict[str, flo
         subject = prepare(asked | {"sampler": sampler}, CPU)
         _preflight(subject)
         profiler = cProfile.Profile(time.process_time)
-        profiler.runcall(audit, subject, Watch(), True)
+        profiler.runcall(audit, subject, Progress(), True)
     stats: dict[tuple[str, int, str], tuple[int, int, float, float]]
     stats = vars(pstats.Stats(profiler))["stats"]
     parts = {
         "network": ("networks/unet.py", "forward", True),
         "preflight": ("preflight.py", "preflight", False),
-        "replay at the end": ("aftercheck.py", "check_again", False),
+        "replay at the end": ("postcheck.py", "check_again", False),
         "noise": ("noise.py", "normals", False),
     }
     whole = sum(timing[2] for timing in stats.values())

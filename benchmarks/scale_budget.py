@@ -10,15 +10,16 @@ from typing import Any
 from scale_rivals import CPU, ROOT
 from scale_timing import compared, rounded
 
-from purify_audit.attack_cost import planned_evaluations
-from purify_audit.attack_plan import PRESETS
-from purify_audit.audit import Outcome, Watch, audit
-from purify_audit.compression import rows_per_image
-from purify_audit.settled import Components
-from purify_audit.settling.allocation import components, images_needed, variance
-from purify_audit.settling.pilot import DIRECTIONS, DRAWS, IMAGES, allocated
-from purify_audit.subject import Subject, prepare
-from purify_audit.verify import verify
+from purify_audit.audit.attack_report import verify
+from purify_audit.audit.compression_run import AuditResult, audit
+from purify_audit.audit.cost import planned_evaluations
+from purify_audit.audit.result import Progress
+from purify_audit.audit.subject import Subject, prepare
+from purify_audit.audit.tuning.pilot import DIRECTIONS, DRAWS, IMAGES, allocated
+from purify_audit.compression.measure import rows_per_image
+from purify_audit.spec.attack_plan import PRESETS
+from purify_audit.spec.tuning import Components
+from purify_audit.statistics.allocation import components, images_needed, variance
 
 DIGITS = str(ROOT / "models" / "digits-ddpm.safetensors")
 LEVEL, HALF_WIDTH = 0.95, 0.01
@@ -55,13 +56,13 @@ def small_case(images: int, steps: int, rounds: int) -> dict[str, Any]:
     # Micro-batches are padded: with fewer rows than one holds, time would be that of padding.
     attack_ = PRESETS["smoke"]["attack"] | {"microbatch": images}
     of = subject(attack_, {"images": images}, sampler=sampler)
-    outcome: Outcome = audit(of, Watch())
+    outcome: AuditResult = audit(of, Progress())
     attack = partial(verify, of, outcome, lambda evaluations: None)
     return planned(of) | {"steps": steps, "time": compared(rounds, attack, partial(_audit, of))}
 
 
 def _audit(of: Subject) -> None:
-    audit(of, Watch())
+    audit(of, Progress())
 
 
 def plain_variance(parts: Components, each: int) -> float:
@@ -79,7 +80,7 @@ def to_reach(images: int, draws: int, directions: int, steps: int) -> dict[str, 
     }
     asked |= {"draws": draws, "directions": directions, "t_star": 60}
     of = prepare(asked | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
-    samples = audit(of, Watch()).samples
+    samples = audit(of, Progress()).samples
     assert samples is not None
     rows = samples.probes
     rates = (rows.change_l2 / rows.delta_l2).reshape(images, draws, directions // 2, 2)
@@ -120,7 +121,7 @@ def reached(steps: int) -> dict[str, Any]:
         def tick(rows: int, spent: list[int] = spent) -> None:
             spent[0] += rows
 
-        report = audit(of, Watch(tick)).report
+        report = audit(of, Progress(tick)).report
         rate = next(e for e in report.estimates if (e.metric, e.norm) == ("compression_rate", "l2"))
         assert rate.lower is not None
         assert rate.upper is not None

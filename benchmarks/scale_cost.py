@@ -22,13 +22,13 @@ from scale_rivals import (
 from scale_timing import compared, rounded
 from torch import Tensor
 
-from purify_audit.attack.kept_graphs import KeptGraphs
+from purify_audit.attack.activation_memory import ActivationMemory
 from purify_audit.attack.objective import Defence, Objective
-from purify_audit.compression import measure_compression, random_cells
-from purify_audit.images import ImageSet
-from purify_audit.plan import AuditPlan
-from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.runtime import Runner, deterministic
+from purify_audit.compression.measure import measure_compression, random_cells
+from purify_audit.images.image_set import ImageSet
+from purify_audit.models.purifiers.diffusion import DiffusionPurifier
+from purify_audit.models.runner import Runner, deterministic
+from purify_audit.spec.audit_plan import AuditPlan
 
 SEED = 0
 
@@ -42,23 +42,23 @@ def aim_at(
 ) -> Objective:
     """The tool's attack objective behind a linear classifier, with a budget of kept graphs."""
     assert images.labels is not None
-    graphs = KeptGraphs(budget)
+    graphs = ActivationMemory(budget)
     defence = Defence(purifier, Linear(purifier), CPU, SEED, size, graphs=graphs)
     labels = torch.from_numpy(images.labels.copy())
     aligned = tuple(range(draws))
     return Objective(defence, tuple(images.ids.tolist()), labels, lambda step: aligned)
 
 
-def climb(aim: Objective, x: Tensor) -> None:
+def climb(objective: Objective, x: Tensor) -> None:
     """One gradient step's look and gradient."""
     with deterministic(gradients=True):
-        aim.climb(x, 0)
+        objective.loss_and_grad(x, 0)
 
 
-def warm(aim: Objective, x: Tensor) -> partial[None]:
+def warm(objective: Objective, x: Tensor) -> partial[None]:
     """A gradient step to be timed, after the first one, which keeps no graphs."""
-    climb(aim, x)
-    return partial(climb, aim, x)
+    climb(objective, x)
+    return partial(climb, objective, x)
 
 
 def gradient_over_bare(name: str, steps: int, batch: int, rounds: int) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from scale_cost import single_thread
 from scale_rivals import CPU, ROOT, chain, pictures
 from scale_timing import figure, rounded, seconds, spread
 
-from purify_audit.compression import measure_compression
-from purify_audit.networks.unet import UNet
-from purify_audit.plan import AuditPlan
-from purify_audit.runtime import Runner, deterministic
+from purify_audit.compression.measure import measure_compression
+from purify_audit.models.networks.unet import UNet
+from purify_audit.models.runner import Runner, deterministic
+from purify_audit.spec.audit_plan import AuditPlan
 
 BASE = {"images": 8, "draws": 2, "rows": 8, "steps": 5}
 AXES = {

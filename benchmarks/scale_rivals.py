@@ -1,7 +1,7 @@
 """What people do today, written out: the same numbers as the tool's, one image at a time.
 
 Every function takes the tool's own addressed noise, so that its numbers can be compared with the
-tool's (`tests/test_scale.py`), not only its time.
+tool's (`tests/audit/test_scale.py`), not only its time.
 """
 
 from pathlib import Path
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from purify_audit.attack.losses import Loss, loss_rows
-from purify_audit.card import DiffusionCard
-from purify_audit.checkpoint import read_checkpoint
-from purify_audit.images import ImageSet, choose, load_images
-from purify_audit.loading import load_purifier
-from purify_audit.noise import Noise, Stream
-from purify_audit.purifier import Classifier, Purifier
-from purify_audit.purifiers.diffusion import DiffusionPurifier
+from purify_audit.core.noise import Noise, Stream
+from purify_audit.images.image_set import ImageSet, choose, load_images
+from purify_audit.models.checkpoint import read_checkpoint
+from purify_audit.models.load import load_purifier
+from purify_audit.models.protocols import Classifier, Purifier
+from purify_audit.models.purifiers.diffusion import DiffusionPurifier
+from purify_audit.spec.card import DiffusionCard
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 Audits the shipped diffusion purifier with the attack at two radii (about twenty minutes on one
 core), or takes a saved report; judges it by `example-policy.toml`; renders `example-report.html`;
 and has a browser take pictures of it in both themes, at the width of a desk and of a phone.
-The browser is found as `tests/test_browser.py` finds it.
+The browser is found as `tests/render/html/test_browser.py` finds it.
 """
 
 import argparse

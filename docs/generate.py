@@ -14,10 +14,10 @@ from reference_pages import exit_codes_page, plan_page, policy_page, report_page
 from results_page import figure, results_page
 
 from purify_audit.cli import app
-from purify_audit.findings import CODES
+from purify_audit.core.findings import CODES
 from purify_audit.gate.policy import policy_schema
-from purify_audit.plan import SAMPLER_PRESETS, parse_sampler
 from purify_audit.report.schema import json_schema
+from purify_audit.spec.samplers import SAMPLER_PRESETS, parse_sampler
 
 DOCS = Path(__file__).parent
 
@@ -43,7 +43,7 @@ def _commands(name: str, command: click.Command) -> dict[str, click.Command]:
 
 def findings_page() -> str:
     """Every finding code."""
-    parts = ["# Findings", "", "Generated from `purify_audit/findings.py` by `make docs`.", ""]
+    parts = ["# Findings", "", "Generated from `purify_audit/core/findings.py` by `make docs`.", ""]
     for code, about in CODES.items():
         parts += [f"## {code} {about.name}", "", f"*{about.severity}.* {about.meaning}", ""]
         parts += [f"What next: {about.advice}", ""]
@@ -52,7 +52,12 @@ def findings_page() -> str:
 
 def samplers_page() -> str:
     """Every sampler preset, with every choice it pins."""
-    parts = ["# Sampler presets", "", "Generated from `purify_audit/plan.py` by `make docs`.", ""]
+    parts = [
+        "# Sampler presets",
+        "",
+        "Generated from `purify_audit/spec/audit_plan.py` by `make docs`.",
+        "",
+    ]
     parts += ["Change a setting with `--sampler NAME:key=value`.", ""]
     parts += ["| preset | every choice |", "|---|---|"]
     for name in SAMPLER_PRESETS:

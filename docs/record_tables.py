@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-from purify_audit.metrics import METRICS
-from purify_audit.record import Record
+from purify_audit.core.records import Record
+from purify_audit.statistics.metrics import METRICS
 
 Schema = dict[str, Any]
 

@@ -2,32 +2,11 @@
 
 from record_tables import summary, table
 
-from purify_audit.attack_plan import PRESETS, AttackPlan
 from purify_audit.cli.app import EXIT_CODES
-from purify_audit.engine import Engine
-from purify_audit.estimates import (
-    CapPoint,
-    Correlation,
-    Estimate,
-    Fuzziness,
-    ImageVerdict,
-    Quantiles,
-)
-from purify_audit.findings import Finding
+from purify_audit.core.findings import Finding
+from purify_audit.core.records import Record
 from purify_audit.gate.judgement import Judgement, RuleResult
 from purify_audit.gate.policy import Policy, Rule, Waiver
-from purify_audit.metrics import METRICS, Kind, Stage, about
-from purify_audit.plan import (
-    AuditPlan,
-    FileProbe,
-    LowFrequencyProbe,
-    PowerProbe,
-    SignProbe,
-    SphereProbe,
-    UniformProbe,
-)
-from purify_audit.reading import Assumption, Reading, Recognised
-from purify_audit.record import Record
 from purify_audit.report.schema import (
     AttackInfo,
     Citation,
@@ -37,11 +16,32 @@ from purify_audit.report.schema import (
     Report,
     RunInfo,
 )
-from purify_audit.settings import SETTINGS
-from purify_audit.settled import Components, Pilot, Settled, Tried
+from purify_audit.spec.attack_plan import PRESETS, AttackPlan
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.engine import Engine
+from purify_audit.spec.load_options import Assumption, LoadOptions, Recognised
+from purify_audit.spec.probes import (
+    FileProbe,
+    LowFrequencyProbe,
+    PowerProbe,
+    SignProbe,
+    SphereProbe,
+    UniformProbe,
+)
+from purify_audit.spec.project_file import SETTINGS
+from purify_audit.spec.tuning import Components, Pilot, Tuning, MicrobatchTrial
+from purify_audit.statistics.estimates import (
+    CapPoint,
+    Correlation,
+    Estimate,
+    Fuzziness,
+    ImageVerdict,
+    Quantiles,
+)
+from purify_audit.statistics.metrics import METRICS, Kind, Stage, about
 
 PROBES = (SignProbe, UniformProbe, SphereProbe, LowFrequencyProbe, PowerProbe, FileProbe)
-PLAN = (AuditPlan, Engine, AttackPlan, *PROBES, Reading)
+PLAN = (AuditPlan, Engine, AttackPlan, *PROBES, LoadOptions)
 POLICY = (Policy, Rule, Waiver)
 JUDGEMENT = (Judgement, RuleResult)
 REPORT = (
@@ -61,8 +61,8 @@ REPORT = (
     Correlation,
     ImageVerdict,
     RunInfo,
-    Settled,
-    Tried,
+    Tuning,
+    MicrobatchTrial,
     Pilot,
     Components,
 )
@@ -234,7 +234,7 @@ def plan_page() -> str:
     parts = [
         "# Plan",
         "",
-        "Generated from `purify_audit/plan.py` and `purify_audit/attack_plan.py` by `make docs`.",
+        "Generated from `purify_audit/spec/audit_plan.py` and `purify_audit/spec/attack_plan.py` by `make docs`.",
         "",
         "A plan is everything that decides an audit's numbers. Commands make it of their options,"
         " of the project's file and of defaults, and it stands in the report under `plan`. Reports"

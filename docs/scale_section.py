@@ -45,7 +45,7 @@ time than the bound; its bits are the same.
 
 ## 13. Against what people do today
 
-The rivals are in `benchmarks/scale_rivals.py`: the same network, chain, images and addressed noise. `tests/test_scale.py` holds that they
+The rivals are in `benchmarks/scale_rivals.py`: the same network, chain, images and addressed noise. `tests/audit/test_scale.py` holds that they
 compute the same numbers.
 
 {_rivals(f)}
@@ -122,7 +122,7 @@ def _allocator(a: Row) -> str:
     told = ", ".join(f"{spread(v)} on `{name}`" for name, v in a.items())
     return (
         "**Memory that is freed and asked for again.** glibc gives the heap's end back to the system, and every page of it is faulted in again in"
-        f" the next layer. The commands tell it not to (`purify_audit/cli/allocator.py`). Time without over time with: {told}, in processes of"
+        f" the next layer. The commands tell it not to (`purify_audit/audit/allocator.py`). Time without over time with: {told}, in processes of"
         " their own, one after the other. All other figures are with it, for the bare passes and the rivals too."
     )
 

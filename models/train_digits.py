@@ -16,14 +16,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from training import Recipe, train_autoencoder_on, train_denoiser
 
-from purify_audit.architectures import AutoencoderArgs, CnnArgs, UNetArgs
-from purify_audit.card import ClassifierCard, DiffusionCard, FeedforwardCard, ImageSpec, Provenance
-from purify_audit.checkpoint import read_checkpoint, save_checkpoint
-from purify_audit.choices import DDPMSampler, LinearSchedule
-from purify_audit.images import load_images
-from purify_audit.loading import load_classifier, load_purifier
-from purify_audit.networks import build_network
-from purify_audit.noise import Noise
+from purify_audit.core.noise import Noise
+from purify_audit.images.image_set import load_images
+from purify_audit.models.checkpoint import read_checkpoint, save_checkpoint
+from purify_audit.models.load import load_classifier, load_purifier
+from purify_audit.models.networks import build_network
+from purify_audit.spec.architectures import AutoencoderArgs, CnnArgs, UNetArgs
+from purify_audit.spec.card import (
+    ClassifierCard,
+    DiffusionCard,
+    FeedforwardCard,
+    ImageSpec,
+    Provenance,
+)
+from purify_audit.spec.samplers import DDPMSampler, LinearSchedule
 
 SEED = 0
 HERE = Path(__file__).parent

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.card import DiffusionCard, FeedforwardCard
-from purify_audit.networks import build_network
-from purify_audit.purifiers.schedule import noise_schedule
+from purify_audit.models.networks import build_network
+from purify_audit.models.purifiers.schedule import noise_schedule
+from purify_audit.spec.card import DiffusionCard, FeedforwardCard
 
 Images = Callable[[int], Tensor]
 """Pixels in [0, 1] of one batch, from the number of the training step."""

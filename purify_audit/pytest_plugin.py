@@ -4,6 +4,7 @@ pytest imports this at every start, so at the top there is nothing slow: neither
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from purify_audit.cli.judging import Saved
+    from purify_audit.audit.subject import Subject
     from purify_audit.gate.judgement import Judgement, RuleResult
+    from purify_audit.report.saved import SavedReport
     from purify_audit.report.schema import Report
-    from purify_audit.subject import Subject
 
 T = TypeVar("T")
 
@@ -69,12 +70,14 @@ class Audited:
         raise AssertionError(table)
 
     def _judged(self, policy: str | Path | None, baseline: str | Path | None) -> "Judgement":
-        from purify_audit.cli.judging import Saved, judged, opened_baseline
         from purify_audit.gate.policy import read_policy
+        from purify_audit.gate.saved import judge_saved, policy_baseline
+        from purify_audit.report.saved import SavedReport
 
         rules = read_policy(self.policy if policy is None else Path(policy), Path.cwd())
-        before = None if baseline is None else Path(baseline)
-        return judged(Saved(self.report, self.path), rules, opened_baseline(rules, before))
+        named = None if baseline is None else Path(baseline)
+        saved = SavedReport(self.report, self.path)
+        return judge_saved(saved, rules, policy_baseline(rules, named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,11 @@ class Auditor:
         saved = _told(lambda: self._saved(str(checkpoint), rules, settings))
         return Audited(saved.report, saved.path, rules, self.inconclusive)
 
-    def _saved(self, checkpoint: str, policy: Path | None, settings: dict[str, Any]) -> "Saved":
-        from purify_audit.cli.judging import open_report
-        from purify_audit.errors import PlanError
+    def _saved(
+        self, checkpoint: str, policy: Path | None, settings: dict[str, Any]
+    ) -> "SavedReport":
+        from purify_audit.core.errors import PlanError
+        from purify_audit.report.saved import open_report
 
         if not checkpoint.endswith(".json"):
             asked = settings | {"checkpoint": checkpoint}
@@ -185,7 +190,7 @@ def _paths(folder: Path, test: str) -> Iterator[Path]:
 def _told(work: Callable[[], T]) -> T:
     """What `work` gives; its errors, which are sentences for users, fail the test as they are."""
     __tracebackhide__ = True
-    from purify_audit.errors import PurifyAuditError
+    from purify_audit.core.errors import PurifyAuditError
 
     try:
         return work()
@@ -194,56 +199,50 @@ def _told(work: Callable[[], T]) -> T:
     pytest.fail(f"purify-audit: {told}", pytrace=False)
 
 
-def _measured(asked: dict[str, Any], policy: Path | None, out: Path, test: str) -> "Saved":
+def _measured(settings: dict[str, Any], policy: Path | None, out: Path, test: str) -> "SavedReport":
     """Audit what the policy needs, and save the report with its rows."""
-    from rich.console import Console
+    from purify_audit.audit.result import Progress
+    from purify_audit.audit.run import run_audit
+    from purify_audit.audit.save import RunRecord, save_result
+    from purify_audit.report.saved import SavedReport
 
-    from purify_audit.cli.judging import Saved
-    from purify_audit.cli.measuring import measure
-    from purify_audit.cli.output import write
-    from purify_audit.progress import Reporter
-
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    subject = _subject(asked, policy)
+    started, begun = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic()
+    subject, spent = _subject(settings, policy), list[int]()
     out.parent.mkdir(parents=True, exist_ok=True)
-    reporter = Reporter(Console(stderr=True), 0, quiet=True)
-    made = write(out, measure(subject, reporter), reporter, started)
-    assert made.report.run is not None, "it was written"
-    run = made.report.run.model_copy(update={"command": f"pytest {test}"})
-    report = made.report.model_copy(update={"run": run})
-    out.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return Saved(report, out)
+    result = run_audit(subject, Progress(spent.append))
+    run = RunRecord(f"pytest {test}", started, time.monotonic() - begun, sum(spent))
+    return SavedReport(save_result(out, result, run).report, out)
 
 
-def _subject(asked: dict[str, Any], policy: Path | None) -> "Subject":
-    """What is audited: what the test asks, then the policy's file; without one the project's.
+def _subject(settings: dict[str, Any], policy: Path | None) -> "Subject":
+    """What is audited: the test's settings, then the policy file's; without one the project's.
 
     Raises:
-        PlanError: a setting is none that there is.
+        PlanError: there is no such setting.
     """
-    from purify_audit.cli.options import reading
-    from purify_audit.cli.run import planned_subject
-    from purify_audit.cli.verify import plan_settings
-    from purify_audit.errors import PlanError
-    from purify_audit.loading import choose_device
-    from purify_audit.settings import SETTINGS, find_project, meant_instead, project_settings
-    from purify_audit.subject import prepare
+    from purify_audit.audit.defaults import plan_settings
+    from purify_audit.audit.policy_run import prepare_for_policy
+    from purify_audit.audit.subject import prepare
+    from purify_audit.core.errors import PlanError
+    from purify_audit.gate.policy import policy_if_any
+    from purify_audit.models.runner import choose_device
+    from purify_audit.spec.from_text import load_options
+    from purify_audit.spec.notation import meant_instead
+    from purify_audit.spec.project_file import SETTINGS, find_project, project_settings
 
-    arguments, attack = asked.pop("arguments", {}), asked.pop("attack", False)
-    for name in asked:
+    arguments, attack = settings.pop("arguments", {}), settings.pop("attack", False)
+    for name in settings:
         if name not in SETTINGS:
             meant = meant_instead(name, [*SETTINGS, "arguments", "attack", "policy"])
             raise PlanError(f"purify_audit(…): no setting '{name}'{meant}")
-    from purify_audit.gate.policy import policy_if_any
-
     rules = policy_if_any(policy, Path())
     project = project_settings(find_project(Path.cwd())) if rules is None else rules.settings
-    asked = project | asked
-    asked["reading"] = reading(arguments=[f"{name}={text}" for name, text in arguments.items()])
-    device = choose_device(str(asked.pop("device", "auto")))
+    options = project | settings
+    options["load_options"] = load_options(arguments=[f"{n}={v}" for n, v in arguments.items()])
+    device = choose_device(str(options.pop("device", "auto")))
     if rules is not None:
-        return planned_subject(rules, asked, device, full=True)
-    fields = plan_settings(asked)
+        return prepare_for_policy(rules, options, device, all_images=True)
+    fields = plan_settings(options)
     return prepare(fields if attack else fields | {"attack": None}, device)
 
 

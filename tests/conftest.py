@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from purify_audit import cli
-from purify_audit.card import parse_card
-from purify_audit.checkpoint import save_checkpoint
-from purify_audit.networks import build_network
+from purify_audit.models.checkpoint import save_checkpoint
+from purify_audit.models.networks import build_network
+from purify_audit.spec.card import parse_card
 
 # Networks here are tiny: more threads only wait for each other. Commands run by tests inherit it.
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ randomness comes in.
 import torch
 from torch import Tensor, nn
 
-from purify_audit.images import load_images
+from purify_audit.images.image_set import load_images
 
 
 class NearestDigits(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.pgd import Attacked, Best, Climbed
+from purify_audit.attack.pgd import AttackOutput, Best, LossOracle
 
 _MOMENTUM = 0.75  # α of section 3
 _ENOUGH = 0.75  # ρ of condition 1
@@ -81,7 +81,7 @@ class _StepSizes:
         return self._halved
 
 
-def apgd(objective: Climbed, ball: Ball, start: Tensor, steps: int) -> Attacked:
+def apgd(objective: LossOracle, ball: Ball, start: Tensor, steps: int) -> AttackOutput:
     """Ascend from `start` by Auto-PGD.
 
     A checkpoint falls right after step w_j, as soon as the w_j comparisons of condition 1 are
@@ -101,7 +101,7 @@ def apgd(objective: Climbed, ball: Ball, start: Tensor, steps: int) -> Attacked:
     best, marks, last_mark = Best(start), _checkpoints(steps), 0
 
     def climb(x: Tensor, step: int) -> _Point:
-        view = objective.climb(x, step)
+        view = objective.loss_and_grad(x, step)
         best.see(x, view)
         assert view.gradient is not None, "climb gives a gradient"
         return _Point(x, view.losses, view.gradient)
@@ -119,13 +119,13 @@ def apgd(objective: Climbed, ball: Ball, start: Tensor, steps: int) -> Attacked:
         z = _ascend(ball, here, sizes.size)
         moved = _MOMENTUM * (z - here.x) + (1.0 - _MOMENTUM) * (here.x - last.x)
         x = ball.project(here.x + moved)
-    best.see(x, objective.look(x, steps))
+    best.see(x, objective.evaluate(x, steps))
     return best.result()
 
 
 def _ascend(ball: Ball, here: _Point, size: Tensor) -> Tensor:
     """The images after a plain gradient step of size [n]."""
-    return ball.project(here.x + size[:, None, None, None] * ball.uphill(here.gradient))
+    return ball.project(here.x + size[:, None, None, None] * ball.steepest_ascent(here.gradient))
 
 
 def _checkpoints(steps: int) -> frozenset[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from purify_audit.choices import Norm
+from purify_audit.spec.norms import Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Ball:
             delta = delta * (self.eps / _length(delta).clamp(min=self.eps))
         return (self.x + delta).clamp(0.0, 1.0)
 
-    def uphill(self, gradient: Tensor) -> Tensor:
+    def steepest_ascent(self, gradient: Tensor) -> Tensor:
         """The direction of length 1 (in the ball's norm) along which a linear loss rises most."""
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         if self.norm == "linf":

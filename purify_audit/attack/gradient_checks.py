@@ -8,19 +8,19 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from purify_audit.attack.attack import shorter_chain
 from purify_audit.attack.gradients import Head, exact, steps_of
 from purify_audit.attack.losses import Loss, loss_rows
 from purify_audit.attack.objective import Objective
-from purify_audit.attack.run import shorter_chain
-from purify_audit.errors import InputError
-from purify_audit.findings import Finding, finding
-from purify_audit.noise import Noise, Stream
-from purify_audit.purifier import Classifier, Purifier, Step
-from purify_audit.purifiers.diffusion import DiffusionPurifier
-from purify_audit.purifiers.engine_network import in_float32
-from purify_audit.record import printable
+from purify_audit.core.errors import InputError
+from purify_audit.core.findings import Finding, finding
+from purify_audit.core.noise import Noise, Stream
+from purify_audit.core.records import printable
+from purify_audit.models.protocols import Classifier, Purifier, Step
+from purify_audit.models.purifiers.diffusion import DiffusionPurifier
+from purify_audit.models.purifiers.engine import in_float32
 
-CHECKED = 8
+CHECKED_CELLS = 8
 """Images whose gradients are checked in float64."""
 
 _SHORT_CHAIN = 3
@@ -93,14 +93,14 @@ def _precise(model: _Model, *call: Any) -> tuple[_Model, str | None]:
     return wide, None
 
 
-def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
+def check_gradient(objective: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
     """Exact gradients against unrolled autograd, central differences and their own float32.
 
     At points beside the images, where no two pixels are equal and none is at the end of its range:
     there the kinks of clips and sorts are not hit, and no purifier recognises an image.
 
     Args:
-        aim: the attack's objective; its first images are checked, under its first draw.
+        objective: the attack's objective; its first images are checked, under its first draw.
         x: the clean images.
 
     Returns:
@@ -109,17 +109,17 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
         `float32_error` of the gradient that the attack follows, in float32 or the precision of the
         purifier's engine, against float64 (the median).
     """
-    n = min(CHECKED, len(x))
-    labels, address = aim.labels[:n], (aim.ids[:n], (aim.draws(0)[0],) * n)
-    noise = Noise(aim.defence.seed, *address, Stream.PURIFY, x.device)
+    n = min(CHECKED_CELLS, len(x))
+    labels, address = objective.labels[:n], (objective.ids[:n], (objective.draws(0)[0],) * n)
+    noise = Noise(objective.defence.seed, *address, Stream.PURIFY, x.device)
     u = replace(noise, stream=Stream.START).uniform(3, tuple(x.shape[1:]))
     near = (_INSIDE + (1.0 - 2.0 * _INSIDE) * x[:n] + _BESIDE * (2.0 * u - 1.0)).float()
     wide = near.double()
-    purifier, refusal = _precise(aim.defence.purifier, wide, noise)
-    classifier, other = _precise(aim.defence.classifier, wide)
-    head, refusal = _head(classifier, labels, aim.loss), refusal or other
+    purifier, refusal = _precise(objective.defence.purifier, wide, noise)
+    classifier, other = _precise(objective.defence.classifier, wide)
+    head, refusal = _head(classifier, labels, objective.loss), refusal or other
     nudge, limits = (_NUDGE, _LIMITS) if refusal is None else (_COARSE_NUDGE, _COARSE_LIMITS)
-    if in_float32(aim.defence.purifier) is not None:
+    if in_float32(objective.defence.purifier) is not None:
         limits = limits | {"float32_error": _LOWER_PRECISION}
 
     def loss(z: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ def check_gradient(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, 
     unrolled = _unrolled(lambda z: head(short(z, noise))[0].sum(), wide)
     stored = exact(steps_of(short, noise), head, wide).at_input
     gradient = exact(steps_of(purifier, noise), head, wide).at_input
-    narrow_head = _head(aim.defence.classifier, labels, aim.loss)
-    narrow = exact(steps_of(aim.defence.purifier, noise), narrow_head, near).at_input
+    narrow_head = _head(objective.defence.classifier, labels, objective.loss)
+    narrow = exact(steps_of(objective.defence.purifier, noise), narrow_head, near).at_input
     errors = {
         "unrolled_error": _worst(_size(stored - unrolled), _size(unrolled)),
         "difference_error": _median(_difference_errors(loss, gradient, wide, noise, nudge)),
@@ -187,7 +187,7 @@ def _difference_errors(
     return torch.stack(found).amax(0)
 
 
-def check_usefulness(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
+def check_usefulness(objective: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
     """Whether gradients at clean images are there at all, and how they agree with one another.
 
     Returns:
@@ -197,8 +197,8 @@ def check_usefulness(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str
         `cosine_none` and `cosine_surrogate` (of an approximation and the exact gradient, same
         draw), means over images.
     """
-    draw = aim.draws(0)[0]
-    true = replace(aim, gradient="exact", surrogate=None, draws=lambda step: (draw,))
+    draw = objective.draws(0)[0]
+    true = replace(objective, gradient="exact", surrogate=None, draws=lambda step: (draw,))
 
     def of(other: Objective, at: Tensor = x) -> Tensor:
         return other.row_gradients(at, 0)[:, 0]
@@ -209,18 +209,18 @@ def check_usefulness(aim: Objective, x: Tensor) -> tuple[list[Finding], dict[str
         "gradient_zero": _share(size == 0),
         "gradient_not_finite": _share(~size.isfinite()),
         "gradient_vanishing": _share((size > 0) & (size < _VANISHING * top)),
-        "cosine_nearby": _cosine(gradient, of(true, _nearby(aim, x))),
+        "cosine_nearby": _cosine(gradient, of(true, _nearby(objective, x))),
         "cosine_bpda": _cosine(gradient, at_output),
         "cosine_none": _cosine(gradient, of(replace(true, gradient="none"))),
     }
-    if aim.defence.purifier.randomised:
+    if objective.defence.purifier.randomised:
         other = replace(true, draws=lambda step: (draw + 1,))
         found["cosine_draws"] = _cosine(gradient, of(other))
-    short = surrogate_of(aim.defence.purifier)
+    short = surrogate_of(objective.defence.purifier)
     if short is not None:
         near = replace(true, gradient="surrogate", surrogate=short)
         found["cosine_surrogate"] = _cosine(gradient, of(near))
-    constant = len(set(aim.labels.tolist())) > 1 and bool((gradient == gradient[:1]).all())
+    constant = len(set(objective.labels.tolist())) > 1 and bool((gradient == gradient[:1]).all())
     return _useless(found, constant), found
 
 
@@ -239,11 +239,13 @@ def surrogate_of(purifier: Purifier) -> DiffusionPurifier | None:
     return short if short != purifier else None
 
 
-def _nearby(aim: Objective, x: Tensor) -> Tensor:
+def _nearby(objective: Objective, x: Tensor) -> Tensor:
     """Images a hundredth of a typical perturbation away, in random directions."""
-    noise = Noise(aim.defence.seed, aim.ids, (0,) * len(aim.ids), Stream.START, x.device)
+    noise = Noise(
+        objective.defence.seed, objective.ids, (0,) * len(objective.ids), Stream.START, x.device
+    )
     away = noise.normal(4, tuple(x.shape[1:]))
-    return x + _NEARBY * aim.reach * away / _size(away).float()[:, None, None, None]
+    return x + _NEARBY * objective.reach * away / _size(away).float()[:, None, None, None]
 
 
 def _useless(found: dict[str, float], constant: bool) -> list[Finding]:

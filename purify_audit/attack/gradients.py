@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from purify_audit.noise import Noise
-from purify_audit.purifier import Chained, Purifier, Step
+from purify_audit.core.noise import Noise
+from purify_audit.models.protocols import Chained, Purifier, Step
 
 Head = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Purified images [n, c, h, w] to (losses [n], logits [n, classes])."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from purify_audit.attack.activation_memory import ActivationMemory
 from purify_audit.attack.gradients import Gradient, GradientKind, bpda, secant, steps_of
-from purify_audit.attack.kept_graphs import KeptGraphs
 from purify_audit.attack.losses import Loss, loss_rows, margins
-from purify_audit.noise import Noise, Stream
-from purify_audit.purifier import Classifier, Purifier
-from purify_audit.runtime import memory_advice
+from purify_audit.core.noise import Noise, Stream
+from purify_audit.models.protocols import Classifier, Purifier
+from purify_audit.models.runner import Tick, ignore_ticks, memory_advice
 
 Draws = tuple[int, ...]
 
@@ -27,7 +27,7 @@ class Defence:
         seed: the key of all randomness.
         microbatch: rows (image, draw) of every call; the last is padded.
         tick: called with the network evaluations of every micro-batch; may raise `Stopped`.
-        graphs: takes exact gradients in the memory that there is; their bits do not depend on it.
+        activations: takes exact gradients in the memory that there is; their bits do not depend on it.
     """
 
     purifier: Purifier
@@ -35,8 +35,10 @@ class Defence:
     device: torch.device
     seed: int
     microbatch: int
-    tick: Callable[[int], None] = lambda evaluations: None
-    graphs: KeptGraphs = field(default_factory=KeptGraphs, repr=False, compare=False)
+    tick: Tick = ignore_ticks
+    activations: ActivationMemory = field(
+        default_factory=ActivationMemory, repr=False, compare=False
+    )
 
     def logits(self, x: Tensor, ids: tuple[int, ...], draws: Draws) -> Tensor:
         """Logits [n, k, classes] of images x [n, c, h, w] under k draws each."""
@@ -90,7 +92,7 @@ class Defence:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Evaluation:
     """What an attack learns of images at one step.
 
     Attributes:
@@ -139,14 +141,14 @@ class Objective:
             self.gradient, whole + 3 * short
         )
 
-    def look(self, x: Tensor, step: int) -> View:
+    def evaluate(self, x: Tensor, step: int) -> Evaluation:
         """Losses and margins of images x [n, c, h, w] under the draws of a step."""
         draws = self.draws(step)
         logits = self.defence.logits(x, self.ids, draws).flatten(0, 1)
         labels = self.labels.repeat_interleave(len(draws))
         return self._view(loss_rows(logits, labels, self.loss), logits, labels, None)
 
-    def climb(self, x: Tensor, step: int) -> View:
+    def loss_and_grad(self, x: Tensor, step: int) -> Evaluation:
         """The same with the gradient."""
         draws, images = self.draws(step), (x, self.ids, self.labels)
         losses, logits, gradient = self.defence.rows(
@@ -162,16 +164,18 @@ class Objective:
 
     def _view(
         self, losses: Tensor, logits: Tensor, labels: Tensor, gradient: Tensor | None
-    ) -> View:
+    ) -> Evaluation:
         n = len(self.ids)
-        return View(losses.reshape(n, -1).mean(1), margins(logits, labels).reshape(n, -1), gradient)
+        return Evaluation(
+            losses.reshape(n, -1).mean(1), margins(logits, labels).reshape(n, -1), gradient
+        )
 
     def _gradient(self, x: Tensor, noise: Noise, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         def head(y: Tensor) -> tuple[Tensor, Tensor]:
             logits = self.defence.classifier(y)
             return loss_rows(logits, labels, self.loss), logits
 
-        purifier, graphs = self.defence.purifier, self.defence.graphs
+        purifier, graphs = self.defence.purifier, self.defence.activations
         found: Gradient
         match self.gradient:
             case "exact":

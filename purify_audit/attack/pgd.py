@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.objective import View
+from purify_audit.attack.objective import Evaluation
 
 
-class Climbed(Protocol):
+class LossOracle(Protocol):
     """What an optimiser knows of an objective (see `objective.Objective`)."""
 
-    def look(self, x: Tensor, step: int) -> View:
+    def evaluate(self, x: Tensor, step: int) -> Evaluation:
         """Losses and margins."""
         ...
 
-    def climb(self, x: Tensor, step: int) -> View:
+    def loss_and_grad(self, x: Tensor, step: int) -> Evaluation:
         """Losses, margins and gradient."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Attacked:
+class AttackOutput:
     """What an attack ends with.
 
     Attributes:
@@ -52,7 +52,7 @@ class Best:
         self.fooled: list[float] = []
         self.losses: list[float] = []
 
-    def see(self, x: Tensor, view: View) -> None:
+    def see(self, x: Tensor, view: Evaluation) -> None:
         """Keep what is better, and remember how far it went."""
         self.keep(x, view.margins)
         self.last = x
@@ -83,12 +83,16 @@ class Best:
         """Share of (image, draw) that the best images fool."""
         return float((self.chosen() <= 0).double().mean())
 
-    def result(self) -> Attacked:
+    def result(self) -> AttackOutput:
         """What was found."""
-        return Attacked(self.x, self.chosen(), self.last, tuple(self.fooled), tuple(self.losses))
+        return AttackOutput(
+            self.x, self.chosen(), self.last, tuple(self.fooled), tuple(self.losses)
+        )
 
 
-def pgd(objective: Climbed, ball: Ball, start: Tensor, steps: int, step_size: float) -> Attacked:
+def pgd(
+    objective: LossOracle, ball: Ball, start: Tensor, steps: int, step_size: float
+) -> AttackOutput:
     """Ascend from `start`; the step size falls from `step_size` to 0 along half a cosine.
 
     Args:
@@ -103,10 +107,10 @@ def pgd(objective: Climbed, ball: Ball, start: Tensor, steps: int, step_size: fl
     """
     x, best = start, Best(start)
     for step in range(steps):
-        view = objective.climb(x, step)
+        view = objective.loss_and_grad(x, step)
         best.see(x, view)
         assert view.gradient is not None, "climb gives a gradient"
         size = step_size * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        x = ball.project(x + size * ball.uphill(view.gradient))
-    best.see(x, objective.look(x, steps))
+        x = ball.project(x + size * ball.steepest_ascent(view.gradient))
+    best.see(x, objective.evaluate(x, steps))
     return best.result()

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.pgd import Attacked, Best, Climbed
-from purify_audit.noise import Noise, Stream
+from purify_audit.attack.pgd import AttackOutput, Best, LossOracle
+from purify_audit.core.noise import Noise, Stream
 
 _P_INIT = 0.8  # share of the pixels in the first window
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, for every p_init
@@ -29,13 +29,13 @@ _ROWS, _COLUMNS, _SIGNS, _TURNS = range(4)
 
 
 def square(
-    objective: Climbed,
+    objective: LossOracle,
     ball: Ball,
     seed: int,
     ids: tuple[int, ...],
     queries: int,
     restart: int = 0,
-) -> Attacked:
+) -> AttackOutput:
     """Search from stripes (l-inf) or bumps (l2); keep a proposal where `Best` finds it better.
 
     The paper's search ends with the first success; this one spends all queries on every image.
@@ -60,7 +60,7 @@ def square(
             side = _side(ball, query, queries)
             propose = _recolour if ball.norm == "linf" else _move
             x = propose(best.x, ball, noise, query, side)
-        best.see(x, objective.look(x, query))
+        best.see(x, objective.evaluate(x, query))
     return replace(best.result(), last=best.x)
 
 

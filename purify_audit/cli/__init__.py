@@ -9,22 +9,22 @@ import typer
 from rich.console import Console
 
 from purify_audit import __version__
-from purify_audit.cli import (  # noqa: F401  each joins the application
+from purify_audit.cli import (  # noqa: F401 - importing a command registers it
     baseline,
     compare,
     compress,
     convert,
-    fresh,
     gate,
-    look,
+    inspect,
     report,
     resume,
     run,
+    stale,
     sweep,
     verify,
 )
 from purify_audit.cli.app import EXIT_BROKEN, app
-from purify_audit.errors import PurifyAuditError
+from purify_audit.core.errors import PurifyAuditError
 
 __all__ = ["app", "main"]
 

@@ -11,11 +11,11 @@ from purify_audit.cli.app import app
 from purify_audit.cli.output import must_be_writable
 
 if TYPE_CHECKING:
-    from purify_audit.estimates import Estimate
     from purify_audit.gate.baseline import Baseline, Comparison
+    from purify_audit.statistics.estimates import Estimate
 
 group = typer.Typer(
-    help="Keep a report as a baseline, look at it, and compare a later report with it.",
+    help="Save a report as a baseline, show it, or compare a later report with it.",
     no_args_is_help=True,
 )
 app.add_typer(group, name="baseline")
@@ -33,7 +33,7 @@ def save(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a report and its values image by image to one file."""
-    from purify_audit.errors import PlanError
+    from purify_audit.core.errors import PlanError
     from purify_audit.gate.baseline import open_baseline, save_baseline, values_of
     from purify_audit.report.schema import read_report
 
@@ -52,7 +52,7 @@ def save(
 def show(baseline: BaselinePath) -> None:
     """Print what a baseline holds."""
     from purify_audit.gate.baseline import open_baseline
-    from purify_audit.report.console import show as show_report
+    from purify_audit.render.terminal.report import show as show_report
 
     found = open_baseline(baseline)
     print(told(found))
@@ -66,7 +66,7 @@ def diff(
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
 ) -> None:
     """Print the change of every estimate, paired by image under the same draws."""
-    from purify_audit.errors import PlanError, ReportError
+    from purify_audit.core.errors import PlanError, ReportError
     from purify_audit.gate.baseline import compare, open_baseline, values_of
     from purify_audit.report.schema import read_report
 
@@ -92,7 +92,7 @@ def diff(
 
 def _row(comparison: "Comparison", e: "Estimate", level: float) -> tuple[str, ...]:
     from purify_audit.gate.wording import named, number
-    from purify_audit.levels import looks_behind
+    from purify_audit.statistics.confidence import looks_behind
 
     found = comparison(e, level, looks_behind(e.metric, comparison.new.report.plan))
     change = found.change

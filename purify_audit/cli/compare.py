@@ -7,19 +7,19 @@ import typer
 from rich.console import Console
 
 from purify_audit.cli import options as o
-from purify_audit.cli.app import app
-from purify_audit.errors import PlanError
+from purify_audit.cli.app import command
+from purify_audit.core.errors import PlanError
 
 
-@app.command()
+@command()
 def compare(
-    reports: Annotated[list[Path], typer.Argument(help="Reports of `compress` or `verify`.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of resamples and permutations.")] = 0,
+    reports: Annotated[list[Path], typer.Argument(help="Reports of `compress` or `attack`.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of resamples and permutations.")] = 0,
     level: o.Level = 0.95,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False,
 ) -> None:
     """Rank purifiers, and correlate what is cheap to measure with aligned robust accuracy."""
-    from purify_audit.report.compared import show_comparison
+    from purify_audit.render.terminal.comparison import show_comparison
     from purify_audit.report.comparison import compare as compare_reports
     from purify_audit.report.schema import read_report
 

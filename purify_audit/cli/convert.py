@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from purify_audit.cli import options as o
-from purify_audit.cli.app import app
+from purify_audit.cli.app import command
 from purify_audit.cli.output import must_be_writable
+from purify_audit.spec import from_text
 
 if TYPE_CHECKING:
-    from purify_audit.choices import Sampler
-    from purify_audit.reading import Recognised
+    from purify_audit.spec.load_options import Recognised
+    from purify_audit.spec.samplers import Sampler
 
 
-@app.command()
+@command()
 def convert(
     source: Annotated[str, typer.Argument(help="A file, a diffusers folder, or hub:OWNER/NAME.")],
     out: Annotated[Path, typer.Argument(help="The native checkpoint to write (.safetensors).")],
     preset: Annotated[
         str | None,
-        typer.Option("--preset", "--as", help="A published way of running it (docs/formats.md)."),
+        typer.Option("--preset", "--as", help="Published way of running it (docs/formats.md)."),
     ] = None,
     weights: o.Weights = None,
     assume: o.Assume = None,
@@ -30,23 +31,25 @@ def convert(
     ] = None,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Write somebody else's checkpoint as a native one; refuse what would need a guess."""
+    """Convert a published checkpoint to a native one; refuse what would need a guess."""
     assumed = list(assume or [])
     assumed += [] if t_star is None else [f"t_star={t_star}"]
     assumed += [] if sampler is None else [f"sampler={sampler}"]
-    answers = o.reading(preset=preset, weights=weights, assume=assumed, allow_pickle=allow_pickle)
+    answers = from_text.load_options(
+        preset=preset, weights=weights, assume=assumed, allow_pickle=allow_pickle
+    )
     must_be_writable(out)
 
-    from purify_audit.convert import convert as run
-    from purify_audit.reading import Reading
+    from purify_audit.models.convert import convert as run
+    from purify_audit.spec.load_options import LoadOptions
 
-    found, written = run(source, out, answers or Reading())
+    found, written = run(source, out, answers or LoadOptions())
     if found.recognised is not None:
         tell_recognised(found.recognised)
     print(f"{out}: {written.card.name}, {written.parameters:,} parameters")
 
 
-@app.command()
+@command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A purifier that `compress` can load.")],
     out: Annotated[Path, typer.Argument(help="The graph to write (.pt2).")],
@@ -58,23 +61,25 @@ def export(
     allow_pickle: o.AllowPickle = False,
 ) -> None:
     """Write a purifier as a `torch.export` graph whose noise is an input."""
-    answers = o.reading(preset=preset, weights=weights, assume=assume, allow_pickle=allow_pickle)
+    answers = from_text.load_options(
+        preset=preset, weights=weights, assume=assume, allow_pickle=allow_pickle
+    )
     must_be_writable(out)
 
-    from purify_audit.exporting import export_purifier
-    from purify_audit.loading import purifier_card
-    from purify_audit.opening import open_checkpoint
-    from purify_audit.subject import overridden
+    from purify_audit.audit.subject import overridden
+    from purify_audit.models.export import export_purifier
+    from purify_audit.models.load import purifier_card
+    from purify_audit.models.open import open_checkpoint
 
     found = open_checkpoint(checkpoint, None, answers)
-    chosen = o.sampler_setting(sampler).get("sampler")
+    chosen = from_text.sampler_setting(sampler).get("sampler")
     card = overridden(checkpoint, purifier_card(found), t_star, cast("Sampler | None", chosen))
     export_purifier(found, out, card)
     print(f"{out}: written")
 
 
 def tell_recognised(recognised: "Recognised") -> None:
-    """What a file was taken for, what was assumed, and where each assumption comes from."""
+    """Print the recognised format, and each assumption with its source."""
     print(f"recognised  {recognised.format}, {recognised.container}")
     if recognised.unpickled:
         print("unpickled   yes: code in the file may have run")

@@ -1,4 +1,4 @@
-"""`purify-audit gate`: a saved report judged by a policy. No torch."""
+"""`purify-audit gate`: judge a saved report by a policy. No torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from purify_audit.cli import judging as j
-from purify_audit.cli.app import app
+from purify_audit.cli.app import command
 
 
-@app.command()
+@command()
 def gate(
-    report: Annotated[Path, typer.Argument(help="A report of `compress`, `verify` or `run`.")],
+    report: Annotated[Path, typer.Argument(help="Report of `compress`, `attack` or `run`.")],
     policy: j.Policy = None,
     baseline: j.BaselineFile = None,
     html: j.Html = None,
@@ -29,15 +29,17 @@ def gate(
 ) -> None:
     """Judge a report by a policy: PASS, FAIL or INCONCLUSIVE, decided on intervals."""
     from purify_audit.gate.policy import read_policy
+    from purify_audit.gate.saved import judge_saved, policy_baseline
+    from purify_audit.report.saved import open_report
 
     when = j.checked_fail_on(fail_on)
     rules = read_policy(policy, Path())
-    saved = j.open_report(report)
-    judgement = j.judged(saved, rules, j.opened_baseline(rules, baseline), when)
+    saved = open_report(report)
+    judgement = judge_saved(saved, rules, policy_baseline(rules, baseline), when)
     if as_json:
         print(judgement.model_dump_json(indent=1))
     else:
-        from purify_audit.render.console import show_judgement
+        from purify_audit.render.terminal.judgement import show_judgement
 
         show_judgement(Console(), judgement)
     files = j.Files(html, markdown, junit, sarif, gitlab_metrics, gitlab_codequality, in_toto, when)

@@ -1,127 +1,300 @@
-"""What several commands take, and how its text is read."""
+"""Option groups that commands share."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from purify_audit.errors import InputError, PlanError
-from purify_audit.settings import parse_radius
+from purify_audit.core.errors import PlanError
+from purify_audit.spec import from_text
 
 if TYPE_CHECKING:
-    from purify_audit.plan import Probe
-    from purify_audit.reading import Reading
+    from purify_audit.spec.load_options import LoadOptions
 
-Data = Annotated[
-    str | None, typer.Option(help="Images: digits, or a file or folder. Default: bundled.")
-]
-Ids = Annotated[
-    str | None, typer.Option(help="Only images with ids FIRST:LAST (LAST not included).")
-]
-Norm = Annotated[str | None, typer.Option(help="Ball: linf (default) or l2.")]
-Eps = Annotated[
-    str | None,
-    typer.Option(
-        help="Radii, pixel units in [0, 1]. Default: 8/255 (linf) or 0.5 (l2); for the bundled"
-        " digits 0.15 or 1."
-    ),
-]
-TStar = Annotated[int | None, typer.Option("--t-star", min=1, help="Override the card's t*.")]
-Sampler = Annotated[
-    str | None,
-    typer.Option(help="Override the card's sampler: NAME[:key=value,…], e.g. ddim:steps=10."),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        help="Of the network: float32 (default), tf32 (CUDA), bfloat16 or float16. A finding tells"
-        " where what it rounds is near a rate.",
-    ),
-]
-Compile = Annotated[
-    bool | None,
-    typer.Option(
-        "--compile/--no-compile",
-        help="Compile the network (torch.compile), anew for each size of batch.",
-    ),
-]
-ChannelsLast = Annotated[
-    bool | None,
-    typer.Option(
-        "--channels-last/--channels-first",
-        help="Order of the network's numbers in memory.",
-    ),
-]
-Seed = Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Default: 0.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell the cost and the time, and stop.")]
-MeasureAnyway = Annotated[
-    bool, typer.Option("--measure-anyway", help="Go on after errors in preflight.")
-]
-Out = Annotated[Path, typer.Option(help="The report; raw rows go beside it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report, no table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-
-
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--as", help="A published way of running weights, e.g. diffpure-cifar10 (docs/formats.md)."
-    ),
-]
-Weights = Annotated[
-    str | None, typer.Option(help="ema or raw, where a file holds both sets of weights.")
-]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Unpickle what may run code. Recorded.")
-]
-Assume = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="FIELD=VALUE", help="What a file does not say, e.g. t_star=100; repeatable."
-    ),
-]
-Argument = Annotated[
-    list[str] | None,
-    typer.Option("--arg", metavar="KEY=VALUE", help="For the factory; repeatable."),
-]
 Code = Annotated[
     str | None,
     typer.Option(
         "--purifier", help="Code: package.module:factory, or an installed purifier's name."
     ),
 ]
-ClassifierPreset = Annotated[
-    str | None, typer.Option("--classifier-as", help="The same as --as, for the classifier.")
-]
-ClassifierArgument = Annotated[
+Argument = Annotated[
     list[str] | None,
-    typer.Option("--classifier-arg", metavar="KEY=VALUE", help="For the classifier's factory."),
+    typer.Option("--arg", metavar="KEY=VALUE", help="Argument of the factory; repeatable."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="Published way of running the weights, e.g. diffpure-cifar10 (docs/formats.md).",
+    ),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="ema or raw, where a file holds both sets of weights.")
+]
+Assume = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=VALUE",
+        help="A setting that the file does not hold, e.g. t_star=100; repeatable.",
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Allow pickles, which can execute code (noted in the report)."
+    ),
+]
+TStar = Annotated[
+    int | None,
+    typer.Option(
+        "--t-star", min=1, help="Diffusion time of the forward noise. Default: the card's."
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(help="Sampler, NAME[:key=value,…], e.g. ddim:steps=10. Default: the card's."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option("--max-seconds", min=0, help="Stop early and report what was measured."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, no tables.")]
+Out = Annotated[
+    Path,
+    typer.Option(help="Report file; raw rows are written beside it.", rich_help_panel="Output"),
 ]
 
 
-def reading(**answers: Any) -> "Reading | None":
-    """How to read what is not ours: `preset`, `weights`, `allow_pickle`, `assume`, `arguments`.
+@dataclass(frozen=True, slots=True)
+class PurifierOptions:
+    """Purifier."""
 
-    Returns:
-        None where nothing was answered.
+    purifier: Code = None
+    arguments: Argument = None
+    published: Preset = None
+    weights: Weights = None
+    assume: Assume = None
+    allow_pickle: AllowPickle = False
+    t_star: TStar = None
+    sampler: Sampler = None
 
-    Raises:
-        PlanError: an answer is not of the form KEY=VALUE, is given twice, or is none that there is.
-    """
-    from pydantic import ValidationError
+    def named(self, checkpoint: str | None) -> str:
+        """The one checkpoint or code that is named.
 
-    from purify_audit.reading import Reading
-    from purify_audit.record import first_fault
+        Raises:
+            PlanError: none or both are.
+        """
+        return one_purifier(checkpoint, self.purifier)
 
-    for name, option in (("assume", "--assume"), ("arguments", "--arg")):
-        answers[name] = _pairs(option, answers.get(name) or [])
-    answers = {name: value for name, value in answers.items() if value}
-    try:
-        return Reading.model_validate(answers) if answers else None
-    except ValidationError as error:
-        raise PlanError(first_fault(error)) from None
+    def load_options(self) -> "LoadOptions | None":
+        """How to read the checkpoint, if anything was said."""
+        return from_text.load_options(
+            preset=self.published,
+            weights=self.weights,
+            assume=self.assume,
+            arguments=self.arguments,
+            allow_pickle=self.allow_pickle,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierOptions:
+    """Classifier."""
+
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="Classifier checkpoint, or code. Default: with an attack, the shipped one if it"
+            " fits."
+        ),
+    ] = None
+    classifier_preset: Annotated[
+        str | None, typer.Option("--classifier-as", help="The same as --as, for the classifier.")
+    ] = None
+    classifier_arguments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classifier-arg", metavar="KEY=VALUE", help="Argument of the classifier's factory."
+        ),
+    ] = None
+
+    def load_options(self, *, allow_pickle: bool) -> "LoadOptions | None":
+        """How to read the classifier, if anything was said."""
+        return from_text.load_options(
+            preset=self.classifier_preset,
+            arguments=self.classifier_arguments,
+            allow_pickle=allow_pickle,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """Images."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, or a file or folder (docs/data.md). Default: bundled images."),
+    ] = None
+    ids: Annotated[
+        str | None, typer.Option(help="Only images with ids FIRST:LAST (LAST excluded).")
+    ] = None
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Number of images. Default: 64, or the preset's.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatOptions:
+    """Threat model."""
+
+    norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="Radii for pixels in [0, 1], e.g. 4/255,8/255. Default: 8/255 (linf) or 0.5 (l2);"
+            " for the bundled digits 0.15 or 1."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttackOptions:
+    """Attack."""
+
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="smoke (PGD-10, 1 draw, 64 images; default), standard (PGD-100, 4 draws, 2"
+            " restarts, 128 images) or paper (PGD-200, 20 draws, 512 images)."
+        ),
+    ] = None
+    optimiser: Annotated[
+        str | None, typer.Option(help="pgd (default), apgd, or square (gradient-free).")
+    ] = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps of each restart.")] = None
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws of the purifier's randomness (EOT).")
+    ] = None
+    restarts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Restarts: the first at the image, others at random points."),
+    ] = None
+    loss: Annotated[str | None, typer.Option(help="margin (default), ce or dlr.")] = None
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="exact (default), or an approximation: bpda (identity), surrogate (a shorter"
+            " chain), none (finite differences, forward passes only)."
+        ),
+    ] = None
+    early_stop: Annotated[
+        bool | None,
+        typer.Option(
+            "--early-stop/--no-early-stop",
+            help="Stop attacking an image once every aligned draw misclassifies it.",
+        ),
+    ] = None
+    leave: Annotated[bool | None, typer.Option("--leave/--no-leave", hidden=True)] = None
+    held_out: Annotated[
+        int | None,
+        typer.Option("--held-out", min=1, help="Held-out draws, used for scoring only."),
+    ] = None
+    attack_microbatch: Annotated[
+        int | None,
+        typer.Option(
+            "--microbatch",
+            min=1,
+            help="Rows computed at a time. Default: by the size of the images, at most images x"
+            " draws.",
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, by their names in project files."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["microbatch"] = values.pop("attack_microbatch")
+        old = values.pop("leave")
+        values["early_stop"] = old if values["early_stop"] is None else values["early_stop"]
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Engine."""
+
+    device: Device = "auto"
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Precision of the network: float32 (default), tf32 (CUDA), bfloat16 or float16. A"
+            " finding reports rounding that is not small beside a rate."
+        ),
+    ] = None
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the network (torch.compile), once for each batch size.",
+        ),
+    ] = None
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--channels-first", help="Memory layout of the network's tensors."
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**64 - 1, help="Key of all randomness. Default: 0."),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Precision, compilation and memory layout, where they were given."""
+        names = ("precision", "compile", "channels_last")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Run."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print estimated cost and time, then exit.")
+    ] = False
+    max_seconds: MaxSeconds = None
+    measure_anyway: Annotated[
+        bool, typer.Option("--measure-anyway", help="Go on after errors in preflight.")
+    ] = False
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-dir",
+            help="Store finished work here, for resuming; several processes may share the folder"
+            " (docs/howto-cluster.md).",
+        ),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Compute only part I of N (I from 0) into --run-dir; `purify-audit merge` makes"
+            " the report.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """Output."""
+
+    as_json: AsJson = False
+    quiet: Quiet = False
 
 
 def one_purifier(named: str | None, code: str | None) -> str:
@@ -133,94 +306,3 @@ def one_purifier(named: str | None, code: str | None) -> str:
     if (named is None) == (code is None):
         raise PlanError("name one purifier: a checkpoint, or code with --purifier module:factory")
     return str(code if named is None else named)
-
-
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name.strip()):
-            raise PlanError(f"{option} '{text}' is not KEY=VALUE")
-        if name.strip() in pairs:
-            raise PlanError(f"{option} gives '{name.strip()}' twice")
-        pairs[name.strip()] = value.strip()
-    return pairs
-
-
-def radii(text: str | None) -> tuple[float, ...] | None:
-    """Radii such as `2/255,0.03`.
-
-    Raises:
-        PlanError: not a list of numbers.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(parse_radius(part) for part in text.split(","))
-    except PlanError:
-        raise PlanError(f"--eps '{text}' is not a list of numbers such as 2/255,0.03") from None
-
-
-def probes(texts: list[str] | None) -> tuple["Probe", ...] | None:
-    """Probes as written one by one.
-
-    Raises:
-        PlanError: no such probe, or a setting it does not have.
-    """
-    from purify_audit.plan import parse_probe
-    from purify_audit.settings import parse_settings
-
-    if not texts:
-        return None
-    found = []
-    for text in texts:
-        if text.startswith("file:"):
-            found.append(parse_probe("file", {"path": text.removeprefix("file:")}))
-        else:
-            found.append(parse_probe(*parse_settings(text)))
-    return tuple(found)
-
-
-def sampler_setting(text: str | None) -> dict[str, object]:
-    """The plan's sampler, if one is given.
-
-    Raises:
-        PlanError: no such sampler, or a setting it does not have.
-    """
-    from purify_audit.plan import parse_sampler
-    from purify_audit.settings import parse_settings
-
-    return {} if text is None else {"sampler": parse_sampler(*parse_settings(text))}
-
-
-def engine_setting(asked: dict[str, Any]) -> dict[str, object]:
-    """The plan's engine, if any of its settings is given."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    return {"engine": given} if given else {}
-
-
-def microbatch(text: str | None) -> int | None:
-    """The plan's, where it is a number; `measured` is none yet.
-
-    Raises:
-        PlanError: neither.
-    """
-    if text is None or text == "measured":
-        return None
-    if not text.isdecimal():
-        raise PlanError(f"--microbatch '{text}' is neither a number nor `measured`")
-    return int(text)
-
-
-def id_range(text: str | None) -> dict[str, int]:
-    """The plan's first and last id, if given.
-
-    Raises:
-        InputError: not FIRST:LAST.
-    """
-    if text is None:
-        return {}
-    first, colon, last = text.partition(":")
-    if not colon or not (first + last).isdecimal():
-        raise InputError(f"--ids '{text}' is not FIRST:LAST, such as 0:1000")
-    return {name: int(value) for name, value in (("first_id", first), ("last_id", last)) if value}

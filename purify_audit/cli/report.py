@@ -1,22 +1,26 @@
-"""`purify-audit report`: a saved report rendered again, without measuring anything. No torch."""
+"""`purify-audit report`: render a saved report; measures nothing. No torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from purify_audit.cli import judging as j
-from purify_audit.cli.app import app
-from purify_audit.errors import PlanError
+from purify_audit.cli.app import command
+from purify_audit.cli.output import write_text
+from purify_audit.core.errors import PlanError
+
+if TYPE_CHECKING:
+    from purify_audit.report.saved import SavedReport
 
 Where = Annotated[Path | None, typer.Option(help="Write it there; - is standard output.")]
 
 
-@app.command()
+@command()
 def report(
     source: Annotated[
-        Path | None, typer.Argument(help="A report of `compress`, `verify` or `run`.")
+        Path | None, typer.Argument(help="Report of `compress`, `attack` or `run`.")
     ] = None,
     level: Annotated[
         float | None, typer.Option(help="Intervals at this confidence level. Default: its own.")
@@ -53,21 +57,24 @@ def report(
     if json_schema is not None:
         from purify_audit.report.schema import json_schema as schema_of_reports
 
-        j.write_text(json_schema, schema_of_reports())
+        write_text(json_schema, schema_of_reports())
     if policy_schema is not None:
         from purify_audit.gate.policy import policy_schema as schema_of_policies
 
-        j.write_text(policy_schema, schema_of_policies())
+        write_text(policy_schema, schema_of_policies())
     if source is None:
         if json_schema is None and policy_schema is None:
             raise PlanError("name a report to render")
         return
-    saved, judgement = j.open_report(source, level), None
+    from purify_audit.report.saved import open_report
+
+    saved, judgement = open_report(source, level), None
     if policy is not None:
         from purify_audit.gate.policy import read_policy
+        from purify_audit.gate.saved import judge_saved, policy_baseline
 
         rules = read_policy(policy, Path())
-        judgement = j.judged(saved, rules, j.opened_baseline(rules, baseline))
+        judgement = judge_saved(saved, rules, policy_baseline(rules, baseline))
     files = j.Files(html=html, markdown=markdown, gitlab_metrics=gitlab_metrics)
     files.write(saved, judgement)
     _write_data(saved, csv, per_image)
@@ -75,29 +82,29 @@ def report(
     _write_metadata(saved, {name: path for name, path in wanted.items() if path is not None})
     written = (html, markdown, gitlab_metrics, csv, per_image, *wanted.values())
     if not any((*written, json_schema, policy_schema)):
-        from purify_audit.report.console import show
+        from purify_audit.render.terminal.report import show
 
         show(Console(), saved.report)
 
 
-def _write_data(saved: j.Saved, csv: Path | None, per_image: Path | None) -> None:
+def _write_data(saved: "SavedReport", csv: Path | None, per_image: Path | None) -> None:
     if csv is None and per_image is None:
         return
     from purify_audit.render.tables import csv_text, per_image_rows, save_per_image
 
     rows = per_image_rows(saved.report, saved.samples(), saved.attacks())
     if csv is not None:
-        j.write_text(csv, csv_text(rows))
+        write_text(csv, csv_text(rows))
     if per_image is not None:
         save_per_image(per_image, rows)
 
 
-def _write_metadata(saved: j.Saved, wanted: dict[str, Path]) -> None:
+def _write_metadata(saved: "SavedReport", wanted: dict[str, Path]) -> None:
     if not wanted:
         return
     from purify_audit.render.bom import ml_bom
-    from purify_audit.render.model_card import eval_results, model_index
+    from purify_audit.render.markdown.model_card import eval_results, model_index
 
     make = {"model_card": model_index, "eval_results": eval_results, "ml_bom": ml_bom}
     for name, path in wanted.items():
-        j.write_text(path, make[name](saved.report))
+        write_text(path, make[name](saved.report))

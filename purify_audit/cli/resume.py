@@ -1,131 +1,69 @@
-"""`purify-audit resume` and `purify-audit merge`: a run's kept work taken up again."""
+"""`purify-audit resume` and `purify-audit merge`: continue an interrupted or divided run."""
 
-from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from purify_audit.cli import options as o
-from purify_audit.cli.app import app
-from purify_audit.cli.keeping import Keeping
-from purify_audit.cli.measuring import Asked, carry_out, finish, planned
+from purify_audit.cli.app import command
+from purify_audit.cli.execute import Request, finish, now
 from purify_audit.cli.output import must_be_writable
-from purify_audit.cli.verify import CHECKED, checked
-from purify_audit.errors import AuditError, RunError
-from purify_audit.shard import Shard
 
 if TYPE_CHECKING:
-    from purify_audit.audit import Outcome
-    from purify_audit.subject import Subject
+    from purify_audit.audit.resume import StoredRun
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="The report. Default: X.json for a folder X.run, else report.json in it."),
+    typer.Option(
+        help="Report file. Default: X.json for a folder X.run, else report.json in it.",
+        rich_help_panel="Output",
+    ),
 ]
 
 
-@app.command()
+@command()
 def resume(
-    folder: Annotated[Path, typer.Argument(help="What --run-dir named.")],
+    output: o.OutputOptions,
+    folder: Annotated[Path, typer.Argument(help="The folder given as --run-dir.")],
     out: Out = None,
     allow_pickle: o.AllowPickle = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
-    """Go on with an interrupted run; its report is the one it would have made in one go."""
-    from purify_audit.store import read_run
+    """Continue an interrupted run; its report is the one of a run in one go."""
+    from purify_audit.audit.resume import open_stored_run
 
-    manifest = read_run(folder)
-    subject, basis = _subject(manifest, allow_pickle)
-    _report(folder, subject, basis, _asked(folder, out, basis, manifest), (as_json, quiet))
+    _finish(open_stored_run(folder, allow_pickle=allow_pickle), out, output)
 
 
-@app.command()
+@command()
 def merge(
+    output: o.OutputOptions,
     folders: Annotated[list[Path], typer.Argument(help="Folders of all parts of one run.")],
     out: Out = None,
     allow_pickle: o.AllowPickle = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Make the report of a run whose parts were computed by --shard; refuse if one is missing."""
-    from purify_audit.sharing import missing
-    from purify_audit.store import open_run, read_run
-    from purify_audit.work import PHASES
+    from purify_audit.audit.resume import merge_parts, open_stored_run
 
-    first, manifest = folders[0], read_run(folders[0])
-    for other in folders[1:]:
-        theirs = read_run(other)
-        different = [key for key in manifest | theirs if manifest.get(key) != theirs.get(key)]
-        if different:
-            raise RunError(f"{other}: is another run than {first}: {different[0]} differs")
-    subject, basis = _subject(manifest, allow_pickle)
-    with open_run(first, manifest, "merge") as store:
-        for number, other in enumerate(folders[1:]):
-            with open_run(other, manifest, f"merge-{number}") as theirs_store:
-                for phase in PHASES:
-                    for place in sorted(theirs_store.done(phase) - store.done(phase)):
-                        unit = theirs_store.get(phase, place)
-                        store.put(phase, place, unit.arrays, unit.facts)
-        left = missing(subject, store, (basis is None, bool(manifest["measure_anyway"])))
-    if left:
-        told = "; ".join(f"{phase} {', '.join(map(str, p))}" for phase, p in left.items())
-        raise AuditError(
-            f"units are missing: {told}; compute their parts, or all of them with"
-            f" `purify-audit resume {first}`"
-        )
-    _report(first, subject, basis, _asked(first, out, basis, manifest), (as_json, quiet))
+    run = open_stored_run(folders[0], allow_pickle=allow_pickle)
+    merge_parts(folders, run)
+    _finish(run, out, output)
 
 
-def _subject(
-    manifest: dict[str, Any], allow_pickle: bool
-) -> "tuple[Subject, tuple[Path, Outcome] | None]":
-    """What a run is of, loaded again.
+def _finish(run: "StoredRun", out: Path | None, output: o.OutputOptions) -> None:
+    from purify_audit.audit.cost import planned_evaluations
+    from purify_audit.audit.resume import resume_run
+    from purify_audit.audit.run import RunFolder
+    from purify_audit.cli.progress import Reporter
 
-    Raises:
-        InputError: something of it is no longer there, or is not what it was.
-    """
-    from purify_audit.loading import choose_device
-    from purify_audit.plan import AuditPlan
-    from purify_audit.replay import check_trust, stored_subject
-    from purify_audit.report.schema import read_report
-    from purify_audit.subject import load_subject
-
-    plan = AuditPlan.model_validate(manifest["plan"])
-    check_trust(plan, allow_pickle)
-    where = choose_device(str(manifest["environment"]["device"]))
-    if manifest["basis"] is None:
-        return load_subject(plan, where), None
-    path = Path(manifest["basis"])
-    saved = read_report(path)
-    subject = stored_subject(saved, path.parent, where, plan)
-    few = subject.images.select(list(range(min(int(manifest["count"]), len(subject.images)))))
-    return replace(subject, images=few), (path, checked(saved, path, where, CHECKED))
-
-
-def _asked(
-    folder: Path, out: Path | None, basis: "tuple[Path, Outcome] | None", manifest: dict[str, Any]
-) -> Asked:
-    named = folder.with_suffix(".json") if folder.suffix == ".run" else folder / "report.json"
-    where = named if out is None else out
-    must_be_writable(where)
-    return Asked(Keeping(folder, Shard(), False), where, basis, bool(manifest["measure_anyway"]))
-
-
-def _report(
-    folder: Path,
-    subject: "Subject",
-    basis: "tuple[Path, Outcome] | None",
-    asked: Asked,
-    how: tuple[bool, bool],
-) -> None:
-    from purify_audit.progress import Reporter
-
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    as_json, quiet = how
-    total = planned(subject, None if basis is None else basis[1])
-    reporter = Reporter(Console(stderr=True), total, quiet)
-    finish(carry_out(subject, reporter, asked), reporter, asked, started, as_json)
+    folder = run.folder
+    default = folder.with_suffix(".json") if folder.suffix == ".run" else folder / "report.json"
+    path = default if out is None else out
+    must_be_writable(path)
+    started = now()
+    total = planned_evaluations(run.subject, compression=run.basis is None)
+    reporter = Reporter(Console(stderr=True), total, output.quiet)
+    with reporter.running():
+        result = resume_run(run, reporter.progress)
+    finish(result, reporter, Request(path, RunFolder(folder), o.RunOptions(), output), started)

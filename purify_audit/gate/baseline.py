@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from purify_audit.attack_samples import AttackSamples
-from purify_audit.attack_statistics import attack_values
-from purify_audit.errors import ReportError
-from purify_audit.estimates import Estimate, Pairing
+from purify_audit.core.errors import ReportError
 from purify_audit.gate.paired import Column, pair
-from purify_audit.metrics import about
-from purify_audit.plan import AuditPlan
 from purify_audit.report.rows import stored_attacks, stored_samples
 from purify_audit.report.schema import Report, parse_report, read_report
-from purify_audit.samples import CompressionSamples
-from purify_audit.statistics import per_image
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.statistics.attack import attack_values
+from purify_audit.statistics.attack_rows import AttackSamples
+from purify_audit.statistics.compression import per_image
+from purify_audit.statistics.compression_rows import CompressionSamples
+from purify_audit.statistics.estimates import Estimate, Pairing
+from purify_audit.statistics.metrics import about
 
 Key = tuple[str, str | None, str | None, float | None]
 """Metric, norm, probe, radius."""
@@ -182,8 +182,8 @@ def _incomparable(new: Report, old: Report) -> Iterator[str]:
         yield "fewer than two images in common"
     elif changed := [i for i, digest in shared if theirs[i] != digest]:
         yield f"images differ under the same id, e.g. {changed[0]}"
-    brought = [{"perturbed images": r.data.brought_digest} for r in (new, old)]
-    yield from _differing(*brought)
+    user_images = [{"perturbed images": r.data.user_images_digest} for r in (new, old)]
+    yield from _differing(*user_images)
     yield from _differing(*(_numerics(r.environment) for r in (new, old)))
     yield from _differing(*(_dumped(r.plan, _SAME_PLAN) for r in (new, old)))
 

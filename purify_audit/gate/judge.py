@@ -5,15 +5,15 @@ from datetime import date
 from operator import attrgetter
 
 from purify_audit import __version__
-from purify_audit.estimates import Estimate, Pairing
-from purify_audit.findings import Finding
+from purify_audit.core.findings import Finding
 from purify_audit.gate.decide import decide, images_that_decide, images_that_decide_share
 from purify_audit.gate.judgement import Decision, Judgement, RuleResult
 from purify_audit.gate.policy import Policy, PolicyFile, Rule, Waiver
 from purify_audit.gate.wording import named, number, requirement
-from purify_audit.levels import at_level, looks_behind
-from purify_audit.metrics import about
 from purify_audit.report.schema import Report
+from purify_audit.statistics.confidence import at_level, looks_behind
+from purify_audit.statistics.estimates import Estimate, Pairing
+from purify_audit.statistics.metrics import about
 
 Difference = Callable[[Estimate, float, int], Pairing]
 """The change of an estimate against a baseline, paired by image, at a confidence level that so

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from purify_audit.choices import Norm
-from purify_audit.record import Record
+from purify_audit.core.records import Record
+from purify_audit.spec.norms import Norm
 
 Decision = Literal["pass", "fail", "inconclusive"]
 Severity = Literal["error", "warning"]

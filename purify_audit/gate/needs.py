@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from purify_audit.errors import PlanError
+from purify_audit.core.errors import PlanError
 from purify_audit.gate.policy import Policy, Rule
 from purify_audit.gate.wording import named
-from purify_audit.metrics import Stage, about
-from purify_audit.plan import ISOTROPIC_PROBES, AuditPlan
-from purify_audit.statistics import probe_names
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.probes import ISOTROPIC_PROBES
+from purify_audit.statistics.compression import probe_names
+from purify_audit.statistics.metrics import Stage, about
 
 _DEFAULT_PROBES = {"linf": ("sign", "lowfreq", "power"), "l2": ("sphere", "lowfreq", "power")}
 _SAME_RADIUS = 1e-9

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from purify_audit.attack_statistics import paired_interval
-from purify_audit.errors import ReportError
-from purify_audit.estimates import Estimate, Pairing
-from purify_audit.metrics import about
-from purify_audit.statistics import mean_interval
+from purify_audit.core.errors import ReportError
+from purify_audit.statistics.attack import paired_interval
+from purify_audit.statistics.compression import mean_interval
+from purify_audit.statistics.estimates import Estimate, Pairing
+from purify_audit.statistics.metrics import about
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,20 +13,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from purify_audit.choices import Norm
-from purify_audit.errors import PlanError
-from purify_audit.findings import CODES
+from purify_audit.core.errors import PlanError
+from purify_audit.core.findings import CODES
+from purify_audit.core.records import Record, printable
 from purify_audit.gate.judgement import Severity
-from purify_audit.metrics import MetricName, about
-from purify_audit.record import Record, printable
-from purify_audit.settings import (
-    ProjectFile,
-    find_project,
-    meant_instead,
-    open_project,
-    parse_radius,
-    project_settings,
-)
+from purify_audit.spec.norms import Norm
+from purify_audit.spec.notation import meant_instead, parse_radius
+from purify_audit.spec.project_file import ProjectFile, find_project, open_project, project_settings
+from purify_audit.statistics.metrics import MetricName, about
 
 REGRESSIONS = ("max_increase", "max_decrease")
 BOUNDS = ("min", "max", *REGRESSIONS)

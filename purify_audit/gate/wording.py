@@ -1,8 +1,8 @@
 """How a rule and its numbers are told."""
 
-from purify_audit.estimates import Estimate, Quantiles
 from purify_audit.gate.policy import Rule
-from purify_audit.settings import radius_text
+from purify_audit.spec.notation import radius_text
+from purify_audit.statistics.estimates import Estimate, Quantiles
 
 
 def named(of: Estimate | Quantiles | Rule) -> str:

@@ -6,12 +6,12 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from purify_audit.card import ClassifierCard
-from purify_audit.estimates import Estimate
 from purify_audit.render.untested import untested
 from purify_audit.render.wording import body_sha256
 from purify_audit.report.schema import ModelInfo, Report
-from purify_audit.settings import radius_text
+from purify_audit.spec.card import ClassifierCard
+from purify_audit.spec.notation import radius_text
+from purify_audit.statistics.estimates import Estimate
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from purify_audit.attack_samples import AttackSamples
-from purify_audit.attack_statistics import attack_values
 from purify_audit.report.schema import Report
-from purify_audit.samples import CompressionSamples
-from purify_audit.statistics import PerImage, per_image
+from purify_audit.statistics.attack import attack_values
+from purify_audit.statistics.attack_rows import AttackSamples
+from purify_audit.statistics.compression import PerImage, per_image
+from purify_audit.statistics.compression_rows import CompressionSamples
 
 Row = dict[str, int | float | str | None]
 """Columns of an image; none where nothing was measured, infinity where an image never fell."""
@@ -26,7 +26,7 @@ def per_image_rows(
 
     Columns: `image`, `label`; each metric as `metric/norm/probe/eps`, its parts left out where it
     has none, whose mean over images is the estimate (of `rms_gain`: whose root mean square is);
-    and what the attack found: `margin` and `falls_at`, as `ImageVerdict` defines them.
+    and what the attack found: `margin` and `fooling_radius`, as `ImageVerdict` defines them.
 
     Args:
         report: what was measured.
@@ -44,8 +44,8 @@ def per_image_rows(
         for v in report.attack.images:
             labels[v.image] = v.label
             columns.setdefault("margin", {})[v.image] = v.margin
-            falls = math.inf if v.falls_at is None else v.falls_at
-            columns.setdefault("falls_at", {})[v.image] = falls
+            falls = math.inf if v.fooling_radius is None else v.fooling_radius
+            columns.setdefault("fooling_radius", {})[v.image] = falls
     rows: list[Row] = [{"image": i, "label": labels.get(i)} for i in report.data.ids]
     for row, i in zip(rows, report.data.ids, strict=True):
         row |= {name: values.get(i) for name, values in columns.items()}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from purify_audit.render.wording import visible
 from purify_audit.report.schema import Report
-from purify_audit.settings import radius_text
+from purify_audit.spec.notation import radius_text
 
 LAST = "No measurement proves robustness: a stronger attack than those tried may exist."
 
@@ -32,7 +32,7 @@ def _attacked(report: Report) -> Iterator[str]:
         return
     if how.predict_only:
         yield (
-            "Robust accuracy was foretold by a short attack through one step of the purifier, and"
+            "Robust accuracy was predicted_scores by a short attack through one step of the purifier, and"
             " not measured by an attack on all of it."
         )
         return

@@ -1,10 +1,10 @@
 """What every format says alike: texts made safe, rules that count, names of estimates."""
 
-from purify_audit.estimates import Estimate
+from purify_audit.core.records import printable
 from purify_audit.gate.judgement import WORDS, FailOn, RuleResult
-from purify_audit.record import printable
 from purify_audit.report.schema import Report
-from purify_audit.settings import radius_text
+from purify_audit.spec.notation import radius_text
+from purify_audit.statistics.estimates import Estimate
 
 KEY_METRICS = (
     "aligned_robust_accuracy",

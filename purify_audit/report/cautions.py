@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from purify_audit.correlation import FEWEST
-from purify_audit.estimates import Correlation, Estimate
 from purify_audit.report.ranking import Association, Pair, Row, ball
 from purify_audit.report.schema import Report
+from purify_audit.statistics.correlation import FEWEST
+from purify_audit.statistics.estimates import Correlation, Estimate
 
 _NAMED = 3  # names in a sentence before "and 4 more"
 
@@ -75,7 +75,7 @@ def _probe(row: Row, report: Report, name: str) -> str | None:
     if rate is None:
         return None
     if name == "file":
-        return f"perturbed images of digest {str(report.data.brought_digest)[:8]}"
+        return f"perturbed images of digest {str(report.data.user_images_digest)[:8]}"
     settings = next(p for p in report.plan.probes if p.kind == name).model_dump(exclude={"kind"})
     parts = (f"{key} {value}" for key, value in settings.items() if value is not None)
     return ", ".join((ball(rate, row.norm), *parts))

@@ -1,8 +1,8 @@
 """The papers of the methods that an audit really used."""
 
-from purify_audit.card import DiffusionCard, PurifierCard, TransformCard
-from purify_audit.plan import AuditPlan
 from purify_audit.report.schema import Citation
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.card import DiffusionCard, PurifierCard, TransformCard
 
 _ALWAYS = {
     "compression rate, aligned randomness": (

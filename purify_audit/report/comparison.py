@@ -2,16 +2,16 @@
 
 No torch, no measuring. Purifiers are ranked by aligned robust accuracy. For every cheap number of a
 report (compression rates, anchor accuracy, predicted robust accuracy) the comparison asks whether
-it orders the purifiers as the attack does (`purify_audit.correlation`).
+it orders the purifiers as the attack does (`purify_audit.statistics.correlation`).
 """
 
 from collections.abc import Iterator, Sequence
 
-from purify_audit.correlation import FEWEST, correlations
-from purify_audit.record import Record
+from purify_audit.core.records import Record
 from purify_audit.report.cautions import cautions
 from purify_audit.report.ranking import Association, Quantity, Row, ranked_pairs
 from purify_audit.report.schema import Report
+from purify_audit.statistics.correlation import FEWEST, correlations
 
 
 class Comparison(Record):

@@ -1,13 +1,8 @@
 """A sweep's points, and how a person reads them in a terminal. No torch."""
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-
-from purify_audit.estimates import Estimate
-from purify_audit.record import Record
-from purify_audit.report.format import TABLE, accuracy, interval
+from purify_audit.core.records import Record
 from purify_audit.report.schema import Report
+from purify_audit.statistics.estimates import Estimate
 
 _WIDE = 110  # columns; narrower consoles get intervals on a line of their own
 
@@ -59,22 +54,3 @@ def curve_point(point: Setting, name: str, report: Report) -> Curve:
         usual=at.get(("mean_robust_accuracy", "fresh")),
         findings=tuple(f.code for f in report.findings if f.severity != "info"),
     )
-
-
-def show_curve(console: Console, curve: list[Curve]) -> None:
-    """Print one line for each point."""
-    gap = " " if console.width >= _WIDE else "\n"
-    table = Table(title="Compression rate (l2), anchors and robust accuracy", **TABLE)
-    table.add_column("setting", overflow="fold")
-    probes = [p for p in dict.fromkeys(p for point in curve for p in point.rates) if ":" not in p]
-    attacked = any(point.robust for point in curve)
-    for name in (*probes, "anchors", *(("aligned", "usual") if attacked else ())):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("findings", overflow="fold")
-    for point in curve:
-        rates = [interval(point.rates[p]) if p in point.rates else "—" for p in probes]
-        cells = [*rates, accuracy(point.anchor)]
-        cells += [accuracy(point.robust), accuracy(point.usual)] if attacked else []
-        shown = [cell.replace(" ", gap, 1) for cell in cells]
-        table.add_row(point.setting.title, *shown, " ".join(point.findings))
-    console.print(Padding(table, (0, 0, 0, 2)))

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from purify_audit.card import ClassifierCard
-from purify_audit.choices import Norm
-from purify_audit.errors import PlanError, ReportError
-from purify_audit.estimates import Correlation, Estimate
-from purify_audit.record import Record
-from purify_audit.report.format import describe, radius
+from purify_audit.core.errors import PlanError, ReportError
+from purify_audit.core.records import Record
 from purify_audit.report.schema import Report
+from purify_audit.report.wording import describe, radius
+from purify_audit.spec.card import ClassifierCard
+from purify_audit.spec.norms import Norm
+from purify_audit.statistics.estimates import Correlation, Estimate
 
 Quantity = Literal["compression_rate", "anchor_accuracy", "predicted_robust_accuracy"]
 
@@ -33,7 +33,7 @@ class Row(Record):
         anchor: accuracy on purified clean images.
         clean: accuracy on unpurified images.
         robust: accuracy under the attack that knows the draw; its norm and eps are the attack's.
-        predicted: the same foretold without the attack, in the same ball.
+        predicted: the same predicted_scores without the attack, in the same ball.
         status: of the report.
         errors: how many findings are errors.
     """
@@ -110,7 +110,7 @@ def _all(report: Report, metric: str) -> list[Estimate]:
 
 
 def _usual_ball(reports: Sequence[tuple[str, Report]]) -> str:
-    """The ball that most reports attack (or foretell, where none attacks), else the first met."""
+    """The ball that most reports attack (or predict, where none attacks), else the first met."""
     for metric in (_TARGET, _PREDICTED):
         counts = Counter(ball(e) for _, report in reports for e in _all(report, metric))
         if counts:
@@ -125,7 +125,7 @@ def _row(name: str, report: Report, usual: str) -> Row:
     robust = _in_ball(_all(report, _TARGET), usual)
     predicted = _in_ball(_all(report, _PREDICTED), ball(robust) if robust else usual)
     if robust and predicted and ball(robust) != ball(predicted):
-        predicted = None  # of another ball: it does not foretell this attack
+        predicted = None  # of another ball: it does not predict this attack
     return Row(
         name=name,
         purifier=card.name,

@@ -1,7 +1,7 @@
 """A saved report read at another confidence level."""
 
-from purify_audit import levels
 from purify_audit.report.schema import AttackInfo, Report
+from purify_audit.statistics import confidence as levels
 
 
 def at_level(report: Report, level: float) -> Report:

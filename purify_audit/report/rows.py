@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from purify_audit.attack_samples import AttackSamples, load_attacks
-from purify_audit.digests import file_sha256
-from purify_audit.errors import ReportError
+from purify_audit.core.digests import file_sha256
+from purify_audit.core.errors import ReportError
 from purify_audit.report.schema import Report
-from purify_audit.samples import CompressionSamples, load_samples
+from purify_audit.statistics.attack_rows import AttackSamples, load_attacks
+from purify_audit.statistics.compression_rows import CompressionSamples, load_samples
 
 
 def stored_samples(report: Report, folder: Path) -> CompressionSamples:

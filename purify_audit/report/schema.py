@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from purify_audit.card import ClassifierCard, PurifierCard
-from purify_audit.errors import ReportError
-from purify_audit.estimates import (
+from purify_audit.core.errors import ReportError
+from purify_audit.core.findings import Finding
+from purify_audit.core.records import Record, first_fault
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.card import ClassifierCard, PurifierCard
+from purify_audit.spec.load_options import Recognised
+from purify_audit.spec.tuning import Tuning
+from purify_audit.statistics.estimates import (
     CapPoint,
     Correlation,
     Estimate,
@@ -17,11 +22,6 @@ from purify_audit.estimates import (
     ImageVerdict,
     Quantiles,
 )
-from purify_audit.findings import Finding
-from purify_audit.plan import AuditPlan
-from purify_audit.reading import Recognised
-from purify_audit.record import Record, first_fault
-from purify_audit.settled import Settled
 
 
 class DrawInfo(Record):
@@ -75,7 +75,7 @@ class DataInfo(Record):
         source: as the user named it.
         digest: SHA-256 over the pixels, labels and ids of the images audited, in order; of those
             planned when none was.
-        brought_digest: the same of the perturbed images of a `file` probe, all that were planned.
+        user_images_digest: the same of the perturbed images of a `file` probe, all that were planned.
         ids: their ids, in order.
         image_digests: of each, in that order: the first 16 digits of a SHA-256 over its pixels and
             label, so that two audits can tell which images they share.
@@ -86,7 +86,7 @@ class DataInfo(Record):
 
     source: str
     digest: str
-    brought_digest: str | None = None
+    user_images_digest: str | None = None
     ids: tuple[int, ...]
     image_digests: tuple[str, ...]
     available: int
@@ -116,9 +116,9 @@ class AttackInfo(Record):
         caps: how often random directions flip a decision, by radius.
         correlations: of each compression rate with the radius at which an image falls.
         images: image by image.
-        compresses_yet_falls: ids of images around which the purifier compresses most, and which
+        fooled_despite_compression: ids of images around which the purifier compresses most, and which
             fall; their anchors may lie near the boundary.
-        stands_without_compressing: ids of images around which it compresses least, and which
+        robust_without_compression: ids of images around which it compresses least, and which
             stand.
         evaluations: network evaluations spent, a backward pass counted as one.
         environment: where the attack ran.
@@ -129,8 +129,8 @@ class AttackInfo(Record):
     caps: tuple[CapPoint, ...]
     correlations: dict[str, Correlation]
     images: tuple[ImageVerdict, ...]
-    compresses_yet_falls: tuple[int, ...]
-    stands_without_compressing: tuple[int, ...]
+    fooled_despite_compression: tuple[int, ...]
+    robust_without_compression: tuple[int, ...]
     evaluations: int
     environment: dict[str, str | int]
 
@@ -146,7 +146,7 @@ class RunInfo(Record):
         rows_file: the raw rows, a safetensors file beside the report; none when nothing was
             measured.
         attacks_file: attacked images and verdicts, a safetensors file beside the report.
-        settled: what was found out before the run, to settle what was left open.
+        tuning: settings tuned before the run, and the trials behind them.
         short_of_memory: whether memory ran out while gradients kept the graphs of several steps;
             they kept none from then on, which changes times and no number.
         body_sha256: SHA-256 of the report's JSON without this part (`Report.body_sha256`).
@@ -158,7 +158,7 @@ class RunInfo(Record):
     evaluations: int
     rows_file: str | None
     attacks_file: str | None = None
-    settled: Settled | None = None
+    tuning: Tuning | None = None
     short_of_memory: bool = False
     body_sha256: str
 

@@ -1,7 +1,8 @@
 """A fixed set of audits whose numbers no change of structure or wording may move.
 
-`python tests/unchanged/audits.py` records them in `audits.json`; only a change that is meant to move
-numbers may do that, and says so in the changelog. `renamed.json` lists the renamed fields.
+`python tests/unchanged/audits.py` records their digests in `audits.json`; only a change that is
+meant to move numbers may do that, and says so in the changelog. `renamed.json` lists the fields
+that were renamed since, old name to new: digests are taken under the old names.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ AUDITS = {
          "l2", "--eps", "0.8,1.2", "--optimiser", "apgd", "--loss", "ce"),
     ],
     "predict": [
-        ("verify", "models/digits-ddpm.safetensors", "--predict", "--t-star", "20", "--images", "6"),
+        ("verify", "models/digits-ddpm.safetensors", "--predict", "--t-star", "20", "--images",
+         "6"),
     ],
     "attack-report": [
         ("compress", "models/digits-ddpm.safetensors", *_SMALL, "--images", "4", "--draws", "2",
@@ -68,7 +70,7 @@ _TEXT = {"sentence", "reference", "used_for", "requirement", "notes", "title"}
 """Prose, which may be worded better."""
 _DERIVED = {
     "run", "plan_digest", "rows_sha256", "attacks_sha256", "environment", "schema_version",
-    "tool_version", "noise_spec", "report_sha256", "body_sha256", "date",
+    "tool_version", "noise_spec", "report_sha256", "body_sha256", "date", "configuration",
 }  # fmt: skip
 """Digests over field names, versions, and what is told of the machine."""
 

@@ -1,0 +1,1 @@
+"""Carry out audits: compression, attacks, cross-checks, sweeps, and their storage."""

@@ -1,0 +1,113 @@
+"""Default settings of a plan, by norm, data and preset."""
+
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from purify_audit.compression.microbatches import attack_microbatch
+from purify_audit.core.errors import PlanError
+from purify_audit.core.records import first_fault
+from purify_audit.models.shipped import shipped_classifier
+from purify_audit.spec import from_text
+from purify_audit.spec.attack_plan import PRESETS
+from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.project_file import ATTACK, AUDIT, ENGINE
+
+
+def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """Fields of an audit plan with an attack, from settings by their option names."""
+    preset = str(asked.get("preset", "smoke"))
+    if preset not in PRESETS:
+        raise PlanError(f"no preset '{preset}'; there are {', '.join(PRESETS)}")
+    attack = PRESETS[preset]["attack"] | {n: asked[n] for n in ATTACK if n in asked}
+    attack |= {n: asked[n] for n in ("predict_only",) if n in asked}
+    audit = dict(PRESETS[preset]["audit"])
+    fields = audit | {"preset_images": audit.pop("images"), "attack": attack}
+    fields |= {
+        n: asked[n] for n in AUDIT if n in asked and n not in ("eps", "ids", "sampler", "probes")
+    }
+    fields |= {n: asked[n] for n in ("load_options", "classifier_load_options") if n in asked}
+    if "eps" in asked:
+        eps = asked["eps"]
+        fields["eps"] = from_text.radii(eps) if isinstance(eps, str) else _listed(eps)
+    if "probes" in asked:
+        fields["probes"] = from_text.probes([str(probe) for probe in asked["probes"]])
+    fields |= from_text.engine_setting({n: asked.get(n) for n in ENGINE})
+    return (
+        fields
+        | from_text.id_range(asked.get("ids"))
+        | from_text.sampler_setting(asked.get("sampler"))
+    )
+
+
+def _listed(eps: object) -> list[object]:
+    return list(eps) if isinstance(eps, list | tuple) else [eps]
+
+
+_DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat models
+
+
+_DIGITS_EPS = {"linf": (0.15,), "l2": (1.0,)}  # 8x8 pixels: fewer, and each of them larger
+
+
+_DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
+
+
+_DEFAULT_IMAGES = 64
+
+
+def _default_probes(norm: str, given: dict[str, Any]) -> tuple[str, ...]:
+    """Power iteration follows what it measures: in a low precision it may end anywhere."""
+    precision = dict(given.get("engine", {})).get("precision", "float32")
+    exact = precision in ("float32", "tf32")
+    return (_DEFAULT_PROBES.get(norm, ""), "lowfreq", *(("power",) if exact else ()))
+
+
+def attack_plan(
+    plan: AuditPlan, asked: dict[str, Any], shape: tuple[int, int, int], device: torch.device
+) -> AuditPlan:
+    """The plan of a finished audit with an attack added.
+
+    Args:
+        plan: the finished audit's.
+        asked: `attack`, and where they differ from the plan's: classifier, norm, eps, level.
+        shape: of the images.
+        device: where it will run.
+
+    Raises:
+        PlanError: the settings contradict each other, or there is no classifier.
+    """
+    classifier = asked.get("classifier") or plan.classifier or shipped_classifier(shape)
+    ball = {name: asked.get(name, getattr(plan, name)) for name in ("norm", "eps")}
+    if ball["norm"] != plan.norm and "eps" not in asked:
+        raise PlanError(f"--norm {ball['norm']} is not the report's: give --eps with it")
+    sizes = plan.images, shape
+    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device, sizes)
+    changes = {
+        "classifier": classifier,
+        "attack": settings,
+        "level": asked.get("level", plan.level),
+    }
+    options = asked.get("classifier_load_options")
+    if asked.get("classifier") or (options and (options.preset or options.arguments)):
+        changes["classifier_load_options"] = options
+    try:
+        return AuditPlan.model_validate(plan.model_dump() | changes)
+    except ValidationError as error:
+        raise PlanError(f"the attack cannot be carried out: {first_fault(error)}") from None
+
+
+def _attack_settings(
+    asked: dict[str, Any],
+    randomised: bool,
+    device: torch.device,
+    images: tuple[int, tuple[int, int, int]],
+) -> dict[str, Any]:
+    """With defaults that depend on what is attacked, and where; images: how many, their shape."""
+    settings = {name: value for name, value in asked.items() if value is not None}
+    if not randomised:
+        settings |= {"draws": 1, "held_out": 1}
+    count, shape = images
+    rows = max(1, count * settings.get("draws", 1))
+    return {"microbatch": attack_microbatch(rows, shape, device)} | settings

@@ -1,0 +1,103 @@
+"""The SQLite file of one writer: which units it finished."""
+
+import re
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from purify_audit.audit.store.faults import BrokenFile
+
+_BUSY = 60.0  # seconds to wait while another process reads or commits
+_SHA256 = re.compile("[0-9a-f]{64}")  # it becomes part of a file's name
+_TABLE = """
+CREATE TABLE IF NOT EXISTS units(
+    phase TEXT, place INTEGER, file TEXT, sha256 TEXT, facts TEXT, PRIMARY KEY(phase, place)
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One finished unit, as its writer saw it.
+
+    Attributes:
+        phase: of the run.
+        place: of the unit within the phase.
+        sha256: of the unit (`purify_audit.audit.store`).
+        facts: canonical JSON.
+    """
+
+    phase: str
+    place: int
+    sha256: str
+    facts: str
+
+    @property
+    def file(self) -> str:
+        """The name of the unit's file.
+
+        It has the content in it, so that of two processes that finish one unit neither can put
+        other bytes under the name that the other's row vouches for.
+        """
+        return f"{self.phase}-{self.place:08d}-{self.sha256[:16]}.safetensors"
+
+
+def connect(path: Path, create: bool) -> sqlite3.Connection:
+    """Open a writer's file; one that was cut to nothing is empty.
+
+    Raises:
+        sqlite3.Error: it cannot be opened or is damaged.
+    """
+    # Not `mode=ro`: whoever reads a dead writer's file must roll its last transaction back.
+    uri = f"{path.resolve().as_uri()}?mode={'rwc' if create else 'rw'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None)
+    try:
+        # A text that is not UTF-8 is a damaged one; it fails where digests are compared.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
+        # The rollback journal, since WAL needs memory that all writers share: one host.
+        connection.execute("PRAGMA journal_mode=DELETE")
+        # FULL, and the folder is synced once the journal is gone, which is the commit.
+        connection.execute("PRAGMA synchronous=EXTRA")
+        (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise BrokenFile(state)
+        if create:
+            connection.execute(_TABLE)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def insert(connection: sqlite3.Connection, row: Row) -> None:
+    """Add a row, or replace that of a file which is gone; a transaction of its own."""
+    connection.execute(
+        "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?)",
+        (row.phase, row.place, row.file, row.sha256, row.facts),
+    )
+
+
+def select(
+    connection: sqlite3.Connection, phase: str | None = None, place: int | None = None
+) -> list[Row]:
+    """The rows of all units, of a phase, or of one unit.
+
+    A row whose columns do not agree is damaged and is left out.
+    """
+    where = {"phase": phase, "place": place}
+    given = {k: v for k, v in where.items() if v is not None}
+    text = "SELECT phase, place, file, sha256, facts FROM units"
+    if given:
+        text += " WHERE " + " AND ".join(f"{k} = :{k}" for k in given)
+    try:
+        found = connection.execute(text, given).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        return []  # its writer has just begun
+    read = [
+        (Row(this_phase, this_place, sha256, facts), file)
+        for this_phase, this_place, file, sha256, facts in found
+        if isinstance(this_place, int) and _SHA256.fullmatch(str(sha256)) and isinstance(facts, str)
+    ]
+    return [row for row, file in read if row.file == file]

@@ -1,0 +1,1 @@
+"""Measure how a purifier compresses the neighbourhood of images."""

@@ -1,0 +1,48 @@
+"""How many rows are computed together where nobody says: by the plan and the images alone.
+
+The same command is to make the same report, and the size decides last digits, so nothing is
+measured here; `packing` does that where it is asked for.
+"""
+
+import torch
+
+from purify_audit.compression.measure import padded_rows
+from purify_audit.spec.audit_plan import AuditPlan
+
+# On a CPU a row of fewer pixels is no slower (docs/results.md, section 12). For CUDA, a guess.
+_MOST_PIXELS = {"cpu": 2**15, "cuda": 2**18}
+_MOST_PIXELS_ATTACKED = {"cpu": 2**16, "cuda": 2**18}
+_MOST_ROWS = 256
+_MOST_ROWS_ATTACKED = {"cpu": 128, "cuda": 256}  # a group of images is one micro-batch of them
+# A call takes as long as so many pixels besides those of its rows: measured, and a guess.
+_CALL_PIXELS = {"cpu": 2**9, "cuda": 2**16}
+
+
+def default_microbatch(plan: AuditPlan, shape: tuple[int, int, int], device: torch.device) -> int:
+    """Of a compression audit, a power of two: many rows for small images, but few of them padding.
+
+    Args:
+        plan: what is measured; its own size is not looked at.
+        shape: of the images, (channels, height, width).
+        device: where they are purified.
+    """
+    pixels, call = shape[1] * shape[2], _CALL_PIXELS[device.type]
+    most = max(1, min(_MOST_ROWS, _MOST_PIXELS[device.type] // pixels))
+
+    def cost(size: int) -> float:
+        rows = padded_rows(plan.model_copy(update={"microbatch": size}), plan.images)
+        return rows * (1 + call / (size * pixels))
+
+    return min((1 << n for n in reversed(range(most.bit_length()))), key=cost)
+
+
+def attack_microbatch(rows: int, shape: tuple[int, int, int], device: torch.device) -> int:
+    """Of an attack: no more than there are rows, the others would be padding.
+
+    Args:
+        rows: images times draws.
+        shape: of the images, (channels, height, width).
+        device: where they are attacked.
+    """
+    most = _MOST_PIXELS_ATTACKED[device.type] // (shape[1] * shape[2])
+    return max(1, min(rows, most, _MOST_ROWS_ATTACKED[device.type]))

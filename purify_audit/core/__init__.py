@@ -1,0 +1,1 @@
+"""Errors, records, digests, findings and addressed noise."""

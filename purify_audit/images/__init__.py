@@ -1,0 +1,1 @@
+"""Image sets, and one reader for each image format."""

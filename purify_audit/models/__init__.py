@@ -1,0 +1,1 @@
+"""Open, load, convert and export purifiers and classifiers."""

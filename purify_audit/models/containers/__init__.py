@@ -1,0 +1,1 @@
+"""Read checkpoint containers safely: safetensors, zip, pickle."""

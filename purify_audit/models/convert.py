@@ -1,0 +1,96 @@
+"""Write a checkpoint of any known format as a native one."""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from purify_audit.core.digests import file_sha256
+from purify_audit.core.errors import CardError, CheckpointError
+from purify_audit.models.checkpoint import (
+    Checkpoint,
+    load_tensors,
+    read_checkpoint,
+    read_header,
+    save_checkpoint,
+    tensor_infos,
+)
+from purify_audit.models.load import load_classifier, load_purifier
+from purify_audit.models.open import open_checkpoint
+from purify_audit.spec.architectures import GraphArgs
+from purify_audit.spec.card import (
+    ClassifierCard,
+    CodeCard,
+    GraphCard,
+    ImageSpec,
+    TransformCard,
+    parse_card,
+)
+from purify_audit.spec.load_options import LoadOptions
+
+
+def convert(
+    source: str, out: Path, options: LoadOptions, image: ImageSpec | None = None
+) -> tuple[Checkpoint, Checkpoint]:
+    """Convert after a strict load; weights keep their names and numbers, as float32.
+
+    Args:
+        source: a file, a folder, or `hub:owner/name`.
+        out: the safetensors file to write.
+        options: answers to what the source does not say.
+        image: the images that it takes, if nothing else says.
+
+    Returns:
+        The source as it was read, and what was written.
+
+    Raises:
+        InputError: the source cannot be read, is not of a known format, leaves something to be
+            said, does not fit its network, or is the file to write; or it is code or a graph,
+            which has no weights of its own to convert.
+    """
+    found = open_checkpoint(source, image, options)
+    cpu = torch.device("cpu")
+    match found.card:
+        case TransformCard() | CodeCard() | GraphCard() | ClassifierCard(network=GraphArgs()):
+            raise CheckpointError(
+                f"{source}: is no set of weights; give it to `compress` and `verify` as it is"
+            )
+        case ClassifierCard():
+            load_classifier(found, cpu)
+        case _:
+            load_purifier(found, cpu)
+    if found.path is not None and out.exists() and out.samefile(found.path):
+        raise CheckpointError(f"{out}: is the source itself; give the new file another name")
+    stored = load_tensors(found)
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
+    tensors = {}
+    for name, tensor in stored.items():
+        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+        if shared[tensor.untyped_storage().data_ptr()] > 1:  # safetensors does not store ties
+            tensors[name] = tensors[name].clone()
+    save_checkpoint(out, found.card, tensors)
+    return found, read_checkpoint(out)
+
+
+def attach_card(weights: Path, card_file: Path, out: Path, device: torch.device) -> Checkpoint:
+    """Write a native checkpoint of plain safetensors weights and a card, after a strict load.
+
+    Raises:
+        CheckpointError: the weights are damaged or do not fit the card.
+        CardError: the card cannot be read or used.
+    """
+    try:
+        text = card_file.read_bytes()
+    except OSError as error:
+        raise CardError(f"{card_file}: cannot be read: {error.strerror}") from None
+    card = parse_card(text, str(card_file))
+    tensors = tensor_infos(read_header(weights))
+    plain = Checkpoint(str(weights), card, tensors, file_sha256(weights), weights)
+    if isinstance(card, ClassifierCard):
+        load_classifier(plain, device)
+    elif isinstance(card, TransformCard):
+        raise CardError(f"{card_file}: an input transformation has no weights to attach")
+    else:
+        load_purifier(plain, device)
+    save_checkpoint(out, card, load_tensors(plain))
+    return read_checkpoint(out)

@@ -1,0 +1,1 @@
+"""Purifiers exported as graphs: .pt2, ONNX and TorchScript."""

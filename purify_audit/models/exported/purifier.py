@@ -1,0 +1,202 @@
+"""Purifiers and classifiers that are exported graphs: torch.export, ONNX or TorchScript."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purify_audit.core.errors import CheckpointError
+from purify_audit.core.noise import Noise
+from purify_audit.models.checkpoint import Checkpoint
+from purify_audit.models.containers.zip_checks import check_archive
+from purify_audit.models.exported.batches import Graph, Network
+from purify_audit.models.exported.captured import captured
+from purify_audit.models.exported.cards import image_input
+from purify_audit.models.exported.interpreter import Program
+from purify_audit.models.exported.onnx import read_onnx
+from purify_audit.models.exported.onnx_runtime import OnnxNetwork
+from purify_audit.models.exported.pt2 import read_exported, read_tensors
+from purify_audit.models.exported.signature import Signature, TensorSpec
+from purify_audit.models.exported.torchscript import TorchNetwork
+from purify_audit.models.protocols import Purifier
+from purify_audit.spec.architectures import GraphArgs
+from purify_audit.spec.card import ClassifierCard, GraphCard, ImageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPurifier:
+    """An exported graph as a purifier whose randomness is given to it, or that has none.
+
+    Attributes:
+        card: what is known of it.
+        graph: images in the card's data range, and noise or a seed, to images in that range.
+    """
+
+    card: GraphCard
+    graph: Graph
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes and returns."""
+        return self.card.image
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the output depends on the draw."""
+        return self.card.randomised
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one purification, as its card says."""
+        return self.card.evaluations
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient can be taken through it."""
+        return self.graph.differentiable
+
+    @property
+    def any_precision(self) -> bool:
+        """Whether it runs in float64 when given float64."""
+        return self.graph.differentiable
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Purify images float32 [n, c, h, w] in [0, 1] under their draws.
+
+        The k-th noise input has the standard normals of step k. A seed is one integer for a whole
+        call, so a graph that takes one purifies row by row, each under a seed of its own, made of
+        the integers of step 0.
+        """
+        low, high = self.card.data_range
+        given = {self.graph.image: x * (high - low) + low}
+        for step, (name, shape) in enumerate(self.card.noise_inputs.items()):
+            given[name] = noise.normal(step, shape).to(x.dtype)
+        if self.graph.seed is not None:
+            given[self.graph.seed] = self._seeds(noise)
+        y = self.graph(given)
+        if not y.is_floating_point():
+            return y
+        y = (y - low) / (high - low)
+        return y.clamp(0.0, 1.0) if self.card.clamp else y
+
+    def _seeds(self, noise: Noise) -> Tensor:
+        """A seed for each row, not negative, of the type and shape that the graph takes."""
+        spec = next(spec for spec in self.graph.inputs if spec.name == self.graph.seed)
+        words = noise.integers(0, (2,), 2**32)
+        seeds = words[:, 0] * 2**31 + (words[:, 1] >> 1)
+        if spec.dtype != "int64":
+            seeds = (words[:, 0] >> 1).to(getattr(torch, spec.dtype))
+        return seeds.reshape(-1, *(1 for _ in spec.shape or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphClassifier:
+    """An exported graph as a classifier, behind the normalisation on its card.
+
+    Attributes:
+        card: what is known of it.
+        graph: normalised images to logits.
+    """
+
+    card: ClassifierCard
+    graph: Graph
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes."""
+        return self.card.image
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return self.card.classes
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient can be taken through it."""
+        return self.graph.differentiable
+
+    @property
+    def any_precision(self) -> bool:
+        """Whether it runs in float64 when given float64."""
+        return self.graph.differentiable
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1].
+
+        Raises:
+            CheckpointError: the graph gives something else.
+        """
+        mean, std = (x.new_tensor(v).reshape(1, -1, 1, 1) for v in (self.card.mean, self.card.std))
+        logits = self.graph({self.graph.image: (x - mean) / std})
+        if logits.shape != (len(x), self.classes):
+            raise CheckpointError(
+                f"{self.card.name}: gave an output of shape {list(logits.shape)}, not logits of"
+                f" shape {[len(x), self.classes]}"
+            )
+        return logits
+
+
+def load_graph_purifier(checkpoint: Checkpoint, card: GraphCard, device: torch.device) -> Purifier:
+    """The purifier of an exported graph, ready on a device.
+
+    Raises:
+        CheckpointError: it cannot be computed here.
+    """
+    graph = _graph(checkpoint, card, device)
+    if card.noise != "captured":
+        return GraphPurifier(card, graph)
+    return captured(card, graph, checkpoint.source)
+
+
+def load_graph_classifier(checkpoint: Checkpoint, device: torch.device) -> GraphClassifier:
+    """The classifier of an exported graph, ready on a device.
+
+    Raises:
+        CheckpointError: it cannot be computed here.
+    """
+    card = checkpoint.card
+    assert isinstance(card, ClassifierCard), "the caller has checked"
+    return GraphClassifier(card, _graph(checkpoint, card, device))
+
+
+def _graph(checkpoint: Checkpoint, card: GraphCard | ClassifierCard, device: torch.device) -> Graph:
+    assert isinstance(card.network, GraphArgs), "the caller has checked"
+    network, signature = _network(checkpoint, card, device)
+    image = image_input(card, signature).name
+    noise = card.noise_inputs if isinstance(card, GraphCard) else {}
+    seed = next((s.name for s in signature.inputs if s.name not in (image, *noise)), None)
+    differentiable = card.network.container != "onnx"
+    return Graph(network, signature.inputs, image, seed, differentiable)
+
+
+def _network(
+    checkpoint: Checkpoint, card: GraphCard | ClassifierCard, device: torch.device
+) -> tuple[Network, Signature]:
+    """What computes a graph, and what it takes."""
+    path = checkpoint.path
+    assert path is not None, "a graph is a file"
+    assert isinstance(card.network, GraphArgs), "the caller has checked"
+    allowed = checkpoint.recognised is not None and checkpoint.recognised.unpickled
+    match card.network.container:
+        case "onnx":
+            signature = read_onnx(path).signature
+            return OnnxNetwork(path, signature), signature
+        case "pt2":
+            archive = check_archive(path)
+            graph = read_exported(archive)
+            if graph.opaque is None:
+                arrays = read_tensors(archive, graph)
+                return Program(str(path), graph, arrays, device), graph.signature
+            return TorchNetwork(path, device, allowed), graph.signature
+        case "torchscript":
+            return TorchNetwork(path, device, allowed), _by_card(card)
+
+
+def _by_card(card: GraphCard | ClassifierCard) -> Signature:
+    """What a graph takes that does not tell: images, then noise or a seed, in the card's order."""
+    names = ["images", *(card.noise_inputs if isinstance(card, GraphCard) else ())]
+    inputs = [TensorSpec(name, "float32", None) for name in names]
+    if isinstance(card, GraphCard) and card.noise == "seed":
+        inputs.append(TensorSpec("seed", "int64", ()))
+    return Signature(tuple(inputs), TensorSpec("output", "float32", None), None)

@@ -1,0 +1,124 @@
+"""Song et al. 2021, `score_sde`: NCSN++ and DDPM++ (DiffPure's `checkpoint_8.pth`).
+
+The file is {optimizer, model, ema, step}: `model` has names, `ema.shadow_params` is a bare list in
+the order of the parameters that were trained, so that every shape must agree.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from purify_audit.core.errors import CheckpointError
+from purify_audit.models.formats.draft import Draft, Format, State, indices, ratio, shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PREFIX = "all_modules."
+
+
+def _marks(state: State) -> bool:
+    return any(name.startswith(f"{_PREFIX}0.") for name in state) and any(
+        name.endswith("GroupNorm_0.weight") for name in state
+    )
+
+
+def _kind(state: State, n: int) -> str:
+    """What module n is, by its tensors' names."""
+    for kind, mark in (
+        ("fourier", "W"),
+        ("attention", "NIN_0.W"),
+        ("residual", "Conv_1.weight"),
+        ("pyramid", "Conv2d_0.weight"),
+        ("plain", "weight"),
+    ):
+        if f"{_PREFIX}{n}.{mark}" in state:
+            return kind
+    raise CheckpointError(f"module {_PREFIX}{n} is none that NCSN++ has")
+
+
+def _draft(state: State) -> Draft:
+    kinds = [_kind(state, n) for n in indices(state, _PREFIX)]
+    fourier = kinds[0] == "fourier"
+    first = 3 if fourier else 2
+    width, channels, _, _ = shape(state, f"{_PREFIX}{first}.weight", 4)
+    levels = _down_path(state, kinds, first + 1)
+    network = {
+        "arch": "ncsnpp",
+        "width": width,
+        "multipliers": [ratio(level["out"], width, "width of a level") for level in levels],
+        "blocks": levels[0]["blocks"],
+        "attention": [n for n, level in enumerate(levels) if level["attention"]],
+        "embedding": "fourier" if fourier else "positional",
+        "progressive_input": "residual" if "pyramid" in kinds else "none",
+    }
+    if "pyramid" in kinds:
+        network["fir"] = True  # only these resample the image with the filter
+    if "sigmas" in state:
+        network["scales"] = shape(state, "sigmas", 1)[0]
+    fields = {"family": "diffusion", "network": network, "channels": channels}
+    return Draft(fields, {name: name for name in state})
+
+
+def _down_path(state: State, kinds: list[str], n: int) -> list[dict[str, Any]]:
+    """Levels of the way down; it ends at the middle: residual, attention, residual.
+
+    A residual module that keeps its width and still has Conv_2 is one that resamples.
+    """
+    downs = (_resamples(state, kinds).count(True)) // 2
+    levels: list[dict[str, Any]] = [{"out": 0, "blocks": 0, "attention": False}]
+    while n < len(kinds):
+        level = levels[-1]
+        if kinds[n] == "attention":
+            level["attention"] = True
+        elif kinds[n] == "residual" and _resamples(state, kinds)[n]:
+            levels.append({"out": 0, "blocks": 0, "attention": False})
+        elif kinds[n] == "residual":
+            if len(levels) == downs + 1 and level["blocks"] == levels[0]["blocks"] and downs:
+                break
+            level["out"] = shape(state, f"{_PREFIX}{n}.Conv_1.weight", 4)[0]
+            level["blocks"] += 1
+        elif kinds[n] != "pyramid":
+            break
+        n += 1
+    if not downs:  # one level: its blocks, two in the middle, and one more block on the way up
+        levels[0]["blocks"] = (kinds.count("residual") - 3) // 2
+        levels[0]["attention"] = kinds.count("attention") > 1
+    return levels
+
+
+def _resamples(state: State, kinds: list[str]) -> list[bool]:
+    found = []
+    for n, kind in enumerate(kinds):
+        both = kind == "residual" and f"{_PREFIX}{n}.Conv_2.weight" in state
+        found.append(both and len(set(shape(state, f"{_PREFIX}{n}.Conv_2.weight", 4)[:2])) == 1)
+    return found
+
+
+def averaged(
+    names: list[tuple[str, tuple[int, ...]]], shadow: list["Tensor"], raw: State
+) -> dict[str, "Tensor"]:
+    """The moving average's list with names; with what is not trained, which is not in it.
+
+    Args:
+        names: name and shape of each trained parameter, in the network's order.
+        shadow: the list.
+        raw: the trained weights beside it, under these names, and what is not trained.
+
+    Raises:
+        CheckpointError: another number of tensors, or one of another shape, in either.
+    """
+    if len(names) != len(shadow):
+        raise CheckpointError(
+            f"the moving average holds {len(shadow)} tensors and the network trains {len(names)}"
+        )
+    for place, ((name, wanted), tensor) in enumerate(zip(names, shadow, strict=True)):
+        if tuple(tensor.shape) != wanted:
+            raise CheckpointError(
+                f"tensor {place} of the moving average has shape {list(tensor.shape)};"
+                f" '{name}' needs {list(wanted)}"
+            )
+        if name not in raw or tuple(raw[name].shape) != wanted:
+            raise CheckpointError(f"the trained weights have no tensor '{name}' of {list(wanted)}")
+    return {**raw, **{name: tensor for (name, _), tensor in zip(names, shadow, strict=True)}}
+
+
+FORMAT = Format("score_sde", "a score_sde network (NCSN++ or DDPM++)", _marks, _draft)

@@ -1,0 +1,39 @@
+"""Classifier with input normalisation."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from purify_audit.spec.card import ClassifierCard, ImageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NormalisedClassifier:
+    """A network behind its own normalisation.
+
+    Attributes:
+        card: every choice that was made.
+        network: normalised images to logits; in eval mode.
+        mean: [1, channels, 1, 1].
+        std: [1, channels, 1, 1].
+    """
+
+    card: ClassifierCard
+    network: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes."""
+        return self.card.image
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return self.card.classes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1]."""
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits

@@ -1,0 +1,247 @@
+"""Diffusion purification: noise the image to t*, then run the reverse process back to an image.
+
+Every chain is written as its paper writes it, with coefficients in float64; x is in the network's
+data range, `draw(k, x)` is the k-th array of standard normals of this round (0: forward noising).
+A chain is given step by step, so that a gradient can be taken in the memory of one.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from purify_audit.core.noise import Noise
+from purify_audit.models.protocols import Step
+from purify_audit.models.purifiers.denoiser import Denoiser, Estimate
+from purify_audit.models.purifiers.schedule import NoiseSchedule, noise_schedule, reverse_indices
+from purify_audit.spec.card import DiffusionCard, ImageSpec
+from purify_audit.spec.samplers import (
+    SMALLEST_TIME,
+    DDIMSampler,
+    DDPMSampler,
+    OneStepSampler,
+    VPODESampler,
+    VPSDESampler,
+)
+
+Draw = Callable[[int, Tensor], Tensor]
+Normals = Callable[[Tensor], Tensor]
+"""Standard normals in the shape and type of their argument."""
+
+_NUMBERS_AHEAD = 2**19  # normals kept ready: fewer, larger calls
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionPurifier:
+    """Noise to t*, denoise, as often as the sampler's `rounds` say (Nie et al. 2022).
+
+    Attributes:
+        card: every choice that was made.
+        network: in eval mode, on the device of the images.
+    """
+
+    card: DiffusionCard
+    network: nn.Module
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes and returns."""
+        return self.card.image
+
+    @property
+    def randomised(self) -> bool:
+        """Always: the forward noise."""
+        return self.card.randomised
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one purification."""
+        return self.card.sampler.rounds * _chain_length(self.card)
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Purify images float32 [n, c, h, w] in [0, 1] under their draws."""
+        for step in self.chain(noise):
+            x = step(x)
+        return x
+
+    def chain(self, noise: Noise) -> Iterator[Step]:
+        """One purification, step by step: at most one network evaluation in each."""
+        low, high = self.card.data_range
+        yield lambda x: x * (high - low) + low
+        length = _chain_length(self.card) + 1
+        for round_ in range(self.card.sampler.rounds):
+            yield from self._one_round(_ahead(noise, round_ * length, self.card))
+        yield self._to_image
+
+    def predict(self, x: Tensor, index: int) -> Estimate:
+        """What the network makes of noisy images x (data range) at an index of the schedule."""
+        schedule = noise_schedule(self.card.schedule)
+        return self._denoiser()(x, self._index_time(index, schedule), schedule.left(index))
+
+    def _to_image(self, x: Tensor) -> Tensor:
+        low, high = self.card.data_range
+        image = (x - low) / (high - low)
+        return image.clamp(0.0, 1.0) if self.card.sampler.clamp else image
+
+    def _one_round(self, draw: Draw) -> Iterator[Step]:
+        sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
+        indices = _indices(self.card)
+        left = schedule.left(indices[0])
+        yield lambda x: math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0, x)
+        match sampler:
+            case DDPMSampler() | DDIMSampler():
+                step = self._ddpm if isinstance(sampler, DDPMSampler) else self._ddim
+                for k, jump in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
+                    yield partial(step, jump=jump, z=partial(draw, k + 1))
+            case VPSDESampler() | VPODESampler():
+                for k in range(_chain_length(self.card)):
+                    yield partial(self._euler, k=k, z=partial(draw, k + 1))
+            case OneStepSampler():
+                yield lambda x: self._limit(self.predict(x, indices[0]).x0, sampler.clip)
+
+    def _ddpm(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
+        """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021.
+
+        (Diffusers' DDPMScheduler also adds noise in a last jump that is not from index 0, unless
+        the variance is fixed-small.)
+        """
+        sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
+        assert isinstance(sampler, DDPMSampler)
+        here, there = schedule.left(i), schedule.left(p)
+        beta = 1.0 - here / there
+        estimate = self.predict(x, i)
+        x0 = self._limit(estimate.x0, sampler.clip)
+        x = (
+            math.sqrt(there) * beta / (1.0 - here) * x0
+            + math.sqrt(1.0 - beta) * (1.0 - there) / (1.0 - here) * x
+        )
+        if p >= 0:  # the last jump adds no noise
+            small = beta * (1.0 - there) / (1.0 - here)
+            x = x + _deviation(sampler, beta, small, estimate) * z(x)
+        return x
+
+    def _ddim(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
+        """Song, Meng and Ermon 2021, eqs. 12 and 16.
+
+        A clipped x0 gives the noise anew, or (`clipped_eps` false, as diffusers' DDIMScheduler has
+        it by default) the noise stays that of the image before it was clipped: another purifier.
+        """
+        sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
+        assert isinstance(sampler, DDIMSampler)
+        here, there = schedule.left(i), schedule.left(p)
+        estimate = self.predict(x, i)
+        x0, eps = estimate.x0, estimate.eps
+        if sampler.clip:
+            x0 = self._limit(x0, clip=True)
+        if sampler.clip and sampler.clipped_eps:
+            eps = (x - math.sqrt(here) * x0) / math.sqrt(1.0 - here)
+        variance = sampler.eta**2 * (1.0 - there) / (1.0 - here) * (1.0 - here / there)
+        x = math.sqrt(there) * x0 + math.sqrt(max(1.0 - there - variance, 0.0)) * eps
+        if variance > 0.0:
+            x = x + math.sqrt(variance) * z(x)
+        return x
+
+    def _euler(self, x: Tensor, k: int, z: Normals) -> Tensor:
+        """Reverse VP-SDE or probability-flow ODE (which draws nothing), on an integer clock.
+
+        As Nie et al. (2022) step it: score at the left end of each interval, the last interval
+        shorter by 1e-5, noise on every step of the SDE, and an index network told t · steps.
+        """
+        sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
+        assert isinstance(sampler, VPSDESampler | VPODESampler)
+        denoiser = self._denoiser()
+        unit, t_star = schedule.steps, self.card.t_star
+        steps = sampler.steps or t_star
+        t = t_star * (steps - k) / (steps * unit)
+        dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
+        beta, left = schedule.beta(t), schedule.continuous_left(t)
+        index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
+        told = (unit - 1) * t if self.card.clock == "continuous" else index
+        eps = denoiser(x, told, left).eps
+        score = -1.0 / math.sqrt(1.0 - left) * eps
+        if isinstance(sampler, VPODESampler):
+            return x + dt * 0.5 * beta * (x + score)
+        return x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * z(x)
+
+    def _denoiser(self) -> Denoiser:
+        return Denoiser(self.network, self.card.prediction, self.card.clock)
+
+    def _index_time(self, index: int, schedule: NoiseSchedule) -> float:
+        """The time that the network is told at an index: the index, or 999 t for 1000 steps."""
+        if self.card.clock == "index":
+            return float(index)
+        return (schedule.steps - 1) * (index + 1) / schedule.steps
+
+    def _limit(self, x0: Tensor, clip: bool) -> Tensor:
+        return x0.clamp(*self.card.data_range) if clip else x0
+
+
+def _deviation(
+    sampler: DDPMSampler, beta: float, small: float, estimate: Estimate
+) -> Tensor | float:
+    """Standard deviation of one ancestral step."""
+    match sampler.variance:
+        case "fixed-small":
+            return math.sqrt(small)
+        case "fixed-large":
+            return math.sqrt(beta)
+        case "learned-range":  # Nichol and Dhariwal 2021, eq. 15
+            assert estimate.variance is not None, "the card promises a learned variance"
+            share = (estimate.variance + 1.0) / 2.0
+            return torch.exp(0.5 * (share * math.log(beta) + (1.0 - share) * math.log(small)))
+
+
+def _draws(card: DiffusionCard) -> int:
+    """Arrays of normals that one round reads, the forward noise included."""
+    match card.sampler:
+        case VPODESampler() | OneStepSampler() | DDIMSampler(eta=0.0):
+            return 1
+        case VPSDESampler():
+            return _chain_length(card) + 1
+        case _:  # no noise on the last jump
+            return _chain_length(card)
+
+
+def _ahead(noise: Noise, first: int, card: DiffusionCard) -> Draw:
+    """`draw` for one round: normals made for as many steps ahead as a small memory holds.
+
+    Walked forwards or backwards, every number is made once.
+    """
+    shape, length = card.image.shape, _draws(card)
+    chunk = max(1, min(length, _NUMBERS_AHEAD // max(1, len(noise) * math.prod(shape))))
+    made: dict[int, Tensor] = {}
+
+    def draw(k: int, like: Tensor) -> Tensor:
+        start = k - k % chunk
+        if start not in made:
+            made.clear()
+            made[start] = noise.normals(first + start, min(chunk, length - start), shape)
+        return made[start][k - start].to(like.dtype)
+
+    return draw
+
+
+def _chain_length(card: DiffusionCard) -> int:
+    """Network evaluations in one round."""
+    match card.sampler:
+        case DDPMSampler() | DDIMSampler():
+            return len(_indices(card))
+        case VPSDESampler(steps=steps) | VPODESampler(steps=steps):
+            return steps or card.t_star
+        case OneStepSampler():
+            return 1
+
+
+def _indices(card: DiffusionCard) -> tuple[int, ...]:
+    """Indices of the schedule that a strided sampler visits; the first is what it noises to.
+
+    That is t* − 1, but lower for leading spacing, so that the network is told the noise it sees.
+    """
+    match card.sampler:
+        case DDPMSampler() | DDIMSampler() as s:
+            return reverse_indices(card.t_star, s.steps, s.stride, s.spacing, s.offset)
+        case _:
+            return (card.t_star - 1,)

@@ -1,0 +1,56 @@
+"""Feed-forward purifiers: one pass of a network, with noise added first or not."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from purify_audit.core.noise import Noise
+from purify_audit.spec.card import FeedforwardCard, ImageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class FeedforwardPurifier:
+    """A denoising autoencoder (Meng and Chen 2017), or noise-then-denoise when sigma > 0.
+
+    Attributes:
+        card: every choice that was made.
+        network: images in the card's data range to images in it; in eval mode. Where the card has
+            a level of noise, the network takes it as a second argument, in units of that range:
+            level × (high − low). Where it says `per_channel`, the images have one channel.
+    """
+
+    card: FeedforwardCard
+    network: nn.Module
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes and returns."""
+        return self.card.image
+
+    @property
+    def randomised(self) -> bool:
+        """Whether noise is added before the network."""
+        return self.card.randomised
+
+    @property
+    def evaluations(self) -> int:
+        """One network evaluation, or one for each colour."""
+        return self.card.image.channels if self.card.per_channel else 1
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Purify images float32 [n, c, h, w] in [0, 1] under their draws."""
+        if self.card.sigma > 0.0:
+            x = x + self.card.sigma * noise.normal(0, self.card.image.shape).to(x.dtype)
+        low, high = self.card.data_range
+        image = (self._restore(x * (high - low) + low) - low) / (high - low)
+        return image.clamp(0.0, 1.0) if self.card.clamp else image
+
+    def _restore(self, x: Tensor) -> Tensor:
+        """What the network makes of images in its data range."""
+        low, high = self.card.data_range
+        told = () if self.card.level is None else (self.card.level * (high - low),)
+        if not self.card.per_channel:
+            return cast(Tensor, self.network(x, *told))
+        channels = x.reshape(-1, 1, *x.shape[2:])
+        return cast(Tensor, self.network(channels, *told)).reshape(x.shape)

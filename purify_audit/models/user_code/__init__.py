@@ -1,0 +1,1 @@
+"""Run a user's own purifier code and capture its randomness."""

@@ -1,0 +1,62 @@
+"""What somebody else's code did wrong, as one sentence with the line that did it."""
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+
+import torch
+
+from purify_audit.core.errors import InputError, PurifyAuditError
+from purify_audit.core.records import printable
+from purify_audit.models.user_code.capture import located
+from purify_audit.models.user_code.draws import NeedsFewerRows, UnalignedRandomnessError
+
+_TORCH, _PACKAGE, _LIBRARY = (
+    os.path.dirname(file) + os.sep
+    for file in (str(torch.__file__), os.path.dirname(__file__), os.__file__)
+)
+_OURS = (PurifyAuditError, NeedsFewerRows, UnalignedRandomnessError, torch.OutOfMemoryError)
+_NO_GRAPH = "does not require grad"  # in what autograd says where nothing was recorded
+
+
+class ForeignCodeError(InputError):
+    """Somebody's own code raised an exception, or returned what is no image."""
+
+
+class NoGraphError(ForeignCodeError):
+    """The code takes a gradient, and autograd was off."""
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turns what code within raises into a sentence that begins with `what`.
+
+    Raises:
+        ForeignCodeError: any exception, or an attempt to exit.
+        NoGraphError: autograd had nothing to differentiate.
+    """
+    try:
+        yield
+    except _OURS:
+        raise
+    except (Exception, SystemExit) as error:
+        kind = NoGraphError if _NO_GRAPH in str(error) else ForeignCodeError
+        said = printable(str(error)) or "no message"
+        raise kind(f"{what}: {type(error).__name__} at {_line(error)}: {said}") from error
+
+
+def _line(error: BaseException) -> str:
+    """`file:line` of the innermost frame of the code itself; of any frame, where there is none."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return located(error.filename, error.lineno)
+    frames = traceback.extract_tb(error.__traceback__)
+    last = ([f for f in frames if _is_theirs(f.filename)] or frames)[-1]
+    return located(last.filename, last.lineno or 0)
+
+
+def _is_theirs(file: str) -> bool:
+    """Whether a file is neither torch's, nor the standard library's, nor this package's."""
+    if file.startswith((_TORCH, _PACKAGE, "<")):
+        return False
+    return "site-packages" in file or not file.startswith(_LIBRARY)

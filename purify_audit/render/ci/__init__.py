@@ -1,0 +1,1 @@
+"""Files for CI services: JUnit, SARIF, GitHub, GitLab, in-toto."""

@@ -1,0 +1,1 @@
+"""Markdown reports, step summaries and model-card sections."""

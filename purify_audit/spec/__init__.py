@@ -1,0 +1,1 @@
+"""What decides the numbers of an audit, as validated records. No torch."""

@@ -1,0 +1,1 @@
+"""From raw rows to estimates with confidence intervals. No torch."""

@@ -1,0 +1,60 @@
+"""Lines of keys and tables of TOML."""
+
+import tomllib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purify_audit.spec.toml_lines import line_numbers, line_of
+
+TEXT = '''\
+a = 1
+"b c" = 2
+d.e = 3
+
+[t]      # a comment
+x = """
+y = 1
+[z]
+"""
+z = [
+  1,
+]
+[[t.rule]]
+id = 1
+[[t.rule]]
+id = 2
+[t.rule.inner]
+k = 1
+[[ t . rule ]]
+"id" = 3
+'''
+
+
+def test_every_key_has_its_line():
+    assert tomllib.loads(TEXT)["t"]["rule"][2]["id"] == 3
+    lines = line_numbers(TEXT)
+    assert lines["a",] == 1
+    assert lines["b c",] == 2
+    assert lines["d", "e"] == 3
+    assert lines["t",] == 5
+    assert lines["t", "x"] == 6
+    assert ("t", "y") not in lines
+    assert ("z",) not in lines
+    assert lines["t", "z"] == 10
+    assert [lines["t", "rule", n] for n in range(3)] == [13, 15, 19]
+    assert [lines["t", "rule", n, "id"] for n in range(3)] == [14, 16, 20]
+    assert lines["t", "rule", 1, "inner", "k"] == 18
+
+
+def test_what_has_no_line_has_that_of_what_is_around_it():
+    lines = line_numbers(TEXT)
+    assert line_of(lines, ("t", "rule", 1, "none")) == 15
+    assert line_of(lines, ("t", "none", "none")) == 5
+    assert line_of(lines, ("none",)) is None
+    assert line_of(lines, ()) is None
+
+
+@given(st.text(max_size=200))
+def test_any_text_has_some_lines(text):
+    assert all(1 <= n <= len(text.split("\n")) for n in line_numbers(text).values())

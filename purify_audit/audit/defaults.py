@@ -1,5 +1,6 @@
 """Default settings of a plan, by norm, data and preset."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,47 +15,56 @@ from purify_audit.spec.attack_plan import PRESETS
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.spec.project_file import ATTACK, AUDIT, ENGINE
 
+_DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat models
+_DIGITS_EPS = {"linf": (0.15,), "l2": (1.0,)}  # 8x8 pixels: fewer, and each of them larger
+_DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
+_DEFAULT_IMAGES = 64
+_PARSED = ("eps", "ids", "sampler", "probes", *ENGINE)
 
-def plan_settings(asked: dict[str, Any]) -> dict[str, Any]:
-    """Fields of an audit plan with an attack, from settings by their option names."""
-    preset = str(asked.get("preset", "smoke"))
-    if preset not in PRESETS:
-        raise PlanError(f"no preset '{preset}'; there are {', '.join(PRESETS)}")
-    attack = PRESETS[preset]["attack"] | {n: asked[n] for n in ATTACK if n in asked}
-    attack |= {n: asked[n] for n in ("predict_only",) if n in asked}
-    audit = dict(PRESETS[preset]["audit"])
-    fields = audit | {"preset_images": audit.pop("images"), "attack": attack}
-    fields |= {
-        n: asked[n] for n in AUDIT if n in asked and n not in ("eps", "ids", "sampler", "probes")
-    }
-    fields |= {n: asked[n] for n in ("load_options", "classifier_load_options") if n in asked}
-    if "eps" in asked:
-        eps = asked["eps"]
+
+def plan_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of an audit plan, from settings by their option names; those that are none are absent.
+
+    Radii, ids, samplers and probes may be text, as on the command line.
+
+    Raises:
+        PlanError: a setting cannot be parsed.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    fields = {name: value for name, value in given.items() if name not in _PARSED}
+    if "eps" in given:
+        eps = given["eps"]
         fields["eps"] = from_text.radii(eps) if isinstance(eps, str) else _listed(eps)
-    if "probes" in asked:
-        fields["probes"] = from_text.probes([str(probe) for probe in asked["probes"]])
-    fields |= from_text.engine_setting({n: asked.get(n) for n in ENGINE})
+    if "probes" in given:
+        fields["probes"] = from_text.probes([str(probe) for probe in given["probes"]])
+    engine = {name: given[name] for name in ENGINE if name in given}
     return (
         fields
-        | from_text.id_range(asked.get("ids"))
-        | from_text.sampler_setting(asked.get("sampler"))
+        | ({"engine": engine} if engine else {})
+        | from_text.id_range(given.get("ids"))
+        | from_text.sampler_setting(given.get("sampler"))
     )
+
+
+def plan_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of an audit plan with an attack, from a preset and settings by their option names.
+
+    Raises:
+        PlanError: there is no such preset, or a setting cannot be parsed.
+    """
+    preset = str(options.get("preset", "smoke"))
+    if preset not in PRESETS:
+        raise PlanError(f"no preset '{preset}'; there are {', '.join(PRESETS)}")
+    names = (*ATTACK, "predict_only")
+    attack = PRESETS[preset]["attack"] | {n: options[n] for n in names if n in options}
+    audit = dict(PRESETS[preset]["audit"])
+    audit |= {"preset_images": audit.pop("images"), "attack": attack}
+    kept = (*AUDIT, *ENGINE, "load_options", "classifier_load_options")
+    return audit | plan_fields({n: options[n] for n in kept if n in options})
 
 
 def _listed(eps: object) -> list[object]:
     return list(eps) if isinstance(eps, list | tuple) else [eps]
-
-
-_DEFAULT_EPS = {"linf": (8 / 255,), "l2": (0.5,)}  # the usual CIFAR-10 threat models
-
-
-_DIGITS_EPS = {"linf": (0.15,), "l2": (1.0,)}  # 8x8 pixels: fewer, and each of them larger
-
-
-_DEFAULT_PROBES = {"linf": "sign", "l2": "sphere"}
-
-
-_DEFAULT_IMAGES = 64
 
 
 def _default_probes(norm: str, given: dict[str, Any]) -> tuple[str, ...]:

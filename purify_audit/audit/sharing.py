@@ -52,7 +52,7 @@ def share(
     shard: Shard,
     *,
     alone: bool,
-    stages: Stages = Stages(),  # noqa: B008 - frozen
+    stages: Stages = Stages(),
 ) -> None:
     """Compute and store a process's part of a run.
 
@@ -106,7 +106,7 @@ def _share_compression(
 def missing_units(
     subject: Subject,
     store: RunStore,
-    stages: Stages = Stages(),  # noqa: B008 - frozen
+    stages: Stages = Stages(),
 ) -> dict[str, list[int]]:
     """Unfinished units of a run, by phase; none where the run ends in preflight."""
     phases, runner = list[Phase](), subject.runner()

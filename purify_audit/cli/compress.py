@@ -1,5 +1,6 @@
 """`purify-audit compress`: the compression rate, without gradients."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +79,13 @@ def compress(
     out: o.Out = Path("report.json"),
 ) -> None:
     """Estimate the compression rate of a purifier, without gradients."""
-    fields = _plan_fields(checkpoint, purifier, images, threat, sampling)
-    fields |= {"seed": engine.seed, "classifier": classifier.classifier}
-    fields |= from_text.engine_setting(engine.given())
-    fields["load_options"] = purifier.load_options()
-    fields["classifier_load_options"] = classifier.load_options(allow_pickle=purifier.allow_pickle)
+    options = _options(checkpoint, purifier, images, threat, sampling)
+    options |= {"seed": engine.seed, "classifier": classifier.classifier} | engine.given()
+    options["load_options"] = purifier.load_options()
+    options["classifier_load_options"] = classifier.load_options(allow_pickle=purifier.allow_pickle)
     must_be_writable(out)
 
+    from purify_audit.audit.defaults import plan_fields
     from purify_audit.audit.subject import prepare
     from purify_audit.audit.tuning.settle import OpenSettings, must_be_one_process
     from purify_audit.models.runner import choose_device
@@ -96,29 +97,29 @@ def compress(
     left_open = OpenSettings(
         measured, sampling.allocate, sampling.microbatch is None, run_dir=folder.path
     )
-    subject = prepare(fields, choose_device(engine.device))
+    subject = prepare(plan_fields(options), choose_device(engine.device))
     execute(subject, Request(out, folder, run, output), left_open)
 
 
-def _plan_fields(
+def _options(
     checkpoint: str | None,
     purifier: o.PurifierOptions,
     images: o.ImageOptions,
     threat: o.ThreatOptions,
     sampling: Sampling,
 ) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+    """The settings of the audit, by their option names."""
+    options: dict[str, Any] = {
         "checkpoint": purifier.named(checkpoint),
-        "data": images.data,
-        "images": images.images,
-        "norm": threat.norm,
-        "eps": from_text.radii(threat.eps),
-        "probes": from_text.probes(sampling.probe),
+        "t_star": purifier.t_star,
+        "sampler": purifier.sampler,
+        **dataclasses.asdict(images),
+        **dataclasses.asdict(threat),
+        "probes": sampling.probe,
         "draws": sampling.draws,
         "directions": sampling.directions,
         "level": sampling.level,
         "tolerance": sampling.tolerance,
-        "t_star": purifier.t_star,
         "microbatch": from_text.microbatch(sampling.microbatch),
     }
     if sampling.allocate:
@@ -126,5 +127,5 @@ def _plan_fields(
             raise PlanError(
                 "--allocate chooses draws and directions: leave out --draws, --directions"
             )
-        fields["preset_images"] = math.inf  # all that there are
-    return fields | from_text.id_range(images.ids) | from_text.sampler_setting(purifier.sampler)
+        options["preset_images"] = math.inf  # all that there are
+    return options

@@ -1,5 +1,6 @@
 """`purify-audit sweep`: one purifier over several settings."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -56,9 +57,7 @@ def sweep(
     values: dict[str, Any] = {
         "checkpoint": checkpoint,
         "preset": preset,
-        "data": images.data,
-        "ids": images.ids,
-        "images": images.images,
+        **dataclasses.asdict(images),
         "classifier": classifier,
         "steps": steps,
         "norm": norm,

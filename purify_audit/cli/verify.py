@@ -1,5 +1,6 @@
 """`purify-audit attack`, `predict`, `reproduce`, and `verify`, which does any of the three."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,8 @@ class _Job:
         values: dict[str, Any] = {
             "checkpoint": target,
             "classifier": self.classifier.classifier,
-            "data": self.images.data,
-            "ids": self.images.ids,
-            "images": self.images.images,
-            "norm": self.threat.norm,
-            "eps": self.threat.eps,
+            **dataclasses.asdict(self.images),
+            **dataclasses.asdict(self.threat),
             "t_star": self.purifier.t_star,
             "sampler": self.purifier.sampler,
             "seed": self.engine.seed,

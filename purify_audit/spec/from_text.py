@@ -68,12 +68,6 @@ def sampler_setting(text: str | None) -> dict[str, object]:
     return {} if text is None else {"sampler": parse_sampler(*parse_settings(text))}
 
 
-def engine_setting(asked: dict[str, Any]) -> dict[str, object]:
-    """The plan's engine, if any of its settings is given."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    return {"engine": given} if given else {}
-
-
 def id_range(text: str | None) -> dict[str, int]:
     """The plan's first and last id, if given.
 

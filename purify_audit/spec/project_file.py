@@ -32,6 +32,7 @@ ENGINE: dict[str, tuple[type, ...]] = {
 SETTINGS = AUDIT | ATTACK | ENGINE | {"preset": _TEXT, "device": _TEXT}
 """Settings of a project's file and their types, named like the options."""
 
+_RENAMED = {"leave": "early_stop"}
 _TYPES: dict[type, str] = {
     int: "a whole number",
     float: "a number",
@@ -117,7 +118,7 @@ def project_settings(file: ProjectFile | None) -> dict[str, object]:
         return {}
     settings: dict[str, object] = {}
     for key, value in file.table.items():
-        name = key.replace("-", "_")
+        name = _RENAMED.get(key, key.replace("-", "_"))
         if key == "gate":
             continue
         if name not in SETTINGS:

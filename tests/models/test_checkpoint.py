@@ -9,11 +9,11 @@ import re
 import struct
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from conftest import FAMILIES, example_card
+from effort import calls
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -554,16 +554,16 @@ def test_a_hostile_name_cannot_break_the_line(fault):
             assert fault(pack({"__metadata__": CARDED} | header, bytes(8))).startswith("tensor '")
 
 
-def test_a_header_of_many_names_is_checked_quickly(fault, tmp_path):
+def test_a_header_of_many_names_is_checked_in_linear_time(fault, tmp_path):
     entries = {f"t{n}": entry([1], 4 * n, 4 * n + 4) for n in range(20_000)}
     text = json.dumps({"__metadata__": CARDED} | entries)
     path = tmp_path / "many.safetensors"
     path.write_bytes(pack(text.encode(), bytes(80_000)))
-    started = time.monotonic()
-    assert len(read_checkpoint(path).tensors) == 20_000
+    found, count = calls(lambda: read_checkpoint(path))
+    assert len(found.tensors) == 20_000
+    assert count < 100 * 20_000
     repeated = text[:-1] + ', "t19999": 1}'
     assert fault(pack(repeated.encode(), bytes(80_000))) == "the header names 't19999' twice"
-    assert time.monotonic() - started < 5
 
 
 # --- weights ------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 import json
 import re
 import resource
-import time
 
 import pytest
 import torch
 from conftest import FAMILIES
+from effort import calls
 from safetensors.torch import save_file
 
 from purify_audit.core.errors import CardError, CheckpointError, InputError, PlanError
@@ -272,11 +272,10 @@ def test_the_largest_network_a_card_may_ask_for_costs_nothing(family, tmp_path, 
         changes |= {"classes": 100_000, "mean": [0.0] * 64, "std": [1.0] * 64}
     path = tmp_path / "huge.safetensors"
     save_checkpoint(path, make_card(family.split()[-1], **changes), {"w": torch.ones(2)})
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match=r"\d+ tensors that the card's network needs are mi"):
         load(path)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert time.monotonic() - started < 5
     assert grown < 2**17  # KiB
 
 
@@ -285,10 +284,12 @@ def test_similar_names_are_sought_among_few(tmp_path, make_card):
     tensors = dict.fromkeys(names, torch.zeros(0))
     path = tmp_path / "many.safetensors"
     save_file(tensors, path, {"purify_audit": make_card("feedforward").model_dump_json()})
-    started = time.monotonic()
-    with pytest.raises(CheckpointError, match=r"it does hold 'decoder\.9\.bias"):
-        load(path)
-    assert time.monotonic() - started < 5
+
+    def refused():
+        with pytest.raises(CheckpointError, match=r"it does hold 'decoder\.9\.bias"):
+            load(path)
+
+    assert calls(refused)[1] < 100 * 20_000
 
 
 @pytest.mark.parametrize(

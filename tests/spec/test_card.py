@@ -3,10 +3,10 @@
 import copy
 import json
 import re
-import time
 
 import pytest
 from conftest import FAMILIES, example_card
+from effort import calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -368,11 +368,11 @@ def test_a_hostile_field_name_cannot_break_the_line(card_data):
         assert printable(name)[:200] in message
 
 
-def test_reading_a_huge_card_is_quick(card_data):
-    started = time.monotonic()
-    fault(card_data("feedforward") | {f"field{n}": n for n in range(50_000)})
-    fault(changed(card_data("feedforward"), "network.widths", [1] * 10**6))
-    assert time.monotonic() - started < 3
+def test_reading_a_huge_card_takes_few_calls(card_data):
+    fields = card_data("feedforward") | {f"field{n}": n for n in range(50_000)}
+    widths = changed(card_data("feedforward"), "network.widths", [1] * 10**6)
+    for card in (fields, widths):
+        assert calls(lambda c=card: fault(c))[1] < 2_000_000
 
 
 def test_a_transformation_needs_no_weights(make_card):

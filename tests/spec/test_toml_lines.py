@@ -47,6 +47,42 @@ def test_every_key_has_its_line():
     assert lines["t", "rule", 1, "inner", "k"] == 18
 
 
+ARRAYS = '''\
+probes = [
+  "power:block=2",
+  ["x"],
+  [ 1, "]", # ]
+  ],
+  """
+[y]
+\\""" [z] """,
+]
+inline = { a = [
+  ["q"]
+] }
+b = ']'
+c = """]"""  # [
+d = 1
+[real]
+e = 2
+'''
+
+
+def test_what_is_inside_a_multi_line_value_is_no_table():
+    """A lone `["x"]` in an array looks like a table's header."""
+    assert set(tomllib.loads(ARRAYS)) == {"probes", "inline", "b", "c", "d", "real"}
+    lines = line_numbers(ARRAYS)
+    assert lines == {
+        ("probes",): 1,
+        ("inline",): 10,
+        ("b",): 13,
+        ("c",): 14,
+        ("d",): 15,
+        ("real",): 16,
+        ("real", "e"): 17,
+    }
+
+
 def test_what_has_no_line_has_that_of_what_is_around_it():
     lines = line_numbers(TEXT)
     assert line_of(lines, ("t", "rule", 1, "none")) == 15

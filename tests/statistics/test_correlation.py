@@ -4,10 +4,10 @@ import itertools
 import math
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+from effort import calls
 from scipy import stats
 
 from purify_audit.statistics.correlation import KINDS, correlations, spearman_interval
@@ -260,10 +260,8 @@ def test_a_level_is_a_share(level):
 # --- cost ----------------------------------------------------------------------------------------
 
 
-def test_thirty_purifiers_take_less_than_two_seconds():
-    start = time.process_time()
-    correlations(*sample(30), 1)
-    assert time.process_time() - start < 2
+def test_resamples_are_vectorised():
+    assert calls(lambda: correlations(*sample(30), 1))[1] < 50_000
 
 
 def test_thousands_of_images_fit():
@@ -273,7 +271,8 @@ def test_thousands_of_images_fit():
 
 
 def test_comparing_needs_no_torch():
-    modules = "purify_audit.statistics.correlation, purify_audit.report.comparison, purify_audit.render.terminal.comparison"
+    rooms = "statistics.correlation", "report.comparison", "render.terminal.comparison"
+    modules = ", ".join(f"purify_audit.{room}" for room in rooms)
     code = f"import sys, {modules}; print('torch' in sys.modules, 'scipy.stats' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

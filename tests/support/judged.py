@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from purify_audit.audit.compression_run import audit
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import prepare
 from purify_audit.gate.judge import judge
@@ -20,7 +20,7 @@ TODAY = date(2026, 11, 1)
 def measured():
     """A report of a small real audit."""
     asked = {"checkpoint": "gaussian-noise:sigma=0.05", "data": "digits", "images": 4, "draws": 2}
-    return audit(prepare(asked | {"directions": 2}, torch.device("cpu")), Progress()).report
+    return run_compression(prepare(asked | {"directions": 2}, torch.device("cpu")), Progress()).report
 
 
 def estimate(metric="compression_rate", **changes):

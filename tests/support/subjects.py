@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from purify_audit.audit.compression_run import AuditResult, audit
-from purify_audit.audit.result import Progress
+from purify_audit.audit.compression_run import run_compression
+from purify_audit.audit.result import AuditResult, Progress
 from purify_audit.audit.subject import Subject
 from purify_audit.images.image_set import ImageSet, choose, load_images
 from purify_audit.models.checkpoint import transform_checkpoint
@@ -58,13 +58,15 @@ def subject_for(purifier, images=None, judge=None, user_images=None, **settings)
         images=images,
         available=len(images),
         user_images=user_images,
-        judge=judge,
+        classifier=judge,
         device=CPU,
     )
 
 
 def run(purifier, images=None, measure_anyway=False, **settings) -> AuditResult:
-    return audit(subject_for(purifier, images, **settings), Progress(), measure_anyway)
+    return run_compression(
+        subject_for(purifier, images, **settings), Progress(), measure_anyway=measure_anyway
+    )
 
 
 def codes(outcome) -> list[str]:

@@ -9,7 +9,7 @@ from purify_audit.audit.subject import Subject
 from purify_audit.models.checkpoint import Checkpoint
 from purify_audit.models.exported.captured import CapturedGraph
 from purify_audit.models.user_code.draws import UnalignedRandomnessError
-from purify_audit.models.user_code.purifier import ForeignPurifier
+from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.report.schema import DataInfo, DrawInfo, ModelInfo
 from purify_audit.spec.card import ClassifierCard, PurifierCard
 
@@ -17,7 +17,7 @@ from purify_audit.spec.card import ClassifierCard, PurifierCard
 def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
     """What somebody's own code draws in one purification; nothing where that cannot be aligned."""
     purifier = subject.purifier
-    if not isinstance(purifier, ForeignPurifier | CapturedGraph):
+    if not isinstance(purifier, UserPurifier | CapturedGraph):
         return ()
     few = subject.images.select(list(range(min(2, len(subject.images)))))
     x = torch.from_numpy(few.pixels.copy()).to(subject.device)

@@ -7,7 +7,7 @@ from purify_audit.audit.subject import Subject
 from purify_audit.core.findings import Finding, finding
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.models.exported.captured import CapturedGraph
-from purify_audit.models.user_code.purifier import ForeignPurifier
+from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.statistics.compression import broken_images, estimate, per_image, within_tolerance
 from purify_audit.statistics.compression_rows import CompressionSamples
@@ -45,7 +45,7 @@ def check_again(subject: Subject, samples: CompressionSamples) -> list[Finding]:
 
 def _shown_later(subject: Subject, before: list[Finding]) -> list[Finding]:
     """What somebody's own code did only while it was measured."""
-    if not isinstance(subject.purifier, ForeignPurifier | CapturedGraph):
+    if not isinstance(subject.purifier, UserPurifier | CapturedGraph):
         return []
     known = {f.code for f in before}
     return [f for f in subject.purifier.findings() if f.code not in known]

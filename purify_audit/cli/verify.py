@@ -236,7 +236,8 @@ def _prepared(settings: dict[str, Any], where: "torch.device") -> "Subject":
     from purify_audit.audit.defaults import plan_settings
     from purify_audit.audit.subject import prepare
 
-    settings.setdefault("checkpoint", shipped_purifier())
+    if "checkpoint" not in settings:
+        settings["checkpoint"] = shipped_purifier()
     return prepare(plan_settings(settings), where)
 
 

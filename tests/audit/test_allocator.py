@@ -13,7 +13,7 @@ from purify_audit.audit.allocator import hold_freed_memory
 FAULTS = """
 import resource, sys
 import numpy as np
-from purify_audit.cli.allocator import hold_freed_memory
+from purify_audit.audit.allocator import hold_freed_memory
 
 held = hold_freed_memory() if sys.argv[1] == "held" else False
 def layer():

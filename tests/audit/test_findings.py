@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 from subjects import DIGITS, PROVENANCE, codes, run, subject_for
-from test_certification import CHEATS as ATTACK_CHEATS
+from test_sanity_checks import CHEATS as ATTACK_CHEATS
 
-from purify_audit.audit.compression_run import audit
-from purify_audit.audit.result import Progress
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.core.findings import CODES
 from purify_audit.images.image_set import choose, load_images
 from purify_audit.models.purifiers.diffusion import DiffusionPurifier
@@ -98,7 +97,7 @@ def test_anchors_that_lose_their_class_are_a_finding():
     images = choose(load_images("digits"), 16, 0)
     subject = subject_for(cheats.Inverts(), images)
     judge = (subject.checkpoint, Prototypes(images))
-    outcome = audit(subject_for(cheats.Inverts(), images, judge=judge), Progress())
+    outcome = run_compression(subject_for(cheats.Inverts(), images, judge=judge))
     found = next(f for f in outcome.report.findings if f.code == "PA204")
     assert found.evidence["clean_accuracy"] == 1.0
     assert found.evidence["anchor_accuracy"] < 0.5
@@ -150,7 +149,7 @@ def test_a_network_run_with_the_wrong_settings_does_not_denoise(spoil):
 def test_every_code_has_a_test():
     tested = set().union(*(expected for _, expected in CHEATS + ATTACK_CHEATS))
     by_themselves = {"PA106", "PA202", "PA204", "PA205"}
-    by_themselves |= {"PA111", "PA112", "PA113"}  # test_foreign.py
+    by_themselves |= {"PA111", "PA112", "PA113"}  # test_user_code.py
     by_themselves |= {f"PA{n}" for n in range(307, 313)}  # test_certification.py
     by_themselves |= {"PA313"}  # test_verify.py: a tampered report
     assert tested | by_themselves == set(CODES)

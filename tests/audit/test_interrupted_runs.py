@@ -143,7 +143,7 @@ def test_a_kept_run_is_the_plain_one_and_is_computed_once(name, plain, done, put
     assert len(puts) == len(set(puts)) == len(kept("r"))
     phases = Counter(phase for phase, _ in puts)
     assert phases["compression"] >= 1
-    assert (phases["attack"], phases["certify"]) == {
+    assert (phases["attack"], phases["comparison"]) == {
         "attack": (2, 3),
         "predict": (2, 0),
     }.get(name, (0, 0))
@@ -174,7 +174,7 @@ def test_resume_computes_what_is_missing_and_ends_with_the_same_body(
     name, after, plain, interrupt, done, puts
 ):
     told = interrupt(after, *RUNS[name], "--run-dir", "r", "--out", "a.json")
-    assert "to go on: purify-audit resume r --out a.json" in told
+    assert "to continue: purify-audit resume r --out a.json" in told
     assert read_report(Path("a.json")).status == "partial"
     assert kept("r") == set(puts)
     assert len(puts) == after
@@ -199,7 +199,7 @@ def cost_of(folder, units, whole, done):
     with open_run(Path(folder), read_run(Path(folder)), "reader") as store:
         told = {
             (phase, place): store.get(phase, place).facts["evaluations"]
-            for phase in ("gradients", "attack", "certify")
+            for phase in ("gradients", "attack", "comparison")
             for place in store.done(phase)
         }
         groups = len(store.done("compression"))
@@ -224,7 +224,7 @@ def test_interrupted_again_and_again(plain, interrupt, done, puts):
 def test_a_limit_of_time_keeps_what_is_finished(plain, run_cli, done):
     told = run_cli(*ATTACK, "--max-seconds", 0, "--run-dir", "x.run", "--out", "x.json")
     assert told[0] == 3
-    assert "to go on: purify-audit resume x.run" in told[1]
+    assert "to continue: purify-audit resume x.run" in told[1]
     done("resume", "x.run")
     assert body("x.json") == body(plain("attack"))
 
@@ -271,7 +271,7 @@ def test_an_attack_on_a_report_goes_on(compressed, interrupt, done, puts):
     first = [("gradients", 0), ("attack", 0)]
     assert puts == first
     done("resume", "r", "--out", "b.json")
-    assert puts == [*first, ("attack", 1), *(("certify", n) for n in range(3))]
+    assert puts == [*first, ("attack", 1), *(("comparison", n) for n in range(3))]
     done(*command)
     assert body("a.json") == body("b.json") == body("plain.json")
 
@@ -330,7 +330,7 @@ def test_parts_merged_are_the_whole(name, count, plain, done, puts):
     for n in reversed(range(count)):
         puts.clear()
         told = done(*whole, "--shard", f"{n}/{count}", "--run-dir", f"p{n}", "--out", "none.json")
-        assert told == f"part {n}/{count} of p{n} is kept\n"
+        assert told == f"part {n}/{count} of p{n} is stored\n"
         mine = [unit for unit in puts if unit != CHECK]
         assert {place % count for _, place in mine} <= {n}
         seen += mine
@@ -351,7 +351,7 @@ def test_parts_in_one_folder(plain, done):
 
 def test_an_interrupted_part_goes_on_with_the_same_command(plain, interrupt, done, puts):
     part = (*MEDIAN, "--shard", "1/2", "--run-dir", "p1")
-    assert interrupt(2, *part) == "part 1/2 of p1 was interrupted; the same command goes on\n"
+    assert interrupt(2, *part) == "part 1/2 of p1 was interrupted; the same command continues it\n"
     done(*part)
     assert puts == [("compression", n) for n in range(1, 12, 2)]
     done(*MEDIAN, "--shard", "0/2", "--run-dir", "p0")
@@ -377,7 +377,7 @@ def test_missing_attacks_are_told_by_phase(run_cli, done):
     done(*ATTACK, "--shard", "0/2", "--run-dir", "p0")
     code, _, err = run_cli("merge", "p0")
     assert code == 4
-    assert "units are missing: attack 1; certify 1; compute" in err
+    assert "units are missing: attack 1; comparison 1; compute" in err
 
 
 @pytest.mark.parametrize("anyway", [(), ("--measure-anyway",)])
@@ -432,7 +432,7 @@ def test_what_is_no_run_folder(refused, here):
 
 def test_a_part_needs_a_folder_and_must_be_one(refused):
     assert refused(*MEDIAN, "--shard", "0/2") == (
-        "--shard keeps its part in a folder: give --run-dir"
+        "--shard stores its part in a folder: give --run-dir"
     )
     told = refused(*MEDIAN, "--shard", "2/2", "--run-dir", "r")
     assert told == "--shard '2/2' is not I/N with I from 0 to N - 1, such as 0/4"
@@ -464,9 +464,9 @@ def test_each_of_those_that_share_does_its_own_and_then_what_is_left(
 ):
     monkeypatch.setenv("CI_NODE_TOTAL", "3")
     monkeypatch.setenv("CI_NODE_INDEX", "2")
-    assert done(*ATTACK, "--out", "s.json") == "part 1/3 of s.run is kept\n"
+    assert done(*ATTACK, "--out", "s.json") == "part 1/3 of s.run is stored\n"
     assert puts == [("compression", 0), ("gradients", 0), ("attack", 1), ("attack", 0)] + [
-        ("certify", n) for n in (1, 2, 0)
+        ("comparison", n) for n in (1, 2, 0)
     ]
     puts.clear()
     monkeypatch.setenv("CI_NODE_INDEX", "1")
@@ -484,7 +484,7 @@ def test_who_begins_before_preflight_is_done_ends_as_it_says(output, code, run_c
     monkeypatch.setenv("CI_NODE_TOTAL", "2")
     monkeypatch.setenv("CI_NODE_INDEX", "2")
     ended, out, err = run_cli(*run, "--out", "s.json")
-    assert (ended, out) == (0, "part 1/2 of s.run is kept\n"), err
+    assert (ended, out) == (0, "part 1/2 of s.run is stored\n"), err
     monkeypatch.setenv("CI_NODE_INDEX", "1")
     assert run_cli(*run, "--out", "s.json")[0] == 3
     assert code in {f.code for f in read_report(Path("s.json")).findings}
@@ -548,7 +548,7 @@ def test_killed_at_random_moments(plain, done):
             process.kill()
             assert process.wait() == -signal.SIGKILL
         now = len(kept("k.run"))
-        assert before + 1 <= now < 24, "of two files that are seen, one at least is kept"
+        assert before + 1 <= now < 24, "of two files that are seen, one at least is stored"
         before = now
     assert not Path("k.json").exists()
     done("resume", "k.run")
@@ -569,7 +569,7 @@ def test_a_folder_in_use_is_refused_and_sigterm_ends_its_run_in_order(refused, p
     assert told.startswith(f"t.run: is in use by process {process.pid} on ")
     assert not Path("b.json").exists()
     assert process.returncode == 143
-    assert "to go on: purify-audit resume t.run --out t.json" in out
+    assert "to continue: purify-audit resume t.run --out t.json" in out
     report = read_report(Path("t.json"))
     assert report.status == "partial"
     assert 1 <= len(report.data.ids) < 24

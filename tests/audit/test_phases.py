@@ -42,7 +42,7 @@ def phase(race, log, during=lambda place, step: None, count=4):
     def make(place):
         for step in range(3):
             during(place, step)
-            race.look()
+            race.check()
             log.append((place, step))
         return unit(place)
 
@@ -103,7 +103,7 @@ def test_a_run_that_has_ended_ends_this_process_within_its_unit(own):
         phase(race, log, end).share(race, Shard(0, 2), alone=False)
     assert kept(own) == [0]
     assert log[-1] == (2, 0)
-    race.look()  # between units nobody is asked
+    race.check()  # between units nobody is asked
 
 
 def test_slow_looks_are_seldom_too(own, monkeypatch):
@@ -119,7 +119,7 @@ def test_slow_looks_are_seldom_too(own, monkeypatch):
     race = SharedRun(own, ended, ("p", 0))
     for second in range(0, 1000, 10):
         now[0] = max(now[0], float(second))
-        race.look()
+        race.check()
     assert looks == [0.0, 160.0, 320.0, 480.0, 640.0, 800.0, 960.0]
 
 

@@ -104,7 +104,7 @@ def test_defaults_of_a_random_purifier(stored):
     assert subject.checkpoint == read_checkpoint(path)
     assert subject.card == subject.checkpoint.card == subject.purifier.card
     assert (len(subject.images), subject.available) == (64, 450)
-    assert (subject.user_images, subject.judge, subject.device) == (None, None, CPU)
+    assert (subject.user_images, subject.classifier, subject.device) == (None, None, CPU)
 
 
 def test_defaults_of_the_l2_ball(stored):
@@ -172,7 +172,7 @@ def test_the_plan_says_all_that_is_needed(stored):
     assert again.card == subject.card
     assert again.images.digest == subject.images.digest
     assert again.available == subject.available
-    assert again.judge[0] == subject.judge[0]
+    assert again.classifier[0] == subject.classifier[0]
 
 
 # --- checkpoints and transformations ------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_images_without_labels_cannot_be_judged(stored, images):
     data = images()
     message = f"{data}: has no labels, so a classifier cannot be judged on it"
     assert fault(checkpoint="identity", data=data, classifier=stored("cnn")) == message
-    assert prepare(asked("identity", data=data), CPU).judge is None
+    assert prepare(asked("identity", data=data), CPU).classifier is None
 
 
 def test_labels_that_the_classifier_does_not_know(stored, images):
@@ -270,8 +270,8 @@ def test_labels_that_the_classifier_does_not_know(stored, images):
     message = f"{data}: has label 10, but {path} knows only 10 classes"
     assert fault(checkpoint="identity", data=data, classifier=path) == message
     subject = prepare(asked("identity", data=images(labels=[0, 9]), classifier=path), CPU)
-    assert subject.judge[1].classes == 10
-    assert subject.judge[0] == read_checkpoint(path)
+    assert subject.classifier[1].classes == 10
+    assert subject.classifier[0] == read_checkpoint(path)
 
 
 def test_more_images_than_there_are(images, refused):

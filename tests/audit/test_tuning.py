@@ -10,8 +10,7 @@ import pytest
 import torch
 from subjects import CPU, DIGITS, grey_images, subject_for
 
-from purify_audit.audit.compression_run import audit
-from purify_audit.audit.result import Progress
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.tuning import microbatch as packing
 from purify_audit.audit.tuning.microbatch import attack_within_memory, measured, within_memory
 from purify_audit.audit.tuning.pilot import _rates, allocated
@@ -94,7 +93,7 @@ def test_where_images_differ_each_gets_the_least_and_the_tolerance_is_reached():
     assert subject.plan.first_look == 48 <= min(subject.plan.looks)
     # The factors are uniform: n = (t 0.3 / sqrt(3) / (0.95 × 0.03))², and t of four looks is 2.5
     assert 0.7 * 230 < pilot.needed < 1.3 * 230
-    report = audit(subject, Progress()).report
+    report = run_compression(subject).report
     assert "PA205" not in {f.code for f in report.findings}
     rate = next(e for e in report.estimates if (e.metric, e.norm) == ("compression_rate", "l2"))
     assert (rate.upper - rate.lower) / 2 <= 0.03
@@ -143,7 +142,7 @@ def test_the_estimate_is_that_of_the_same_plan_without_a_pilot():
     subject, _ = allocated(for_tolerance(Scaling(by_image=0.3, by_draw=0.1), 0.05))
     plain = subject_for(Scaling(by_image=0.3, by_draw=0.1), grey_images(400))
     plain = replace(plain, plan=subject.plan, images=subject.images)
-    reports = [audit(each, Progress()).report for each in (subject, plain)]
+    reports = [run_compression(each).report for each in (subject, plain)]
     assert reports[0] == reports[1]
 
 
@@ -156,7 +155,7 @@ def test_a_purifier_that_makes_no_images_is_left_to_preflight(wrong):
 
     subject, pilot = allocated(for_tolerance(Wrong(), 0.03))
     assert (subject.plan.images, len(subject.images), pilot) == (48, 48, None)
-    assert audit(subject, Progress()).report.findings[0].code in ("PA103", "PA104")
+    assert run_compression(subject).report.findings[0].code in ("PA103", "PA104")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +267,7 @@ def test_a_report_tells_what_was_settled(run_cli):
     )
     assert code == 0, err
     report = read_report(Path("a.json"))
-    pilot, tried = report.run.settled.pilot, report.run.settled.timed
+    pilot, tried = report.run.tuning.pilot, report.run.tuning.timed
     assert (report.plan.draws, report.plan.directions) == (pilot.draws, pilot.directions)
     assert report.plan.microbatch in {one.microbatch for one in tried}
     assert f"{pilot.draws} draws, {pilot.directions} directions, about {pilot.needed} images" in (
@@ -279,7 +278,7 @@ def test_a_report_tells_what_was_settled(run_cli):
     run_cli(*command[:-1], "b.json", *again)
     same = read_report(Path("b.json")).run
     assert same.body_sha256 == report.run.body_sha256
-    assert (same.settled.pilot, same.settled.timed) == (pilot, ())
+    assert (same.tuning.pilot, same.tuning.timed) == (pilot, ())
 
 
 def test_a_run_remembers_what_was_settled(run_cli, monkeypatch):
@@ -290,8 +289,8 @@ def test_a_run_remembers_what_was_settled(run_cli, monkeypatch):
     assert run_cli(*command, "b.json")[0] == 0
     assert run_cli("resume", "r", "--out", "c.json")[0] == 0
     told = [read_report(Path(f"{name}.json")).run for name in "abc"]
-    assert told[0].settled.pilot is not None
-    assert told[0].settled == told[1].settled == told[2].settled
+    assert told[0].tuning.pilot is not None
+    assert told[0].tuning == told[1].tuning == told[2].tuning
     assert len({run.body_sha256 for run in told}) == 1
 
 
@@ -309,7 +308,7 @@ def test_what_is_allocated_is_not_asked_for(option, refused):
 def test_without_memory_the_size_falls_and_that_is_told(run_cli, monkeypatch):
     """As on CUDA, where sizes are tried before every run; here they never do not fit."""
     monkeypatch.setattr(packing, "_fits", lambda compute: False)
-    monkeypatch.setattr("purify_audit.cli.tuning._HAS_LIMITS", ("cpu",))
+    monkeypatch.setattr("purify_audit.audit.tuning.settle._HAS_LIMITS", ("cpu",))
     code, _, err = run_cli("compress", "median:size=3", "--microbatch", 2)
     assert code == 4
     assert "no memory for one image" in err
@@ -320,7 +319,7 @@ def test_without_memory_the_size_falls_and_that_is_told(run_cli, monkeypatch):
     assert "no memory for micro-batches of 8" in err
     report = read_report(Path("report.json"))
     assert report.plan.microbatch == 4
-    assert report.run.settled.too_large == (8,)
+    assert report.run.tuning.too_large == (8,)
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "0"])

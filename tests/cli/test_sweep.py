@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from subjects import CPU
 
+from purify_audit.audit.cost import planned_evaluations
 from purify_audit.audit.defaults import plan_settings
-from purify_audit.audit.sweep import cost, settings, subjects, sweep
+from purify_audit.audit.result import Progress
+from purify_audit.audit.sweep import run_sweep, settings, subjects
 from purify_audit.cli.progress import Reporter
 from purify_audit.core.errors import PlanError
 from purify_audit.report.curve import Curve, Setting, curve_point
@@ -109,8 +111,8 @@ def test_the_cost_of_a_point_is_what_it_spends():
             del asked["attack"], asked["preset_images"]
         for _, subject in subjects(asked, settings((2,), (), ()), CPU):
             ticked = []
-            ((_, made),) = sweep([(at(2), subject)], ticked.append)
-            assert sum(ticked) == cost(subject)
+            ((_, made),) = run_sweep([(at(2), subject)], Progress(ticked.append))
+            assert sum(ticked) == planned_evaluations(subject)
             assert (made.report.attack is not None) == (made.attacks is not None) == attack
 
 

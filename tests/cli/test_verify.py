@@ -16,16 +16,16 @@ from safetensors.numpy import load_file, save_file
 from subjects import CPU
 
 from purify_audit import cli
-from purify_audit.audit.attack_report import verify
+from purify_audit.audit.attack_report import run_attack
 from purify_audit.audit.comparison_attacks import other_ids
-from purify_audit.audit.compression_run import AuditResult, audit
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.cost import planned_evaluations, seconds_per_evaluation
 from purify_audit.audit.defaults import plan_settings
 from purify_audit.audit.replay import stored_subject
-from purify_audit.audit.result import Progress
+from purify_audit.audit.result import AuditResult, Progress
 from purify_audit.audit.subject import prepare
+from purify_audit.cli.execute import duration
 from purify_audit.cli.progress import Reporter
-from purify_audit.cli.verify import duration, settings
 from purify_audit.core.digests import file_sha256
 from purify_audit.core.errors import PlanError
 from purify_audit.core.noise import Noise
@@ -190,7 +190,7 @@ def test_labels_in_the_file_are_what_the_defence_says(finished):
             ids = other_ids(ids, report.plan.seed)
         x = torch.from_numpy(attack.images)
         purifiers = {"bare": lambda z, noise: z}
-        purify, judge = purifiers.get(attack.name, subject.purifier), subject.judge[1]
+        purify, judge = purifiers.get(attack.name, subject.purifier), subject.classifier.model
         columns = [(attack.aligned, 0)]
         columns += [(attack.held_out, 2**16)] if attack.held_out.size else []
         for labels, first in columns:
@@ -467,11 +467,11 @@ def test_the_planned_cost_is_what_is_spent(checkpoint, asked):
     fields |= {"draws": 1, "directions": 2, "probes": [{"kind": "sign"}]}
     subject = prepare(fields, CPU)
     ticked = []
-    found = verify(subject, audit(subject, Progress()), ticked.append)
+    found = run_attack(subject, run_compression(subject), Progress(ticked.append))
     spent = found.report.attack.evaluations
     assert spent == sum(ticked)
-    planned = planned_evaluations(subject)
-    if "PA302" in codes(found.report, "error"):  # no gradient, so nothing was predicted_scores
+    planned = planned_evaluations(subject, compression=False)
+    if "PA302" in codes(found.report, "error"):  # no gradient, so nothing was predicted
         assert spent < planned
     else:
         assert planned == pytest.approx(spent, rel=0.01)
@@ -595,7 +595,7 @@ def test_cells_reproduce(target, cells, compressed, run_cli, here):
     code, out, err = run_cli("verify", *target, "--cells", cells)
     assert (code, err) == (0, "")
     assert out.startswith(f"{cells} of {cells} cells reproduce, bit for bit")
-    assert "`--attack` cross-checks" in out
+    assert "`attack` cross-checks" in out
 
 
 def test_no_more_cells_than_there_are(run_cli, here):
@@ -611,7 +611,7 @@ def test_cells_of_an_attacked_report_reproduce(finished, run_cli):
     folder, _, _ = finished
     assert run_cli("verify", folder / "verify.json")[:2] == (
         0,
-        "16 of 16 cells reproduce, bit for bit (`--attack` cross-checks what they mean)\n",
+        "16 of 16 cells reproduce, bit for bit (`attack` cross-checks what they mean)\n",
     )
 
 
@@ -908,17 +908,23 @@ def test_the_policy_in_the_projects_file_is_no_setting(here):
     assert project_settings(find_project(here)) == {"steps": 5}
 
 
-def test_who_decides_a_setting(here):
-    Path("purify-audit.toml").write_text('steps = 5\ndevice = "cpu:0"\n', encoding="utf-8")
-    asked = {"steps": None, "eps": "0.1", "device": "auto", "out": "x", "quiet": True}
-    found = settings(asked, None)
-    assert found == {"steps": 5, "eps": "0.1", "device": "cpu:0"}
-    assert settings(asked | {"steps": 2, "device": "cpu"}, "identity") == {
-        "steps": 2,
-        "eps": "0.1",
-        "device": "cpu",
-        "checkpoint": "identity",
-    }
+def test_who_decides_a_setting(here, run_cli, monkeypatch):
+    """An option first, then the project's file, then the default."""
+    asked = {}
+
+    def prepared(settings, where):
+        asked.update(settings, where=where.type)
+        raise PlanError("enough")
+
+    monkeypatch.setattr("purify_audit.cli.verify._prepared", prepared)
+    text = 'steps = 5\ndevice = "cpu:0"\nleave = true\n'
+    Path("purify-audit.toml").write_text(text, encoding="utf-8")
+    run_cli("attack", "--eps", "0.1")
+    assert (asked["steps"], asked["eps"], asked["where"]) == (5, "0.1", "cpu")
+    assert asked["early_stop"] is True  # by its old name
+    assert "checkpoint" not in asked
+    run_cli("attack", "identity", "--steps", 2, "--no-leave")
+    assert (asked["steps"], asked["checkpoint"], asked["early_stop"]) == (2, "identity", False)
 
 
 def test_presets_and_what_changes_them():
@@ -1000,8 +1006,8 @@ def test_an_attack_needs_no_rows():
     """Where there are no rows, images have no rates but the attack's own."""
     asked = {"checkpoint": str(AUTOENCODER), "images": 4, "steps": 1, "microbatch": 4}
     subject = prepare(plan_settings(asked), CPU)
-    basis = audit(subject, Progress())
-    found = verify(subject, AuditResult(basis.report, None), lambda evaluations: None)
+    basis = run_compression(subject)
+    found = run_attack(subject, AuditResult(basis.report, None))
     assert all(set(v.rates) == {"attack"} for v in found.report.attack.images)
     json.dumps(found.report.model_dump(mode="json"), allow_nan=False)
 

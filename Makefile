@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS := $(VENV)/.runs
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 # The CPU build of PyTorch unless there is an NVIDIA GPU, whose machines often have PyTorch already.
 ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
@@ -23,7 +24,7 @@ demo: $(RUNS)
 	    --classifier models/digits-classifier.safetensors --eps 0.15 --out out/demo.json
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(CORES) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

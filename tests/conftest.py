@@ -1,15 +1,13 @@
 """Cards and tiny checkpoints of every family, and the command line run in this process."""
 
-import contextlib
-import io
 import json
 import os
 import sys
-from typing import NamedTuple
 
 import hypothesis
 import pytest
 import torch
+from commands import run_in
 
 from purify_audit import cli
 from purify_audit.models.checkpoint import save_checkpoint
@@ -150,32 +148,7 @@ def refused(run_cli):
     return run
 
 
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="session")
 def cli_in():
-    """Run a command in a folder, in this process, for fixtures that live longer than a test."""
-
-    def run(folder, *arguments):
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            patch.chdir(folder)
-            patch.setenv("COLUMNS", "10000")
-            patch.setattr(sys, "argv", ["purify-audit", *map(str, arguments)])
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-        return Ended(code, out.getvalue(), err.getvalue())
-
-    return run
+    """(folder, *arguments) -> how a command ended, for fixtures that live longer than a test."""
+    return run_in

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: in a process of their own, with exit codes and messages."""
+"""The commands as a person runs them: exit codes, messages, signals, pipes and terminals."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_in
 from safetensors.numpy import load_file
 
 from purify_audit import __version__
@@ -23,9 +24,8 @@ SHARED = ROOT.parent / "shared" / "data"
 QUICK = ("--images", "8", "--eps", "0.15", "--draws", "2", "--directions", "2", "--t-star", "5")
 
 
-def purify_audit(*arguments, cwd, **more):
-    command = [sys.executable, "-m", "purify_audit", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **more)
+def purify_audit(*arguments, cwd):
+    return run_in(cwd, *arguments, columns="80")
 
 
 def refused(result, message, code=2):

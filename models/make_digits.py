@@ -1,4 +1,4 @@
-"""Write `purify_audit/data/digits.npz`, the bundled images, from scikit-learn's copy.
+"""Write `purify_audit/images/digits/digits.npz`, the bundled images, from scikit-learn's copy.
 
 Run from the repository root: `python models/make_digits.py`. The same bytes come out every time:
 `x` uint8 [1797, 8, 8] in 0..16 and `y` uint8 [1797], in scikit-learn's order, not compressed.
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-TARGET = Path(__file__).parents[1] / "purify_audit" / "data" / "digits.npz"
+TARGET = Path(__file__).parents[1] / "purify_audit" / "images" / "digits" / "digits.npz"
 
 
 def main() -> None:

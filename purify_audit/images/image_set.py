@@ -27,7 +27,7 @@ from purify_audit.images.sources import (
     split_source,
 )
 
-_DIGITS = Path(__file__).parents[1] / "data" / "digits.npz"
+_DIGITS = Path(__file__).with_name("digits") / "digits.npz"
 _DIGITS_WHITE = 16  # the value of the brightest pixel
 _HELD_OUT = 4  # every fourth digit is kept from training
 

@@ -94,7 +94,7 @@ def _model_name():
 
 def cifar_batch(folder):
     """Digits as a CIFAR-10 test batch of its binary version."""
-    digits = np.load(ROOT / "purify_audit/data/digits.npz")
+    digits = np.load(ROOT / "purify_audit/images/digits/digits.npz")
     pixels, labels = digits["x"][:16], digits["y"][:16]
     grey = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     wide = np.repeat(grey.repeat(4, 2).repeat(4, 3), 3, 1)

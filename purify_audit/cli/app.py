@@ -1,5 +1,6 @@
 """The Typer application, its exit codes, and commands that take groups of options."""
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -8,7 +9,6 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.models import ParameterInfo
 
 EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_BROKEN = 1, 3, 4
 
@@ -96,8 +96,8 @@ app = typer.Typer(
 def command(alias: str | None = None) -> Callable[[Function], Function]:
     """Add a function to the application, its option groups expanded into options.
 
-    A parameter whose annotation is a frozen dataclass is a group of options, titled by the first
-    line of the dataclass's docstring; every other parameter is as in Typer.
+    A parameter whose annotation is a dataclass is a group of options, titled by the first line of
+    the dataclass's docstring; a group may hold groups. Other parameters are as in Typer.
 
     Args:
         alias: an old name that still works, hidden.
@@ -127,8 +127,7 @@ def _expanded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def flat(**values: Any) -> None:
         for name, kind in groups.items():
-            fields = {f.name: values.pop(f.name) for f in dataclasses.fields(cast(Any, kind))}
-            values[name] = cast(Any, kind)(**fields)
+            values[name] = _collected(cast(type, kind), values)
         function(**values)
 
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
@@ -138,13 +137,17 @@ def _expanded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options_of(group: type) -> list[inspect.Parameter]:
-    """The parameters of a group, in its section of the help."""
+    """The parameters of a group and of the groups in it, each in its section of the help."""
     title = (group.__doc__ or "Options").partition("\n")[0].rstrip(".")
     hints = get_type_hints(group, include_extras=True)
-    parameters = []
+    parameters = list[inspect.Parameter]()
     for field in dataclasses.fields(group):
+        if dataclasses.is_dataclass(hints[field.name]):
+            parameters += _options_of(hints[field.name])
+            continue
         kind, option = hints[field.name].__origin__, hints[field.name].__metadata__[0]
-        shown = _with_panel(option, title)
+        shown = copy.copy(option)
+        shown.rich_help_panel = option.rich_help_panel or title
         parameters.append(
             inspect.Parameter(
                 field.name,
@@ -156,8 +159,14 @@ def _options_of(group: type) -> list[inspect.Parameter]:
     return parameters
 
 
-def _with_panel(option: ParameterInfo, title: str) -> ParameterInfo:
-    copied = type(option).__new__(type(option))
-    vars(copied).update(vars(option))
-    copied.rich_help_panel = title
-    return copied
+def _collected(group: type, values: dict[str, Any]) -> Any:
+    """A group with its options taken out of `values`."""
+    hints = get_type_hints(group)
+    return group(
+        **{
+            field.name: _collected(hints[field.name], values)
+            if dataclasses.is_dataclass(hints[field.name])
+            else values.pop(field.name)
+            for field in dataclasses.fields(group)
+        }
+    )

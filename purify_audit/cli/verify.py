@@ -44,28 +44,22 @@ Cells = Annotated[int, typer.Option(min=1, help="Cells of the report to compute 
 Level = Annotated[
     float | None, typer.Option(help="Confidence level of the intervals. Default: 0.95.")
 ]
-AttackOut = Annotated[
-    Path,
-    typer.Option(
-        "--out", help="Report file; raw rows are written beside it.", rich_help_panel="Output"
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """All options of an attack or a prediction."""
+class Job:
+    """Attack."""
 
     purifier: o.PurifierOptions
     classifier: o.ClassifierOptions
     images: o.ImageOptions
     threat: o.ThreatOptions
-    attack: o.AttackOptions
+    attack_options: o.AttackOptions
     engine: o.EngineOptions
     run: o.RunOptions
     output: o.OutputOptions
-    level: float | None
-    out: Path
+    level: Level = None
+    out: o.Out = Path("verify.json")
 
     def given(self, target: str | None) -> dict[str, Any]:
         """The settings that were given, by their names in project files."""
@@ -81,44 +75,18 @@ class _Job:
             "device": self.engine.device,
         }
         given = {name: value for name, value in values.items() if value is not None}
-        return given | self.attack.given() | self.engine.given()
+        return given | self.attack_options.given() | self.engine.given()
 
 
 @command()
-def attack(
-    purifier: o.PurifierOptions,
-    classifier: o.ClassifierOptions,
-    images: o.ImageOptions,
-    threat: o.ThreatOptions,
-    attack: o.AttackOptions,
-    engine: o.EngineOptions,
-    run: o.RunOptions,
-    output: o.OutputOptions,
-    target: Target = None,
-    level: Level = None,
-    out: AttackOut = Path("verify.json"),
-) -> None:
+def attack(job: Job, target: Target = None) -> None:
     """Attack with aligned randomness: robust accuracy, beside the compression rate."""
-    job = _Job(purifier, classifier, images, threat, attack, engine, run, output, level, out)
     _measure(job, target, predict_only=False)
 
 
 @command()
-def predict(
-    purifier: o.PurifierOptions,
-    classifier: o.ClassifierOptions,
-    images: o.ImageOptions,
-    threat: o.ThreatOptions,
-    attack: o.AttackOptions,
-    engine: o.EngineOptions,
-    run: o.RunOptions,
-    output: o.OutputOptions,
-    target: Target = None,
-    level: Level = None,
-    out: AttackOut = Path("verify.json"),
-) -> None:
+def predict(job: Job, target: Target = None) -> None:
     """Predict aligned robust accuracy by transfer attack, at about 1/50 of an attack's cost."""
-    job = _Job(purifier, classifier, images, threat, attack, engine, run, output, level, out)
     _measure(job, target, predict_only=True)
 
 
@@ -139,23 +107,13 @@ def reproduce(
 
 @command()
 def verify(
-    purifier: o.PurifierOptions,
-    classifier: o.ClassifierOptions,
-    images: o.ImageOptions,
-    threat: o.ThreatOptions,
-    options: o.AttackOptions,
-    engine: o.EngineOptions,
-    run: o.RunOptions,
-    output: o.OutputOptions,
+    job: Job,
     target: Target = None,
     attack: Annotated[bool, typer.Option("--attack", help="The same as `attack`.")] = False,
     predict: Annotated[bool, typer.Option("--predict", help="The same as `predict`.")] = False,
-    level: Level = None,
     cells: Cells = 16,
-    out: AttackOut = Path("verify.json"),
 ) -> None:
     """Cross-check a compression rate: recompute its report, or attack with aligned randomness."""
-    job = _Job(purifier, classifier, images, threat, options, engine, run, output, level, out)
     if attack or predict:
         return _measure(job, target, predict_only=predict)
     settings = _settings(job, _named(job, target))
@@ -171,11 +129,11 @@ def verify(
     return _reproduce(report, cells, where, job.purifier.allow_pickle)
 
 
-def _named(job: _Job, target: str | None) -> str | None:
+def _named(job: Job, target: str | None) -> str | None:
     return target if job.purifier.purifier is None else job.purifier.named(target)
 
 
-def _settings(job: _Job, checkpoint: str | None) -> dict[str, Any]:
+def _settings(job: Job, checkpoint: str | None) -> dict[str, Any]:
     """The options given, and for the others, the settings of the project's file.
 
     Of the file, a report takes only the settings of the attack: it names its own subject.
@@ -209,7 +167,7 @@ def _report_path(settings: dict[str, Any]) -> Path | None:
     return Path(named) if named.endswith(".json") else None
 
 
-def _measure(job: _Job, target: str | None, *, predict_only: bool) -> None:
+def _measure(job: Job, target: str | None, *, predict_only: bool) -> None:
     """Attack or predict, a checkpoint or the subject of a report."""
     settings = _settings(job, _named(job, target))
     report = _report_path(settings)

@@ -1,4 +1,4 @@
-"""Foreign code with its randomness captured, and with both calls drawing as they like.
+"""User code with its randomness captured, and with both calls drawing as they like.
 
     python benchmarks/capture_study.py [--images 16] [--out benchmarks/capture_study.json]
 
@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests/support"))
+sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/models/user_code")]
 
 import user_code_samples as code  # noqa: E402
 from subjects import grey_images, pick, run  # noqa: E402
-from test_foreign import Unaligned  # noqa: E402
-from test_third_party_code import CODE, foreign  # noqa: E402
+from test_user_code import Unaligned  # noqa: E402
+from test_third_party_code import CODE, user_purifier  # noqa: E402
 
 PURIFIERS: dict[str, Callable[[], Any]] = {
     "toy: x ← 0.9 x + 0.05 `torch.randn_like(x)`, three times": lambda: code.three_steps,
@@ -60,9 +60,9 @@ def main() -> None:
         captured, uncaptured, other = (
             pick(run(purifier, images, True, **settings, microbatch=size), "compression_rate", "l2")
             for purifier, size in (
-                (foreign(make()), 16),
+                (user_purifier(make()), 16),
                 (Uncaptured(make()), 16),
-                (foreign(make()), 5),
+                (user_purifier(make()), 5),
             )
         )
         row = {"code": name}

@@ -89,7 +89,7 @@ sampler; nor a wrong range of the data where a network knows images of every con
 
 Class-conditional networks, networks conditioned on their own estimate, EDM's original pickles (convert their state dict), score_sde's
 `output_skip` and `input_skip`, latent diffusion, diffusers schedulers with thresholding or zero terminal SNR. For all of these there
-is `--purifier` ([foreign.md](foreign.md)).
+is `--purifier` ([user-code.md](user-code.md)).
 """
 
 

@@ -44,7 +44,7 @@ None of these purifiers was trained as a defence, and none is one. A low rate of
 {TITLES[lowest["name"]]} is the lowest, and {lowest["aligned/aligned_robust_accuracy"][0]:.1%} of its images stand. Where there is
 randomness, it hides: {hidden}.
 
-## 9. Foreign code, with its randomness captured and without
+## 9. User code, with its randomness captured and without
 
 `{capture["command"]}` ({capture["date"]}, {capture["machine"]}, {capture["seconds"]} s): {capture["images"]} images, {capture["draws"]} draws,
 random signs. Each is code that draws its own randomness, run unchanged. "Uncaptured" is the same quotient when both calls draw as they

@@ -114,7 +114,7 @@ CODES: dict[str, Code] = {
         "error",
         "The purifier's own code draws random numbers that cannot be given addresses, so its"
         " randomness cannot be aligned and its output is not used.",
-        "Draw them with an operator that can be aligned (`docs/foreign.md` lists them), or switch"
+        "Draw them with an operator that can be aligned (`docs/user-code.md` lists them), or switch"
         " the dropout of that operator off.",
     ),
     "PA112": Code(

@@ -16,7 +16,7 @@ from purify_audit.models.checkpoint import (
 from purify_audit.models.containers.file_kinds import container_of
 from purify_audit.models.exported.read import graph_container, read_graph
 from purify_audit.models.formats.hub import HUB, download
-from purify_audit.models.formats.recognise import read_foreign
+from purify_audit.models.formats.recognise import read_published
 from purify_audit.models.purifiers.transforms import TRANSFORM_NAMES, parse_transform
 from purify_audit.models.user_code.arguments import is_factory
 from purify_audit.models.user_code.factory import code_checkpoint
@@ -94,7 +94,7 @@ def _open_file(
         raise CheckpointError(f"{printable(text)}: cannot be read: {told}") from None
     if path.is_dir():
         _refuse_unused(f"{text}: is a folder of weights", options, ("assume",))
-        found = read_foreign(path, options, spec, overrides)
+        found = read_published(path, options, spec, overrides)
         return _at_revision(text, found) if text.startswith(HUB) else found
     if is_native(path):
         _refuse_unused(f"{text}: has a card, which says how to run it", options, ())
@@ -103,7 +103,7 @@ def _open_file(
         _refuse_unused(f"{text}: is a graph", options, ("assume",))
         return read_graph(path, None, options)
     _refuse_unused(f"{text}: is a file of weights", options, ("preset", "weights", "assume"))
-    return read_foreign(path, options, spec, overrides)
+    return read_published(path, options, spec, overrides)
 
 
 def _at_revision(text: str, found: Checkpoint) -> Checkpoint:

@@ -226,7 +226,7 @@ def test_faults_are_told_of_the_whole_and_not_of_a_part(tmp_path, dtype):
 PEAK = """
 import resource, sys
 import numpy as np
-from purify_audit.images import choose, load_images
+from purify_audit.images.image_set import choose, load_images
 load_images('digits').check()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 images = load_images(sys.argv[1])

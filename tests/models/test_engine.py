@@ -349,7 +349,7 @@ def test_a_transformation_has_no_network(refused, tmp_path, monkeypatch, option)
     )
 
 
-def test_foreign_code_and_graphs_run_as_they_are(refused, tmp_path, monkeypatch):
+def test_user_code_and_graphs_run_as_they_are(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = "def build():\n    return lambda x: x\n"
     (tmp_path / "mine.py").write_text(code)

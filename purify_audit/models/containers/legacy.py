@@ -44,7 +44,7 @@ def scan_legacy(path: Path) -> Scan:
         scans = []
         for part in ("magic number", "version", "system", "object", "list of storages"):
             scans.append(scan_pickle(f"{path}: {part}", head))
-            if scans[-1].foreign or scans[-1].beyond:
+            if scans[-1].disallowed or scans[-1].beyond:
                 return scans[-1]
         _, version, _, scan, keys = scans
         if version.value != _VERSION:

@@ -42,13 +42,13 @@ class Scan:
     Attributes:
         value: with stand-ins for all that is not plain; none where something is foreign.
         storages: by key.
-        foreign: names it asks for that plain weights do not need, in their order.
+        disallowed: names it asks for that plain weights do not need, in their order.
         beyond: an opcode that PyTorch's restricted loader does not know, where it has one.
     """
 
     value: object = None
     storages: dict[str, Storage] = field(default_factory=dict)
-    foreign: list[str] = field(default_factory=list)
+    disallowed: list[str] = field(default_factory=list)
     beyond: str | None = None
 
 
@@ -71,12 +71,12 @@ def scan_pickle(where: str, file: IO[bytes]) -> Scan:
                 raise CheckpointError(f"{where}: the pickle has more than {MAX_OPCODES} opcodes")
             if name not in _OPCODES:
                 file.seek(start)
-                return Scan(foreign=names_in(file), beyond=name)
+                return Scan(disallowed=names_in(file), beyond=name)
             _OPCODES[name](machine, argument)
     except CheckpointError:
         raise
     except Exception as error:  # pickletools promises no list of what it raises over damaged bytes
-        if not machine.scan.foreign:
+        if not machine.scan.disallowed:
             fault = printable(str(error).partition("\n")[0] or type(error).__name__)
             raise CheckpointError(
                 f"{where}: the pickle is damaged or truncated at {name}: {fault}"
@@ -168,13 +168,13 @@ class _Machine:
                 f"{self.where}: holds a {UNUSABLE[name]} tensor; only dense tensors of real numbers"
                 " can be read, so convert it (`.dequantize()`, `.to_dense()`, `.float()`)"
             )
-        if not any(name in known for known in (CALLS, STORAGES, DTYPES, self.scan.foreign)):
-            self.scan.foreign.append(name)
+        if not any(name in known for known in (CALLS, STORAGES, DTYPES, self.scan.disallowed)):
+            self.scan.disallowed.append(name)
         self.push(Name(name))
 
     def call(self, function: Any, arguments: Any) -> None:
         name = function.name if isinstance(function, Name) else ""
-        if isinstance(function, Opaque) or name in self.scan.foreign:
+        if isinstance(function, Opaque) or name in self.scan.disallowed:
             self.push(Opaque())
         elif name in CALLS and isinstance(arguments, tuple):
             self.copied += sum(len(each) for each in arguments if isinstance(each, Sized))

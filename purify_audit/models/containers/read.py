@@ -85,7 +85,7 @@ def read_weights(path: Path, allow_pickle: bool = False) -> Contents:
         value, unpickled = _read_safetensors(path), False
     else:
         scan = scan_legacy(path) if container == "legacy pickle" else _scan_zip(path)
-        unpickled = bool(scan.foreign or scan.beyond)
+        unpickled = bool(scan.disallowed or scan.beyond)
         if unpickled and not allow_pickle:
             _refuse_pickle(path, scan)
         value = _torch_load(path, container, weights_only=not unpickled)
@@ -164,7 +164,8 @@ def _check_storages(archive: Archive, scan: Scan) -> None:
 
 
 def _refuse_pickle(path: Path, scan: Scan) -> NoReturn:
-    wants = f"asks for {listed(scan.foreign)}" if scan.foreign else f"has an opcode {scan.beyond}"
+    names = scan.disallowed
+    wants = f"asks for {listed(names)}" if names else f"has an opcode {scan.beyond}"
     raise CheckpointError(
         f"{path}: {wants}, which only a full unpickle can load, and that can run any code;"
         f" {SAVE_WEIGHTS}, or give --allow-pickle if you trust whoever made this file"

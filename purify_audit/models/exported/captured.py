@@ -11,7 +11,7 @@ from purify_audit.core.noise import Noise
 from purify_audit.models.exported.batches import Graph, Portion
 from purify_audit.models.user_code.batching import ONE_ROW
 from purify_audit.models.user_code.draws import CapturedDraw
-from purify_audit.models.user_code.purifier import ForeignPurifier, Learnt
+from purify_audit.models.user_code.purifier import UserPurifier, Learnt
 from purify_audit.spec.architectures import CodeArgs
 from purify_audit.spec.card import CodeCard, GraphCard, ImageSpec
 
@@ -29,7 +29,7 @@ class CapturedGraph:
         any_precision: it runs in float64 when given float64.
     """
 
-    code: ForeignPurifier
+    code: UserPurifier
     graph: Graph
     any_precision: bool = field(default=True, init=False)
 
@@ -49,7 +49,7 @@ class CapturedGraph:
         return self.code.evaluations
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
-        """Purify images float32 [n, c, h, w] in [0, 1] under their draws; see `ForeignPurifier`."""
+        """Purify images float32 [n, c, h, w] in [0, 1] under their draws; see `UserPurifier`."""
         parts, n = list[Tensor](), len(x)
         portions: Iterable[Portion] = self.graph.portions(n)
         if not _tells_rows(self.graph):  # row by row, which the graph itself fills up
@@ -64,7 +64,7 @@ class CapturedGraph:
         return torch.cat(parts)
 
     def capture_report(self, x: Tensor) -> tuple[CapturedDraw, ...]:
-        """What it draws while it purifies images [n, c, h, w]; see `ForeignPurifier`."""
+        """What it draws while it purifies images [n, c, h, w]; see `UserPurifier`."""
         return self.code.capture_report(x)
 
     def findings(self) -> list[Finding]:
@@ -90,7 +90,7 @@ def captured(card: GraphCard, graph: Graph, source: str) -> CapturedGraph:
         clamp=card.clamp,
     )
     learnt = Learnt() if _tells_rows(graph) else Learnt(handling=ONE_ROW)
-    run = ForeignPurifier(code, lambda x: graph({graph.image: x}), card.data_range, learnt)
+    run = UserPurifier(code, lambda x: graph({graph.image: x}), card.data_range, learnt)
     return CapturedGraph(run, graph)
 
 

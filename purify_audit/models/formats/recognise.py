@@ -72,7 +72,7 @@ class Candidate:
         return "ema" if averaged else _DDIM_LIST.get(parts[0], "raw")
 
 
-def read_foreign(
+def read_published(
     path: Path,
     options: LoadOptions,
     image: ImageSpec | None,

@@ -16,7 +16,7 @@ from purify_audit.core.records import first_fault, printable
 if TYPE_CHECKING:
     import torch
 
-PURIFIERS, CLASSIFIERS = "purify_audit.models.purifiers", "purify_audit.classifiers"
+PURIFIERS, CLASSIFIERS = "purify_audit.purifiers", "purify_audit.classifiers"
 """Groups of entry points."""
 
 _PLAIN = (int, float, bool, str, Path)

@@ -71,7 +71,7 @@ def study(run: Run, x: Tensor) -> Handling:
 
     Raises:
         UnalignedRandomnessError: the code draws what cannot be aligned.
-        ForeignCodeError: it does not run, whatever the number of rows.
+        UserCodeError: it does not run, whatever the number of rows.
     """
     (y, two), (_, three) = (_try(run, x, size, UNSTUDIED) for size in _SIZES)
     other_y, other = _try(run, x, _SIZES[0], UNSTUDIED, salt=1)

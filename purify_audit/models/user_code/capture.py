@@ -61,8 +61,8 @@ _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _SEED_STEP = 2**24 - 1
 """The last step of a purification seeds NumPy's and Python's generators; draws have the others."""
 
-_TORCH = os.path.dirname(str(torch.__file__)) + os.sep
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
+TORCH = os.path.dirname(str(torch.__file__)) + os.sep
+PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _CAPTURE = os.path.splitext(__file__)[0]
 
 
@@ -252,9 +252,9 @@ def _caller() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE) and not file.startswith(_CAPTURE):
+        if file.startswith(PACKAGE) and not file.startswith(_CAPTURE):
             break  # whatever called the code
-        if not file.startswith((_TORCH, _CAPTURE)):
+        if not file.startswith((TORCH, _CAPTURE)):
             return located(file, frame.f_lineno)
         frame = frame.f_back
     return "a line that is not known"

@@ -9,31 +9,28 @@ import torch
 
 from purify_audit.core.errors import InputError, PurifyAuditError
 from purify_audit.core.records import printable
-from purify_audit.models.user_code.capture import located
+from purify_audit.models.user_code.capture import PACKAGE, TORCH, located
 from purify_audit.models.user_code.draws import NeedsFewerRows, UnalignedRandomnessError
 
-_TORCH, _PACKAGE, _LIBRARY = (
-    os.path.dirname(file) + os.sep
-    for file in (str(torch.__file__), os.path.dirname(__file__), os.__file__)
-)
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _OURS = (PurifyAuditError, NeedsFewerRows, UnalignedRandomnessError, torch.OutOfMemoryError)
 _NO_GRAPH = "does not require grad"  # in what autograd says where nothing was recorded
 
 
-class ForeignCodeError(InputError):
+class UserCodeError(InputError):
     """Somebody's own code raised an exception, or returned what is no image."""
 
 
-class NoGraphError(ForeignCodeError):
+class NoGraphError(UserCodeError):
     """The code takes a gradient, and autograd was off."""
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def user_code_errors(what: str) -> Iterator[None]:
     """Turns what code within raises into a sentence that begins with `what`.
 
     Raises:
-        ForeignCodeError: any exception, or an attempt to exit.
+        UserCodeError: any exception, or an attempt to exit.
         NoGraphError: autograd had nothing to differentiate.
     """
     try:
@@ -41,7 +38,7 @@ def told(what: str) -> Iterator[None]:
     except _OURS:
         raise
     except (Exception, SystemExit) as error:
-        kind = NoGraphError if _NO_GRAPH in str(error) else ForeignCodeError
+        kind = NoGraphError if _NO_GRAPH in str(error) else UserCodeError
         said = printable(str(error)) or "no message"
         raise kind(f"{what}: {type(error).__name__} at {_line(error)}: {said}") from error
 
@@ -57,6 +54,6 @@ def _line(error: BaseException) -> str:
 
 def _is_theirs(file: str) -> bool:
     """Whether a file is neither torch's, nor the standard library's, nor this package's."""
-    if file.startswith((_TORCH, _PACKAGE, "<")):
+    if file.startswith((TORCH, PACKAGE, "<")):
         return False
     return "site-packages" in file or not file.startswith(_LIBRARY)

@@ -1,7 +1,7 @@
 """Purifiers and classifiers from factories: importable functions that make them.
 
 A factory is named `package.module:function`, `path/to/file.py:function`, or by the name under which
-an installed package registered it (entry points of the groups `purify_audit.models.purifiers` and
+an installed package registered it (entry points of the groups `purify_audit.purifiers` and
 `purify_audit.classifiers`). Naming one runs its code. An object that is there already (a module's
 `model`) may be named instead.
 
@@ -22,12 +22,12 @@ from purify_audit.core.records import first_fault, printable
 from purify_audit.models.checkpoint import Checkpoint
 from purify_audit.models.user_code.arguments import CLASSIFIERS, FactoryError
 from purify_audit.models.user_code.capture import Capture
-from purify_audit.models.user_code.classifier import ForeignClassifier
+from purify_audit.models.user_code.classifier import UserClassifier
 from purify_audit.models.user_code.draws import UnalignedRandomnessError
-from purify_audit.models.user_code.errors import ForeignCodeError, told
+from purify_audit.models.user_code.errors import UserCodeError, user_code_errors
 from purify_audit.models.user_code.importing import code_sha256, load_factory
 from purify_audit.models.user_code.modules import modules_of
-from purify_audit.models.user_code.purifier import Code, ForeignPurifier
+from purify_audit.models.user_code.purifier import Code, UserPurifier
 from purify_audit.spec.architectures import CodeArgs
 from purify_audit.spec.card import ClassifierCard, CodeCard, DataRange, ImageSpec, Provenance
 
@@ -55,7 +55,7 @@ def code_checkpoint(
 
     Raises:
         FactoryError: see `purifier_from_factory`.
-        ForeignCodeError: importing it, calling it or running what it made raised an exception.
+        UserCodeError: importing it, calling it or running what it made raised an exception.
     """
     network = CodeArgs(factory=source, arguments=arguments)
     card: CodeCard | ClassifierCard
@@ -68,7 +68,7 @@ def code_checkpoint(
 
 def purifier_from_factory(
     network: CodeArgs, device: torch.device, image: ImageSpec | None = None
-) -> tuple[CodeCard, ForeignPurifier]:
+) -> tuple[CodeCard, UserPurifier]:
     """The purifier that a factory makes, and what is known of it.
 
     Args:
@@ -79,7 +79,7 @@ def purifier_from_factory(
     Raises:
         FactoryError: the factory cannot be found or called; or what it made contradicts itself or
             the images, or nobody says which images it takes.
-        ForeignCodeError: its code raised an exception. It is run on a few grey images, unless it
+        UserCodeError: its code raised an exception. It is run on a few grey images, unless it
             says whether it is `randomised`.
     """
     code = load_factory(network.factory, network.arguments, device=device)
@@ -94,22 +94,22 @@ def purifier_from_factory(
     return purifier.card, purifier
 
 
-def load_code_purifier(card: CodeCard, device: torch.device) -> ForeignPurifier:
+def load_code_purifier(card: CodeCard, device: torch.device) -> UserPurifier:
     """The purifier of a card that was made before.
 
     Raises:
         FactoryError: see `load_factory`; or its `data_range` is none.
-        ForeignCodeError: importing or calling the factory raised an exception.
+        UserCodeError: importing or calling the factory raised an exception.
     """
     network = card.network
     code = load_factory(network.factory, network.arguments, device=device)
     _move(network.factory, code, device)
-    return ForeignPurifier(card, code, _data_range(network.factory, code))
+    return UserPurifier(card, code, _data_range(network.factory, code))
 
 
 def classifier_from_factory(
     network: CodeArgs, device: torch.device, image: ImageSpec | None = None
-) -> tuple[ClassifierCard, ForeignClassifier]:
+) -> tuple[ClassifierCard, UserClassifier]:
     """The classifier that a factory makes, in eval mode, and what is known of it.
 
     It takes images in [0, 1]: normalisation is its own affair. Its logits are counted by running
@@ -117,7 +117,7 @@ def classifier_from_factory(
 
     Raises:
         FactoryError: see `purifier_from_factory`; or it is random.
-        ForeignCodeError: its code raised an exception, or returned no logits.
+        UserCodeError: its code raised an exception, or returned no logits.
     """
     source = network.factory
     code = load_factory(source, network.arguments, group=CLASSIFIERS, device=device)
@@ -137,18 +137,18 @@ def classifier_from_factory(
     return card, load_code_classifier(card, device)
 
 
-def load_code_classifier(card: ClassifierCard, device: torch.device) -> ForeignClassifier:
+def load_code_classifier(card: ClassifierCard, device: torch.device) -> UserClassifier:
     """The classifier of a card that was made before, in eval mode.
 
     Raises:
         FactoryError: see `load_factory`.
-        ForeignCodeError: importing or calling the factory raised an exception.
+        UserCodeError: importing or calling the factory raised an exception.
     """
     assert isinstance(card.network, CodeArgs), "the caller picks cards of code"
     source = card.network.factory
     code = load_factory(source, card.network.arguments, group=CLASSIFIERS, device=device)
     _to_use(source, code, device)
-    return ForeignClassifier(card, code)
+    return UserClassifier(card, code)
 
 
 def _image(source: str, code: object, given: ImageSpec | None) -> ImageSpec:
@@ -200,7 +200,7 @@ def _data_range(source: str, code: object) -> tuple[float, float]:
 
 
 def _move(source: str, code: object, device: torch.device) -> None:
-    with told(source):
+    with user_code_errors(source):
         for module in modules_of(code):
             module.to(device)
 
@@ -216,10 +216,10 @@ def _classes(source: str, code: Code, x: Tensor) -> int:
     """The number of logits."""
     _to_use(source, code, x.device)
     capture = Capture(Noise(0, tuple(range(len(x))), (0,) * len(x), device=x.device))
-    with torch.no_grad(), capture, told(source):
+    with torch.no_grad(), capture, user_code_errors(source):
         logits = code(x)
     if not (isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(x)):
-        raise ForeignCodeError(f"{source}: does not return logits [n, classes] of {len(x)} images")
+        raise UserCodeError(f"{source}: does not return logits [n, classes] of {len(x)} images")
     if capture.draws:
         line = capture.draws[0].site.where
         raise FactoryError(f"{source}: is random (at {line}), and a classifier must not be")

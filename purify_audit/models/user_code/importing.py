@@ -18,7 +18,7 @@ import torch
 from purify_audit.core.digests import file_sha256
 from purify_audit.core.records import printable
 from purify_audit.models.user_code.arguments import PURIFIERS, FactoryError, convert_arguments
-from purify_audit.models.user_code.errors import ForeignCodeError, told
+from purify_audit.models.user_code.errors import UserCodeError, user_code_errors
 from purify_audit.models.user_code.purifier import Code
 from purify_audit.spec.architectures import CodeArgs
 
@@ -44,7 +44,7 @@ def load_factory(
     Raises:
         FactoryError: it cannot be found, does not take the arguments, or makes nothing that can be
             called.
-        ForeignCodeError: importing or calling it raised an exception.
+        UserCodeError: importing or calling it raised an exception.
     """
     return _made(spec, tuple(sorted(arguments.items())), group, device)
 
@@ -56,7 +56,7 @@ def _made(
     found = _find(spec, group)
     if isinstance(found, _MAKERS):
         given = convert_arguments(spec, found, dict(arguments), device)
-        with told(spec):
+        with user_code_errors(spec):
             found = found(**given)
     elif arguments:
         raise FactoryError(f"{spec}: is an object and not a factory, so it takes no arguments")
@@ -98,7 +98,7 @@ def _find(spec: str, group: str) -> Any:
                 f"{printable(spec)}: no installed package registers a factory of this name"
                 f" ({group}){hint}; other factories are named package.module:function"
             )
-        with told(spec):
+        with user_code_errors(spec):
             return registered[spec].load()
     found: Any = _module(spec, module_name)
     for part in attribute.split("."):
@@ -115,9 +115,9 @@ def _module(spec: str, name: str) -> ModuleType:
     if name.endswith(".py"):
         return _file_module(spec, Path(name).resolve())
     try:
-        with told(spec):
+        with user_code_errors(spec):
             return importlib.import_module(name)
-    except ForeignCodeError as error:
+    except UserCodeError as error:
         missing = getattr(error.__cause__, "name", None)  # of a ModuleNotFoundError
         if missing is None or not f"{name}.".startswith(f"{missing}."):
             raise
@@ -142,9 +142,9 @@ def _file_module(spec: str, path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     sys.modules[name] = module
     try:
-        with told(spec):
+        with user_code_errors(spec):
             found.loader.exec_module(module)
-    except ForeignCodeError:
+    except UserCodeError:
         del sys.modules[name]
         raise
     return module

@@ -25,7 +25,7 @@ from purify_audit.models.user_code.draws import (
     NeedsFewerRows,
     UnalignedRandomnessError,
 )
-from purify_audit.models.user_code.errors import ForeignCodeError, NoGraphError, told
+from purify_audit.models.user_code.errors import NoGraphError, UserCodeError, user_code_errors
 from purify_audit.models.user_code.modules import in_training_mode, precision_of
 from purify_audit.spec.card import CodeCard, DataRange, ImageSpec
 
@@ -49,7 +49,7 @@ class Learnt:
 
 
 @dataclass(frozen=True)
-class ForeignPurifier:
+class UserPurifier:
     """Somebody's own code as a pure function of (image, draw).
 
     The first call purifies a dozen rows more than it is asked for, to learn which rows may be
@@ -94,7 +94,7 @@ class ForeignPurifier:
         NaN if the code draws what cannot be aligned; `findings` tells what that is.
 
         Raises:
-            ForeignCodeError: the code raised an exception, or returned what is no tensor.
+            UserCodeError: the code raised an exception, or returned what is no tensor.
         """
         try:
             handling = self.handling(x)
@@ -112,7 +112,7 @@ class ForeignPurifier:
 
         Raises:
             UnalignedRandomnessError: the code draws what cannot be aligned.
-            ForeignCodeError: the code does not run.
+            UserCodeError: the code does not run.
         """
         if self.learnt.handling is None:
             self.learnt.handling = self._studied(x.detach())
@@ -123,7 +123,7 @@ class ForeignPurifier:
 
         Raises:
             UnalignedRandomnessError: something that cannot be aligned.
-            ForeignCodeError: the code raised an exception.
+            UserCodeError: the code raised an exception.
         """
         handling = self.handling(x)
         everything = Noise(0, tuple(range(len(x))), (0,) * len(x), device=x.device)
@@ -156,11 +156,11 @@ class ForeignPurifier:
     def _studied(self, x: Tensor) -> Handling:
         try:
             return study(self._run, x)
-        except ForeignCodeError as fault:
+        except UserCodeError as fault:
             alone = Capture(Noise(0, (0,), (0,), device=x.device))
             try:  # some code takes one image at a time, and no more
                 self._run(x[:1], alone)
-            except ForeignCodeError:
+            except UserCodeError:
                 raise fault from None
             return replace(ONE_ROW, randomised=bool(alone.draws or alone.used))
 
@@ -202,10 +202,10 @@ class ForeignPurifier:
         with precision_of(x, self.code):
             if (low, high) != (0.0, 1.0):
                 x = x * (high - low) + low
-            with told(self.card.network.factory):
+            with user_code_errors(self.card.network.factory):
                 y = self.code(x)
             if not isinstance(y, Tensor):
-                raise ForeignCodeError(
+                raise UserCodeError(
                     f"{self.card.network.factory}: returned {printable(type(y).__name__)}, not a"
                     " tensor of images"
                 )
@@ -222,7 +222,7 @@ class _Differentiable(torch.autograd.Function):
     """A purification whose backward pass runs inside its capture."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, purifier: ForeignPurifier, capture: Capture) -> Tensor:
+    def forward(ctx: Any, x: Tensor, purifier: UserPurifier, capture: Capture) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad(), capture:
             leaf = x.detach().clone().requires_grad_()
             y = purifier._purify(leaf.clone())  # the code may write to what it is given
@@ -238,7 +238,12 @@ class _Differentiable(torch.autograd.Function):
         leaf, y, capture, purifier = ctx.graph
         precision = precision_of(leaf, purifier.code)
         try:
-            with capture, precision, _reentrant_checkpoints(), told(purifier.card.network.factory):
+            with (
+                capture,
+                precision,
+                _reentrant_checkpoints(),
+                user_code_errors(purifier.card.network.factory),
+            ):
                 torch.autograd.backward(y, g, inputs=leaf)
         except UnalignedRandomnessError as fault:
             purifier.learnt.refused = fault

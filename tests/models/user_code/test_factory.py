@@ -12,7 +12,7 @@ from torch import nn
 from purify_audit.core.noise import Noise
 from purify_audit.models.user_code import importing
 from purify_audit.models.user_code.arguments import FactoryError, convert_arguments, is_factory
-from purify_audit.models.user_code.errors import ForeignCodeError
+from purify_audit.models.user_code.errors import UserCodeError
 from purify_audit.models.user_code.factory import (
     classifier_from_factory,
     code_checkpoint,
@@ -149,10 +149,10 @@ def test_classes_and_objects_may_be_named(module):
 def test_a_registered_name_is_found(module, monkeypatch):
     from importlib.metadata import EntryPoint, EntryPoints
 
-    entry = EntryPoint("shrink", "factory_module:make", "purify_audit.models.purifiers")
+    entry = EntryPoint("shrink", "factory_module:make", "purify_audit.purifiers")
     for where in ("arguments", "importing"):
         monkeypatch.setattr(
-            f"purify_audit.{where}.entry_points",
+            f"purify_audit.models.user_code.{where}.entry_points",
             lambda group: EntryPoints([entry] if group == entry.group else []),
         )
     assert is_factory("shrink")
@@ -173,7 +173,7 @@ def test_a_registered_name_is_found(module, monkeypatch):
     ],
 )
 def test_what_is_not_there_is_named(module, name, said):
-    with pytest.raises((FactoryError, ForeignCodeError), match=said):
+    with pytest.raises((FactoryError, UserCodeError), match=said):
         load_factory(name, {})
 
 
@@ -192,7 +192,7 @@ def test_what_an_import_does_wrong_is_told_with_its_line(tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     for spec in (f"{name}:make", f"{name}.py:make"):
-        with pytest.raises(ForeignCodeError, match=said) as told:
+        with pytest.raises(UserCodeError, match=said) as told:
             load_factory(spec, {})
         assert "\n" not in str(told.value)
 
@@ -202,7 +202,7 @@ def test_what_an_import_does_wrong_is_told_with_its_line(tmp_path, monkeypatch, 
     [("breaks", "FileNotFoundError at .*: weights.pt"), ("leaves", "SystemExit at .*: 3")],
 )
 def test_what_a_factory_does_wrong_is_told(module, name, said):
-    with pytest.raises(ForeignCodeError, match=f"^factory_module:{name}: {said}"):
+    with pytest.raises(UserCodeError, match=f"^factory_module:{name}: {said}"):
         load_factory(f"factory_module:{name}", {})
 
 
@@ -371,14 +371,14 @@ def test_a_classifier_is_made_in_eval_mode_and_its_logits_counted(module):
     ],
 )
 def test_what_is_no_classifier_is_refused(module, name, said):
-    with pytest.raises((FactoryError, ForeignCodeError), match=said):
+    with pytest.raises((FactoryError, UserCodeError), match=said):
         classifier_from_factory(args(f"factory_module:{name}"), CPU, DIGITS)
 
 
 def test_logits_of_another_shape_are_refused_later(module):
     card, _ = classifier_from_factory(args("factory_module:judge"), CPU, DIGITS)
     wrong = load_code_classifier(card.model_copy(update={"classes": 9}), CPU)
-    with pytest.raises(ForeignCodeError, match=r"returned \[2, 10\], not logits of shape \[2, 9\]"):
+    with pytest.raises(UserCodeError, match=r"returned \[2, 10\], not logits of shape \[2, 9\]"):
         wrong(X)
 
 

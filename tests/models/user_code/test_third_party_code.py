@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from subjects import DIGITS, PROVENANCE, codes, grey_images, pick, run
-from test_foreign import Unaligned, exact, head, steps_of
+from test_user_code import Unaligned, exact, head, steps_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from purify_audit.core.noise import Noise
-from purify_audit.models.user_code.purifier import ForeignPurifier
+from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.spec.architectures import CodeArgs
 from purify_audit.spec.card import CodeCard
 
@@ -25,7 +25,7 @@ torchsde = pytest.importorskip("torchsde", reason="torchsde is a test requiremen
 torchdiffeq = pytest.importorskip("torchdiffeq", reason="torchdiffeq is a test requirement")
 
 
-def foreign(call):
+def user_purifier(call):
     about = CodeCard(
         name="test",
         image=DIGITS,
@@ -33,7 +33,7 @@ def foreign(call):
         network=CodeArgs(factory="tests:code"),
         randomised=True,
     )
-    return ForeignPurifier(about, call)
+    return UserPurifier(about, call)
 
 
 def tiny_unet():
@@ -170,17 +170,17 @@ DIFFERENTIABLE = [name for name in CODE if name != "DDPMPipeline"]
 @pytest.mark.parametrize("name", CODE)
 def test_rows_are_the_same_in_any_batch(name):
     code = CODE[name]()
-    whole = foreign(code)(X, NOISE)
+    whole = user_purifier(code)(X, NOISE)
     for size in (1, 4):
-        purify = foreign(code)
+        purify = user_purifier(code)
         parts = [purify(X[n : n + size], NOISE[n : n + size]) for n in range(0, 6, size)]
         torch.testing.assert_close(torch.cat(parts), whole, atol=2e-5, rtol=0)
-    assert not torch.allclose(foreign(code)(X, Noise(8, NOISE.images, NOISE.draws)), whole)
+    assert not torch.allclose(user_purifier(code)(X, Noise(8, NOISE.images, NOISE.draws)), whole)
 
 
 @pytest.mark.parametrize("name", CODE)
 def test_whole_batches_are_purified_together(name):
-    purify = foreign(CODE[name]())
+    purify = user_purifier(CODE[name]())
     assert purify.handling(X).together == "batch"
     assert purify.findings() == []
     assert all(draw.per_row for draw in purify.capture_report(X) if draw.where)
@@ -190,25 +190,25 @@ def test_whole_batches_are_purified_together(name):
 def test_the_aligned_rate_is_far_below_what_fresh_noise_shows(name):
     settings = {"draws": 2, "directions": 2, "eps": (0.01,), "microbatch": 6}
     images, code = grey_images(3), CODE[name]()
-    aligned = run(foreign(code), images, **settings)
+    aligned = run(user_purifier(code), images, **settings)
     assert not {"PA101", "PA102", "PA107", "PA111"} & set(codes(aligned))
     fresh = run(Unaligned(code), images, measure_anyway=True, **settings)
     rate, seeming = (pick(o, "compression_rate", "l2").value for o in (aligned, fresh))
     print(f"{name}: {rate:.3f} aligned, {seeming:.3f} not, {seeming / rate:.1f} times")
     assert seeming > 3 * rate
-    other = run(foreign(code), images, **(settings | {"microbatch": 4}))
+    other = run(user_purifier(code), images, **(settings | {"microbatch": 4}))
     assert pick(other, "compression_rate", "l2").value == pytest.approx(rate, rel=1e-3)
 
 
 def gradient(code, x=X):
     with torch.no_grad():
-        return exact(steps_of(foreign(code), NOISE), head, x).at_input
+        return exact(steps_of(user_purifier(code), NOISE), head, x).at_input
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients_are_those_of_central_differences(name):
     x, code = X.double(), CODE[name]()
-    found, purify = gradient(code, x), foreign(code)
+    found, purify = gradient(code, x), user_purifier(code)
     along = NOISE.normal(77, (1, 8, 8)).double()
     along = along / along.flatten(1).norm(dim=1)[:, None, None, None]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Other people's code as a purifier: aligned whatever it does, or named for what it cannot be."""
+"""User code as a purifier: its randomness is aligned, or the report names what cannot be."""
 
 import random
 from pathlib import Path
@@ -13,16 +13,16 @@ from purify_audit.attack.attack import attack_objective, targets
 from purify_audit.attack.gradient_checks import check_gradient, in_float64
 from purify_audit.attack.gradients import exact, steps_of
 from purify_audit.attack.objective import Defence
-from purify_audit.audit.attack_report import verify
-from purify_audit.audit.compression_run import audit
-from purify_audit.audit.result import Progress
+from purify_audit.audit.attack_report import run_attack
+from purify_audit.audit.compression_run import run_compression
+from purify_audit.audit.subject import LoadedClassifier
 from purify_audit.core.noise import Noise
 from purify_audit.images.image_set import ImageSet, choose, load_images
 from purify_audit.models.checkpoint import read_checkpoint
 from purify_audit.models.load import load_classifier
 from purify_audit.models.protocols import Purifier
-from purify_audit.models.user_code.errors import ForeignCodeError
-from purify_audit.models.user_code.purifier import ForeignPurifier
+from purify_audit.models.user_code.errors import UserCodeError
+from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.spec.architectures import CodeArgs
 from purify_audit.spec.card import CodeCard
 
@@ -31,7 +31,7 @@ NOISE = Noise(9, (4, 4, 7, 7, 8, 8), (0, 0, 0, 1, 1, 1))
 X = torch.from_numpy(grey_images(6).pixels.copy())
 
 
-def foreign(call, randomised=True, data_range=(0.0, 1.0), **card):
+def user_purifier(call, randomised=True, data_range=(0.0, 1.0), **card):
     about = CodeCard(
         name="test",
         image=DIGITS,
@@ -40,7 +40,7 @@ def foreign(call, randomised=True, data_range=(0.0, 1.0), **card):
         randomised=randomised,
         **card,
     )
-    return ForeignPurifier(about, call, data_range)
+    return UserPurifier(about, call, data_range)
 
 
 class Unaligned:
@@ -82,20 +82,20 @@ NETWORKS = {
 ALL = {f.__name__: lambda f=f: f for f in TOGETHER} | NETWORKS
 
 
-def test_a_foreign_purifier_is_a_purifier():
-    assert isinstance(foreign(code.three_steps), Purifier)
+def test_a_user_purifier_is_a_purifier():
+    assert isinstance(user_purifier(code.three_steps), Purifier)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_rows_are_the_same_in_any_batch(name):
-    whole = foreign(ALL[name]())(X, NOISE)
-    assert not torch.allclose(whole, foreign(ALL[name]())(X, Noise(10, *NOISE_IDS)))
+    whole = user_purifier(ALL[name]())(X, NOISE)
+    assert not torch.allclose(whole, user_purifier(ALL[name]())(X, Noise(10, *NOISE_IDS)))
     for parts in ([slice(n, n + 1) for n in range(6)], [slice(0, 4), slice(4, 6)]):
-        purify = foreign(ALL[name]())
+        purify = user_purifier(ALL[name]())
         made = torch.cat([purify(X[rows], NOISE[rows]) for rows in parts])
         torch.testing.assert_close(made, whole, atol=2e-6, rtol=0)
     turned = Noise(9, NOISE.images[::-1], NOISE.draws[::-1])
-    made = foreign(ALL[name]())(X.flip(0), turned).flip(0)
+    made = user_purifier(ALL[name]())(X.flip(0), turned).flip(0)
     torch.testing.assert_close(made, whole, atol=2e-6, rtol=0)
 
 
@@ -105,7 +105,7 @@ NOISE_IDS = (NOISE.images, NOISE.draws)
 @pytest.mark.parametrize("name", ALL)
 def test_the_same_address_gives_the_same_draw_to_another_image(name):
     """The noise of x and of x + delta is one: what differs is made of the difference alone."""
-    purify = foreign(ALL[name]())
+    purify = user_purifier(ALL[name]())
     same = Noise(9, (4, 4), (3, 3))
     first = purify(X[:1].repeat(2, 1, 1, 1), same)
     assert torch.allclose(first[0], first[1], atol=2e-6)
@@ -114,7 +114,7 @@ def test_the_same_address_gives_the_same_draw_to_another_image(name):
 
 @pytest.mark.parametrize(("call", "together"), TOGETHER.items(), ids=lambda v: str(v)[:30])
 def test_as_many_rows_are_purified_together_as_can_be(call, together):
-    purify = foreign(call)
+    purify = user_purifier(call)
     purify(X, NOISE)
     assert purify.learnt.handling.together == together
     assert purify.learnt.handling.randomised
@@ -122,7 +122,7 @@ def test_as_many_rows_are_purified_together_as_can_be(call, together):
 
 
 def test_constant_numbers_are_constant_in_every_row_and_draw():
-    purify = foreign(code.always_seed_zero)
+    purify = user_purifier(code.always_seed_zero)
     first, second = purify(X, NOISE), purify(X, Noise(123, *NOISE_IDS))
     assert torch.equal(first, second)
     noise = first - (0.5 * X + 0.25)
@@ -132,7 +132,7 @@ def test_constant_numbers_are_constant_in_every_row_and_draw():
 
 
 def test_a_generator_that_goes_on_between_calls_is_put_in_its_place():
-    purify = foreign(code.Counter())
+    purify = user_purifier(code.Counter())
     assert torch.equal(purify(X, NOISE), purify(X, NOISE))
 
 
@@ -141,7 +141,7 @@ def test_the_callers_generators_and_the_codes_flags_are_left_alone():
     flags = [m.training for m in network.modules()]
     before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
     for call in (network, code.numpy_noise, code.python_shift, code.always_seed_zero):
-        foreign(call)(X, NOISE)
+        user_purifier(call)(X, NOISE)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (str(np.random.get_state()), random.getstate())  # noqa: NPY002
     assert [m.training for m in network.modules()] == flags
@@ -150,7 +150,7 @@ def test_the_callers_generators_and_the_codes_flags_are_left_alone():
 
 def test_the_input_is_left_alone():
     x = X.clone()
-    foreign(code.writes_to_its_input)(x, NOISE)
+    user_purifier(code.writes_to_its_input)(x, NOISE)
     assert torch.equal(x, X)
 
 
@@ -159,7 +159,7 @@ def test_the_input_is_left_alone():
 
 def test_unmodified_code_has_its_closed_form_rate_and_seems_to_have_far_more_unaligned():
     images = grey_images(16)
-    aligned = run(foreign(code.three_steps), images)
+    aligned = run(user_purifier(code.three_steps), images)
     for norm in ("l2", "linf"):
         assert pick(aligned, "compression_rate", norm).value == pytest.approx(0.9**3, abs=2e-6)
     assert codes(aligned) == []
@@ -179,7 +179,7 @@ def test_unmodified_code_has_its_closed_form_rate_and_seems_to_have_far_more_una
 def test_a_report_does_not_depend_on_the_micro_batch(call, microbatch):
     images = grey_images(6)
     usual, other = (
-        run(foreign(call), images, microbatch=size, draws=2, directions=2)
+        run(user_purifier(call), images, microbatch=size, draws=2, directions=2)
         for size in (16, microbatch)
     )
     for one, two in zip(usual.report.estimates, other.report.estimates, strict=True):
@@ -189,7 +189,7 @@ def test_a_report_does_not_depend_on_the_micro_batch(call, microbatch):
 
 @pytest.mark.parametrize("call", [code.random_time, code.numpy_time, code.one_image_for_all])
 def test_numbers_that_a_batch_shares_are_aligned_too(call):
-    outcome = run(foreign(call), grey_images(6), draws=2, directions=2)
+    outcome = run(user_purifier(call), grey_images(6), draws=2, directions=2)
     assert codes(outcome) == ["PA112"]
     if call is code.one_image_for_all:
         assert pick(outcome, "compression_rate", "l2").value == pytest.approx(0.5, abs=1e-5)
@@ -210,11 +210,11 @@ ENDS = {
 
 @pytest.mark.parametrize(("call", "expected"), ENDS.items(), ids=lambda v: str(v)[:30])
 def test_what_cannot_be_aligned_ends_in_its_finding(call, expected):
-    assert expected <= set(codes(run(foreign(call))))
+    assert expected <= set(codes(run(user_purifier(call))))
 
 
 def test_a_refusal_names_the_operator_and_the_line_and_ends_the_audit():
-    outcome = run(foreign(code.gamma_noise))
+    outcome = run(user_purifier(code.gamma_noise))
     (found,) = outcome.report.findings
     assert (found.code, found.severity) == ("PA111", "error")
     assert "aten::_standard_gamma" in found.sentence
@@ -226,16 +226,16 @@ def test_a_refusal_while_measuring_is_no_crash():
     pixels = plain.pixels.copy()
     pixels[11] = 1.0  # beyond what preflight looks at
     images = ImageSet(pixels, plain.labels, plain.ids, plain.source)
-    purify = foreign(code.rare_gamma, randomised=False)
+    purify = user_purifier(code.rare_gamma, randomised=False)
     outcome = run(purify, images, draws=1, microbatch=4)
     assert "PA202" in codes(outcome)
     assert "PA111" in codes(outcome)
-    assert run(foreign(code.gamma_noise), measure_anyway=True).samples is None
+    assert run(user_purifier(code.gamma_noise), measure_anyway=True).samples is None
 
 
 def test_training_mode_is_told_and_batch_statistics_are_found():
-    assert set(codes(run(foreign(code.BatchNormLeftOn())))) >= {"PA102"}
-    purify = foreign(code.Dropout())
+    assert set(codes(run(user_purifier(code.BatchNormLeftOn())))) >= {"PA102"}
+    purify = user_purifier(code.Dropout())
     (found,) = (f for f in run(purify).report.findings)
     assert found.code == "PA113"
     assert "dropout (Dropout)" in found.sentence
@@ -251,7 +251,7 @@ def test_training_mode_is_told_and_batch_statistics_are_found():
     ids=["flat", "bytes", "one"],
 )
 def test_an_output_that_is_no_image_is_a_finding(call, shape):
-    outcome = run(foreign(call))
+    outcome = run(user_purifier(call))
     assert codes(outcome) == ["PA104"]
 
 
@@ -270,14 +270,14 @@ def test_an_output_that_is_no_image_is_a_finding(call, shape):
 )
 def test_what_the_code_does_wrong_is_told_in_one_sentence(call, said, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[3])
-    with pytest.raises(ForeignCodeError, match=r"^tests:code: ") as told:
-        foreign(call)(X, NOISE)
+    with pytest.raises(UserCodeError, match=r"^tests:code: ") as told:
+        user_purifier(call)(X, NOISE)
     assert said in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_half_precision_comes_back_as_what_went_in():
-    assert foreign(code.HalfPrecision())(X, NOISE).dtype == torch.float32
+    assert user_purifier(code.HalfPrecision())(X, NOISE).dtype == torch.float32
 
 
 def test_data_range_and_clamp():
@@ -288,22 +288,22 @@ def test_data_range_and_clamp():
         return x * 3
 
     x = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
-    out = foreign(spy, data_range=(-1.0, 1.0))(x, NOISE[:1])
+    out = user_purifier(spy, data_range=(-1.0, 1.0))(x, NOISE[:1])
     assert seen[-1] == (-1.0, 1.0)
     torch.testing.assert_close(out, ((2 * x - 1) * 3 + 1) / 2)
-    clamped = foreign(spy, data_range=(-1.0, 1.0), clamp=True)(x, NOISE[:1])
+    clamped = user_purifier(spy, data_range=(-1.0, 1.0), clamp=True)(x, NOISE[:1])
     torch.testing.assert_close(clamped, out.clamp(0, 1))
 
 
 def test_the_report_of_draws_names_them():
-    (drawn,) = foreign(code.three_steps).capture_report(X)
+    (drawn,) = user_purifier(code.three_steps).capture_report(X)
     assert (drawn.operator, drawn.distribution) == ("aten::randn_like", "normal")
     assert (drawn.count, drawn.shape, drawn.per_row) == (3, (1, 8, 8), True)
-    assert "foreign_code.py:" in drawn.where
-    shared, own = foreign(code.random_time).capture_report(X)
+    assert "user_code_samples.py:" in drawn.where
+    shared, own = user_purifier(code.random_time).capture_report(X)
     assert (shared.shape, shared.per_row) == ((), False)
     assert own.per_row
-    (numpy_random, _) = foreign(code.numpy_time).capture_report(X)[::-1]
+    (numpy_random, _) = user_purifier(code.numpy_time).capture_report(X)[::-1]
     assert numpy_random.operator == "numpy.random"
 
 
@@ -323,7 +323,7 @@ def gradient(purifier, x=X, noise=NOISE):
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("kind", ["reentrant", "new"])
 def test_checkpointing_inside_changes_no_gradient(kind):
-    plain, checked = (gradient(foreign(code.Checkpointed(k))) for k in (None, kind))
+    plain, checked = (gradient(user_purifier(code.Checkpointed(k))) for k in (None, kind))
     assert plain.abs().max() > 0
     assert torch.equal(plain, checked)
 
@@ -340,7 +340,7 @@ DIFFERENTIABLE = {
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients_are_those_of_central_differences_in_float64(name):
-    purify, x = foreign(DIFFERENTIABLE[name]()), X.double()
+    purify, x = user_purifier(DIFFERENTIABLE[name]()), X.double()
     found = gradient(purify, x)
     along = NOISE.normal(77, (1, 8, 8)).double()
     along = along / along.flatten(1).norm(dim=1)[:, None, None, None]
@@ -353,9 +353,10 @@ def test_gradients_are_those_of_central_differences_in_float64(name):
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_the_gradient_is_the_same_in_any_batch(name):
-    whole = gradient(foreign(DIFFERENTIABLE[name]()))
+    whole = gradient(user_purifier(DIFFERENTIABLE[name]()))
     parts = [
-        gradient(foreign(DIFFERENTIABLE[name]()), X[n : n + 1], NOISE[n : n + 1]) for n in range(6)
+        gradient(user_purifier(DIFFERENTIABLE[name]()), X[n : n + 1], NOISE[n : n + 1])
+        for n in range(6)
     ]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=1e-4)
 
@@ -363,7 +364,7 @@ def test_the_gradient_is_the_same_in_any_batch(name):
 def test_float64_leaves_the_weights_as_they_were():
     network = code.Checkpointed()
     before = [p.detach().clone() for p in network.parameters()]
-    purify = foreign(network)
+    purify = user_purifier(network)
     assert in_float64(purify) is purify
     wide = purify(X.double(), NOISE)
     assert wide.dtype == torch.float64
@@ -374,24 +375,24 @@ def test_float64_leaves_the_weights_as_they_were():
 
 
 def test_code_that_lets_no_gradient_through_has_gradient_zero():
-    assert not gradient(foreign(code.Langevin())).any()
+    assert not gradient(user_purifier(code.Langevin())).any()
 
 
 def test_inference_mode_inside_is_aligned_and_has_gradient_zero():
-    purify = foreign(code.under_inference_mode)
+    purify = user_purifier(code.under_inference_mode)
     torch.testing.assert_close(purify(X, NOISE), 0.5 * X + 0.25 + 0.05 * NOISE.normal(0, (1, 8, 8)))
     assert not gradient(purify).any()
 
 
 def test_a_backward_pass_that_cannot_be_aligned_is_a_finding_and_no_crash():
-    purify = foreign(code.OneWay())
+    purify = user_purifier(code.OneWay())
     assert gradient(purify).isnan().all()
     assert [f.code for f in purify.findings()] == ["PA111"]
 
 
 def test_weights_collect_no_gradient():
     network = code.Checkpointed("new")
-    gradient(foreign(network))
+    gradient(user_purifier(network))
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -409,14 +410,14 @@ ATTACK = {
 
 def checked(purifier, n=4):
     images = choose(load_images("digits"), n, 0)
-    judge = read_checkpoint(str(MODELS / "digits-classifier.safetensors"))
+    checkpoint = read_checkpoint(str(MODELS / "digits-classifier.safetensors"))
     subject = subject_for(
         purifier,
         images,
-        judge=(judge, load_classifier(judge, CPU)),
+        judge=LoadedClassifier(checkpoint, load_classifier(checkpoint, CPU)),
         attack=ATTACK,
     )
-    defence = Defence(purifier, subject.judge[1], CPU, 0, 8)
+    defence = Defence(purifier, subject.classifier.model, CPU, 0, 8)
     on, how = targets(images, CPU), subject.plan.attack
     return check_gradient(attack_objective(defence, on, how, "linf", 0.15), on.x)
 
@@ -430,7 +431,7 @@ shipped = pytest.mark.skipif(
 @shipped
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_the_audits_own_gradient_check_finds_nothing(name):
-    found, errors = checked(foreign(DIFFERENTIABLE[name]()))
+    found, errors = checked(user_purifier(DIFFERENTIABLE[name]()))
     assert found == []
     assert errors["unrolled_error"] == 0.0
 
@@ -442,7 +443,7 @@ def test_code_that_refuses_float64_is_checked_in_float32_which_is_told():
             raise TypeError("float32 only")
         return code.three_steps(x)
 
-    (found,), errors = checked(foreign(stubborn))
+    (found,), errors = checked(user_purifier(stubborn))
     assert (found.code, found.severity) == ("PA301", "warning")
     assert "float32 only" in found.sentence
     assert errors["difference_error"] < 0.1
@@ -450,16 +451,19 @@ def test_code_that_refuses_float64_is_checked_in_float32_which_is_told():
 
 @shipped
 @pytest.mark.parametrize("call", [code.three_steps, code.Langevin(), code.random_time])
-def test_verify_attacks_other_peoples_code(call):
+def test_attacks_run_on_user_code(call):
     images = choose(load_images("digits"), 4, 0)
     path = MODELS / "digits-classifier.safetensors"
-    judge = read_checkpoint(str(path))
-    purifier = foreign(call)
+    checkpoint = read_checkpoint(str(path))
+    purifier = user_purifier(call)
     subject = subject_for(
-        purifier, images, judge=(judge, load_classifier(judge, CPU)), attack=ATTACK
+        purifier,
+        images,
+        judge=LoadedClassifier(checkpoint, load_classifier(checkpoint, CPU)),
+        attack=ATTACK,
     )
-    basis = audit(subject, Progress(), measure_anyway=True)
-    attacked = verify(subject, basis, lambda evaluations: None)
+    basis = run_compression(subject, measure_anyway=True)
+    attacked = run_attack(subject, basis)
     names = {e.metric for e in attacked.report.estimates}
     assert "aligned_robust_accuracy" in names
     assert "PA303" not in {f.code for f in attacked.report.findings}

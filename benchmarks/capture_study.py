@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/models/user_code"
 
 import user_code_samples as code  # noqa: E402
 from subjects import grey_images, pick, run  # noqa: E402
-from test_user_code import Unaligned  # noqa: E402
 from test_third_party_code import CODE, user_purifier  # noqa: E402
+from test_user_code import Unaligned  # noqa: E402
 
 PURIFIERS: dict[str, Callable[[], Any]] = {
     "toy: x ← 0.9 x + 0.05 `torch.randn_like(x)`, three times": lambda: code.three_steps,

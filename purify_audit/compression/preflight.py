@@ -18,7 +18,7 @@ from purify_audit.models.exported.captured import CapturedGraph
 from purify_audit.models.protocols import Purifier
 from purify_audit.models.purifiers.engine import in_float32
 from purify_audit.models.runner import Runner
-from purify_audit.models.user_code.purifier import ForeignPurifier
+from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.spec.audit_plan import AuditPlan
 
 _IMAGES = 8
@@ -160,7 +160,7 @@ def _perturbed(x: np.ndarray, size: float) -> np.ndarray:
 def _foreign(runner: Runner) -> list[Finding]:
     """What somebody's own code has shown of itself while it was run."""
     purifier = runner.purifier
-    if not isinstance(purifier, ForeignPurifier | CapturedGraph):
+    if not isinstance(purifier, UserPurifier | CapturedGraph):
         return []
     return purifier.findings()
 

@@ -66,7 +66,7 @@ AUDITS = {
 }  # fmt: skip
 """Commands of each audit, run one after another in an empty folder."""
 
-_TEXT = {"sentence", "reference", "used_for", "requirement", "notes", "title"}
+_TEXT = {"sentence", "advice", "reference", "used_for", "requirement", "notes", "title"}
 """Prose, which may be worded better."""
 _DERIVED = {
     "run", "plan_digest", "rows_sha256", "attacks_sha256", "environment", "schema_version",

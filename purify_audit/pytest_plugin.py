@@ -59,7 +59,7 @@ class Audited:
             AssertionError: a rule fails, or is undecided and `inconclusive` is `fail`.
         """
         __tracebackhide__ = True
-        judgement = _told(lambda: self._judged(policy, baseline))
+        judgement = _sentences(lambda: self._judged(policy, baseline))
         if judgement.verdict == "pass":
             return judgement
         table = _table(judgement)
@@ -111,7 +111,7 @@ class Auditor:
         """
         __tracebackhide__ = True
         rules = None if policy is None else Path(policy)
-        saved = _told(lambda: self._saved(str(checkpoint), rules, settings))
+        saved = _sentences(lambda: self._saved(str(checkpoint), rules, settings))
         return Audited(saved.report, saved.path, rules, self.inconclusive)
 
     def _saved(
@@ -121,8 +121,8 @@ class Auditor:
         from purify_audit.report.saved import open_report
 
         if not checkpoint.endswith(".json"):
-            asked = settings | {"checkpoint": checkpoint}
-            return _measured(asked, policy, next(self.paths), self.test)
+            options = settings | {"checkpoint": checkpoint}
+            return _measured(options, policy, next(self.paths), self.test)
         if settings:
             name = next(iter(settings))
             raise PlanError(f"{checkpoint}: is a report, so '{name}' cannot be changed")
@@ -153,8 +153,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "purify_audit: audits a purifier; so is every test with the fixture marked"
     )
     if _inconclusive(config) not in _MODES:
-        told = f"purify_inconclusive '{_inconclusive(config)}' is not one of {', '.join(_MODES)}"
-        raise pytest.UsageError(told)
+        text = f"purify_inconclusive '{_inconclusive(config)}' is not one of {', '.join(_MODES)}"
+        raise pytest.UsageError(text)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -187,16 +187,16 @@ def _paths(folder: Path, test: str) -> Iterator[Path]:
         yield folder / (f"{stem}.json" if n == 1 else f"{stem}-{n}.json")
 
 
-def _told(work: Callable[[], T]) -> T:
-    """What `work` gives; its errors, which are sentences for users, fail the test as they are."""
+def _sentences(work: Callable[[], T]) -> T:
+    """The result of `work`; its errors, one sentence each, fail the test as they are."""
     __tracebackhide__ = True
     from purify_audit.core.errors import PurifyAuditError
 
     try:
         return work()
     except PurifyAuditError as error:
-        told = str(error)
-    pytest.fail(f"purify-audit: {told}", pytrace=False)
+        text = str(error)
+    pytest.fail(f"purify-audit: {text}", pytrace=False)
 
 
 def _measured(settings: dict[str, Any], policy: Path | None, out: Path, test: str) -> "SavedReport":

@@ -1,4 +1,4 @@
-"""Freed memory is held, not given back to the system and asked for again at every layer."""
+"""Keep freed memory in the process, instead of returning it to the system after every layer."""
 
 import ctypes
 import os
@@ -10,14 +10,14 @@ _LARGEST_BLOCK = 32 * 2**20  # glibc allows no more; larger blocks come from the
 
 
 def hold_freed_memory() -> bool:
-    """Tell glibc's allocator; a network's layers free and allocate the same blocks over and over.
+    """Configure glibc's allocator: a network's layers free and allocate the same blocks again.
 
-    By default the heap's end goes back to the system whenever enough of it is free, and comes again
-    page by page: a quarter of the time of a small network on a CPU (`docs/results.md`, section
-    12). No number depends on it.
+    By default the end of the heap returns to the system when enough of it is free, and its pages
+    are then faulted in again: a quarter of the time of a small network on a CPU
+    (`docs/results.md`, section 12). No number depends on it.
 
     Returns:
-        Whether it was told: not on other systems, nor where the environment sets the allocator.
+        Whether it was configured: not on other systems, nor where the environment does it.
     """
     theirs = [name for name in os.environ if name.startswith("MALLOC_")]
     if sys.platform != "linux" or theirs or "GLIBC_TUNABLES" in os.environ:

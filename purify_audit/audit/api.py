@@ -83,8 +83,8 @@ def attack(
     _check_names(options, known | {"preset", "load_options", "classifier_load_options"})
     where, basis = choose_device(device), None
     if str(target).endswith(".json"):
-        subject, found = from_report(Path(target), options, where)
-        basis = found.result
+        subject, report = from_report(Path(target), options, where)
+        basis = report.result
     else:
         subject = prepare(plan_settings(options | {"checkpoint": str(target)}), where)
     return run_audit(subject, progress, basis=basis, measure_anyway=measure_anyway)

@@ -53,10 +53,10 @@ def run_attack(
             run_attacks(subject, progress.tick, results, is_decided, store)
             results.complete = True
         except Stopped:
-            told = (
+            sentence = (
                 f"The run ended after attacks on {results.images} of {len(subject.images)} images."
             )
-            results.findings.append(finding("PA311", told, {"images": results.images}))
+            results.findings.append(finding("PA311", sentence, {"images": results.images}))
     return AuditResult(
         _report(subject, basis, results),
         basis.samples,
@@ -118,13 +118,13 @@ def _without_attack(report: Report) -> Report:
 def _inflated(estimates: list[Estimate]) -> list[Finding]:
     """Whether the usual protocol reports significantly more than the aligned attack."""
     at = {(e.metric, e.probe, e.eps): e for e in estimates}
-    found = []
+    findings = []
     for e in estimates:
         if e.metric != "randomness_inflation" or e.lower is None or e.lower <= 0:
             continue
         usual = at["mean_robust_accuracy", "fresh", e.eps].value
         aligned = at["aligned_robust_accuracy", "aligned", e.eps].value
-        found.append(
+        findings.append(
             finding(
                 "PA309",
                 f"Aligned {aligned:.1%}, usual protocol {usual:.1%}: inflation"
@@ -132,11 +132,11 @@ def _inflated(estimates: list[Estimate]) -> list[Finding]:
                 {"aligned": aligned, "usual": usual, "inflation": e.value},
             )
         )
-    return found
+    return findings
 
 
 def _robust_without_compression(ids: list[int]) -> list[Finding]:
     if not ids:
         return []
-    told = f"{len(ids)} of the least-compressed quarter of images resisted the attack."
-    return [finding("PA312", told, {"image_ids": ids[:20]})]
+    sentence = f"{len(ids)} of the least-compressed quarter of images resisted the attack."
+    return [finding("PA312", sentence, {"image_ids": ids[:20]})]

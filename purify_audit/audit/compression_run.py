@@ -12,7 +12,7 @@ import torch
 from purify_audit import __version__
 from purify_audit.audit.model_info import captured_draws, classifier_info, data_info, model_info
 from purify_audit.audit.phases import Phase
-from purify_audit.audit.postchecks import check_again, postcheck
+from purify_audit.audit.postchecks import postcheck, recheck
 from purify_audit.audit.result import SILENT, AuditResult, Decided, Progress, never_decided
 from purify_audit.audit.store import RunStore, Unit
 from purify_audit.audit.subject import Subject
@@ -48,10 +48,10 @@ from purify_audit.statistics.compression_rows import (
 )
 
 PREFLIGHT = "preflight"
-"""The phase of a run that is done before all others."""
+"""Name of the first phase of a run."""
 
 _UNUSABLE = ("PA104", "PA111")  # there is no output to measure
-_INTERIM_SECONDS = 1.0  # between two estimates on the way, each of which is made of all rows
+_INTERIM_SECONDS = 1.0  # between two interim estimates, each computed from all rows
 _GROUP_BATCHES = 32  # micro-batches in a group of images at most: a stop may lose its power rows
 _GROUP_SLACK = 1.02  # padding may cost this much more than at the best size
 _GROUP_BYTES = 512 * 2**20
@@ -89,8 +89,8 @@ def run_compression(
         samples, complete = _measure(subject, runner, _Callbacks(progress, decided), before, store)
         if samples is not None:
             findings += postcheck(subject, samples, floor, findings)
-            if complete:  # somebody who asked to stop should not wait for more
-                findings += check_again(subject, samples)
+            if complete:  # after a request to stop, nothing more is computed
+                findings += recheck(subject, samples)
     status = "complete" if complete else "partial"
     return AuditResult(_report(subject, status, findings, floor, samples), samples)
 
@@ -120,14 +120,14 @@ def _measure(
 ) -> tuple[CompressionSamples | None, bool]:
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
     plan, parts, rates = subject.plan, list[CompressionSamples](), list[PerImage]()
-    done, told = 0, -math.inf
+    done, shown = 0, -math.inf
     try:
         for unit in compression_phase(subject, runner).units(store):
             parts.append(from_columns(unit.arrays))
             rates += itertools.islice(_rates(parts[-1], plan), 1)
-            if rates and time.monotonic() - told > _INTERIM_SECONDS:
+            if rates and time.monotonic() - shown > _INTERIM_SECONDS:
                 callbacks.progress.rate(estimate(_joined(rates), plan))
-                told = time.monotonic()
+                shown = time.monotonic()
             done += len(np.unique(parts[-1].anchors.image))
             if done in plan.looks and _ends_at_look(subject, callbacks, before, join(parts)):
                 break

@@ -75,33 +75,33 @@ def _default_probes(norm: str, given: dict[str, Any]) -> tuple[str, ...]:
 
 
 def attack_plan(
-    plan: AuditPlan, asked: dict[str, Any], shape: tuple[int, int, int], device: torch.device
+    plan: AuditPlan, options: dict[str, Any], shape: tuple[int, int, int], device: torch.device
 ) -> AuditPlan:
     """The plan of a finished audit with an attack added.
 
     Args:
         plan: the finished audit's.
-        asked: `attack`, and where they differ from the plan's: classifier, norm, eps, level.
+        options: `attack`, and where they differ from the plan's: classifier, norm, eps, level.
         shape: of the images.
         device: where it will run.
 
     Raises:
         PlanError: the settings contradict each other, or there is no classifier.
     """
-    classifier = asked.get("classifier") or plan.classifier or shipped_classifier(shape)
-    ball = {name: asked.get(name, getattr(plan, name)) for name in ("norm", "eps")}
-    if ball["norm"] != plan.norm and "eps" not in asked:
+    classifier = options.get("classifier") or plan.classifier or shipped_classifier(shape)
+    ball = {name: options.get(name, getattr(plan, name)) for name in ("norm", "eps")}
+    if ball["norm"] != plan.norm and "eps" not in options:
         raise PlanError(f"--norm {ball['norm']} is not the report's: give --eps with it")
     sizes = plan.images, shape
-    settings = _attack_settings(asked["attack"] | ball, plan.draws > 1, device, sizes)
+    settings = _attack_settings(options["attack"] | ball, plan.draws > 1, device, sizes)
     changes = {
         "classifier": classifier,
         "attack": settings,
-        "level": asked.get("level", plan.level),
+        "level": options.get("level", plan.level),
     }
-    options = asked.get("classifier_load_options")
-    if asked.get("classifier") or (options and (options.preset or options.arguments)):
-        changes["classifier_load_options"] = options
+    loading = options.get("classifier_load_options")
+    if options.get("classifier") or (loading and (loading.preset or loading.arguments)):
+        changes["classifier_load_options"] = loading
     try:
         return AuditPlan.model_validate(plan.model_dump() | changes)
     except ValidationError as error:
@@ -109,13 +109,13 @@ def attack_plan(
 
 
 def _attack_settings(
-    asked: dict[str, Any],
+    options: dict[str, Any],
     randomised: bool,
     device: torch.device,
     images: tuple[int, tuple[int, int, int]],
 ) -> dict[str, Any]:
-    """With defaults that depend on what is attacked, and where; images: how many, their shape."""
-    settings = {name: value for name, value in asked.items() if value is not None}
+    """Attack settings with defaults for the purifier, the device, and (number, shape) of images."""
+    settings = {name: value for name, value in options.items() if value is not None}
     if not randomised:
         settings |= {"draws": 1, "held_out": 1}
     count, shape = images

@@ -1,4 +1,4 @@
-"""What a report says of models."""
+"""Entries of a report about models and data."""
 
 import os
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from purify_audit.spec.card import ClassifierCard, PurifierCard
 
 
 def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
-    """What somebody's own code draws in one purification; nothing where that cannot be aligned."""
+    """Draws of user code in one purification; none where they cannot be aligned."""
     purifier = subject.purifier
     if not isinstance(purifier, UserPurifier | CapturedGraph):
         return ()
@@ -24,7 +24,7 @@ def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
     try:
         with torch.no_grad():
             seen = purifier.capture_report(x)
-    except UnalignedRandomnessError:  # a finding tells
+    except UnalignedRandomnessError:  # reported as a finding
         return ()
     drawn = ((asdict(draw), os.path.basename(draw.where)) for draw in seen)
     return tuple(DrawInfo.model_validate(draw | {"where": where}) for draw, where in drawn)
@@ -33,7 +33,7 @@ def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
 def model_info(
     checkpoint: Checkpoint, card: PurifierCard | ClassifierCard, evaluations: int | None
 ) -> ModelInfo:
-    """What a report says of a model."""
+    """The report's entry about a model."""
     return ModelInfo(
         source=checkpoint.source,
         sha256=checkpoint.sha256,
@@ -53,7 +53,7 @@ def classifier_info(subject: Subject) -> ModelInfo | None:
 
 
 def data_info(subject: Subject, used: int) -> DataInfo:
-    """What a report says of the first `used` images; of all planned when none was."""
+    """The report's entry about the first `used` images; about all planned ones when none was."""
     images = subject.images.select(list(range(used or len(subject.images))))
     return DataInfo(
         source=images.source,

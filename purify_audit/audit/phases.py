@@ -29,7 +29,7 @@ class SharedRun:
     """A run that several processes work on, seen from one of them.
 
     Attributes:
-        store: where all of them keep their units.
+        store: where all of them store their units.
         ended: whether the run has come to an end for all, as `store` shows.
         unit: phase and place of what this process computes.
     """
@@ -73,7 +73,7 @@ class Phase:
     make: Callable[[int], Unit]
 
     def units(self, store: RunStore | None) -> Iterator[Unit]:
-        """Every unit in order; those that are kept already are not computed again."""
+        """Every unit in order; those already stored are not computed again."""
         for place in range(self.count):
             if store is None:
                 yield self.make(place)
@@ -85,13 +85,13 @@ class Phase:
                 yield unit
 
     def share(self, run: SharedRun, shard: Shard, *, alone: bool) -> None:
-        """Compute and keep a part of the units.
+        """Compute and store a part of the units.
 
         Args:
             run: where, and which other processes are at it.
             shard: which part is this process's.
             alone: leave the others' units alone; otherwise, after its own, a process computes what
-                nobody has finished, so that a process that died holds nobody up.
+                no other has finished, so that a process that died blocks none.
 
         Raises:
             Stopped: from `make`; or the run has come to an end.

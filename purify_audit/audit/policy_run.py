@@ -62,7 +62,7 @@ def decided_by(policy: PolicyFile, baseline: Baseline | None) -> Decided:
         attacked = result.attacks is not None
         mine = {r.id: r for r in policy.policy.rule if (r.stage != "compress") == attacked}
         late = (code for rule in mine.values() for code in rule.findings if code[:3] != "PA1")
-        if any(late):  # not preflight's: what is not found among few images may be among more
+        if any(late):  # later findings may appear only with more images
             return False
         return all(r.decision != "inconclusive" for r in judgement.rules if r.rule in mine)
 

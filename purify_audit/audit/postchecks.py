@@ -1,4 +1,4 @@
-"""What the rows of a measurement show to be wrong, after preflight saw nothing."""
+"""Findings from the rows of a measurement, after preflight."""
 
 import numpy as np
 
@@ -20,13 +20,13 @@ _REPLAY_ROWS = 16  # computed together: a whole micro-batch for one cell is most
 def postcheck(
     subject: Subject, samples: CompressionSamples, floor: dict[str, float], before: list[Finding]
 ) -> list[Finding]:
-    """Findings that follow from the rows, and those that somebody's own code gave on the way.
+    """Findings from the rows, and those that user code caused during the measurement.
 
     Args:
         subject: what was audited.
         samples: the rows.
-        floor: change of the output that rounding alone makes, by norm.
-        before: findings that there are already.
+        floor: change of the output caused by rounding alone, by norm.
+        before: earlier findings.
     """
     estimates = [estimate(data, subject.plan) for data in per_image(samples, subject.plan)]
     checks = [
@@ -34,17 +34,17 @@ def postcheck(
         _near_floor(estimates, floor, subject.plan),
         _anchors_lost(estimates),
     ]
-    found = [check for check in checks if check is not None]
-    return found + _shown_later(subject, before)
+    findings = [check for check in checks if check is not None]
+    return findings + _late_findings(subject, before)
 
 
-def check_again(subject: Subject, samples: CompressionSamples) -> list[Finding]:
-    """Whether a cell is the same number again, and whether the tolerance was reached."""
+def recheck(subject: Subject, samples: CompressionSamples) -> list[Finding]:
+    """Findings where a recomputed cell differs, or the tolerance was not reached."""
     return _replays(subject, samples) + _tolerance_missed(samples, subject.plan)
 
 
-def _shown_later(subject: Subject, before: list[Finding]) -> list[Finding]:
-    """What somebody's own code did only while it was measured."""
+def _late_findings(subject: Subject, before: list[Finding]) -> list[Finding]:
+    """Findings that user code caused only while it was measured."""
     if not isinstance(subject.purifier, UserPurifier | CapturedGraph):
         return []
     known = {f.code for f in before}
@@ -82,7 +82,7 @@ def _near_floor(
 
 
 def _replays(subject: Subject, samples: CompressionSamples) -> list[Finding]:
-    """One cell of the first image, chosen by the seed, computed again after everything else."""
+    """Recompute one cell of the first image, chosen by the seed."""
     rows, plan = samples.probes, subject.plan
     power = [n for n, probe in enumerate(plan.probes) if probe.kind == "power"]
     pool = np.flatnonzero((rows.image == subject.images.ids[0]) & ~np.isin(rows.probe, power))

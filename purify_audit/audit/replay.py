@@ -26,7 +26,7 @@ _COMPARED = ("delta_l2", "delta_linf", "change_l2", "change_linf", "moved_l2", "
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a number of a report stands.
+    """Address of a cell: one measured row of a report.
 
     Attributes:
         image: image id.
@@ -45,12 +45,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One cell, twice.
+    """One cell, stored and recomputed.
 
     Attributes:
         address: which cell.
         stored: the columns of `ProbeRows` that were compared, as the report has them.
-        computed: the same, computed now.
+        computed: the same columns, recomputed.
     """
 
     address: Address
@@ -59,7 +59,7 @@ class Replayed:
 
     @property
     def same(self) -> bool:
-        """Whether every number is the same, bit for bit (NaN is the same as NaN)."""
+        """Whether every number is the same, bit for bit (NaN equals NaN)."""
         return all(
             a == self.computed[name] or (math.isnan(a) and math.isnan(self.computed[name]))
             for name, a in self.stored.items()
@@ -82,7 +82,7 @@ def replay(
     samples: CompressionSamples,
     address: Address,
 ) -> Replayed:
-    """Purify again what one cell needs, in a micro-batch of the same size.
+    """Recompute one cell, in a micro-batch of the same size.
 
     Args:
         runner: with the plan's seed and micro-batch.
@@ -107,8 +107,8 @@ def replay(
         None if user_images is None else user_images.select(row),
         draws=np.array([address.draw]),
     )
-    here = Address(address.image, address.draw, 0, 0, address.direction)
-    return Replayed(address, stored, _find(again.probes, here))
+    only = Address(address.image, address.draw, 0, 0, address.direction)
+    return Replayed(address, stored, _find(again.probes, only))
 
 
 def _find(rows: ProbeRows, address: Address) -> dict[str, float]:
@@ -130,7 +130,7 @@ def _find(rows: ProbeRows, address: Address) -> dict[str, float]:
 def find_address(
     plan: AuditPlan, cell: tuple[int, int, int], probe: str | None, eps: float | None
 ) -> Address:
-    """The address of a cell named as people name it.
+    """The address of a cell, from the names of its probe and radius.
 
     Args:
         plan: the report's.
@@ -157,11 +157,11 @@ def find_address(
 def replay_report(
     report: Report, folder: Path, addresses: list[Address] | int, device: torch.device
 ) -> list[Replayed]:
-    """Replay cells of a saved report, with the models, images and rows that it names.
+    """Recompute cells of a saved report, with the models, images and rows that it names.
 
     Args:
         report: the report.
-        folder: where it lies; its rows lie beside it, and paths may be relative to it.
+        folder: the folder of the report and its rows; paths may be relative to it.
         addresses: which cells; or how many, to be chosen by the report's seed.
         device: where to compute.
 
@@ -230,13 +230,13 @@ def reproduce(
 def check_trust(plan: AuditPlan, allow_pickle: bool) -> None:
     """Raise ReportError where a plan would unpickle what its reader has not allowed.
 
-    Whoever made a report or a run may also have made the files that it names.
+    The author of a report or run may also have made the files that it names.
     """
     readings = (plan.load_options, plan.classifier_load_options)
     if not allow_pickle and any(each and each.allow_pickle for each in readings):
         raise ReportError(
-            "the report's models were unpickled, which can run any code; give --allow-pickle too if"
-            " you trust whoever made them"
+            "the report's models were unpickled, which can execute any code; give --allow-pickle too"
+            " if you trust their author"
         )
 
 
@@ -247,9 +247,9 @@ def stored_subject(
 
     Args:
         report: the report.
-        folder: where it lies.
+        folder: the folder of the report.
         device: where they will run.
-        plan: the report's plan with an attack and a classifier, where one is to be made.
+        plan: the report's plan with an attack and a classifier, where one is planned.
 
     Raises:
         ReportError: the checkpoint or the images are not those of the report.
@@ -281,9 +281,9 @@ def _some(rows: ProbeRows, seed: int, count: int) -> list[Address]:
 
 
 def _found(plan: AuditPlan, folder: Path) -> AuditPlan:
-    """The plan with files that are not here looked for beside the report."""
+    """The plan with missing files replaced by those in the report's folder."""
 
-    def here(text: str) -> str:
+    def found(text: str) -> str:
         path = text.removesuffix(":train")
         beside = folder / path
         return (
@@ -291,15 +291,15 @@ def _found(plan: AuditPlan, folder: Path) -> AuditPlan:
         )
 
     probes = [
-        p.model_copy(update={"path": here(p.path)}) if isinstance(p, FileProbe) else p
+        p.model_copy(update={"path": found(p.path)}) if isinstance(p, FileProbe) else p
         for p in plan.probes
     ]
     bundled = plan.data in BUNDLED.values() or plan.data.startswith("digits:")
     return plan.model_copy(
         update={
-            "checkpoint": here(plan.checkpoint),
-            "data": plan.data if bundled else here(plan.data),
-            "classifier": None if plan.classifier is None else here(plan.classifier),
+            "checkpoint": found(plan.checkpoint),
+            "data": plan.data if bundled else found(plan.data),
+            "classifier": None if plan.classifier is None else found(plan.classifier),
             "probes": tuple(probes),
         }
     )

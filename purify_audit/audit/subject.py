@@ -50,7 +50,7 @@ class Subject:
         card: the checkpoint's card with the plan's overrides.
         purifier: on `device`.
         images: those chosen, in the order of the looks.
-        available: how many there were to choose from.
+        available: number of images to choose from.
         user_images: the perturbed images of a `file` probe, in the order of `images`.
         classifier: judges the purified images; optional.
         device: where purifications run.
@@ -92,18 +92,18 @@ class Subject:
         return replace(self, images=self.images.select(rows), user_images=user_images)
 
 
-def prepare(asked: dict[str, object], device: torch.device) -> Subject:
-    """Plan what was asked, with defaults that suit the checkpoint for what was not, and load it.
+def prepare(fields: dict[str, object], device: torch.device) -> Subject:
+    """Complete a plan with defaults that suit the checkpoint, and load everything it names.
 
     Args:
-        asked: fields of `AuditPlan`; those absent or none get a default.
+        fields: fields of `AuditPlan`; those absent or none get a default.
         device: where it will run.
 
     Raises:
         InputError: settings that contradict each other, a file that cannot be used, or parts
-            that do not fit together; the subclass tells.
+            that do not fit together; see the subclass.
     """
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
     if "data" not in given:
         given["data"] = _bundled_data(source, given)
@@ -175,11 +175,11 @@ def _assemble(
 
 
 def _overrides(given: dict[str, Any]) -> dict[str, str]:
-    """What a plan may override, as text: t* and the sampler."""
-    told = {name: given[name] for name in ("t_star", "sampler") if given.get(name) is not None}
+    """The card's settings that a plan may override, as text: t* and the sampler."""
+    texts = {name: given[name] for name in ("t_star", "sampler") if given.get(name) is not None}
     return {
         name: value.model_dump_json() if isinstance(value, BaseModel) else str(value)
-        for name, value in told.items()
+        for name, value in texts.items()
     }
 
 
@@ -235,18 +235,18 @@ def overridden(
 
 
 def _classifier(plan: AuditPlan, images: ImageSet, device: torch.device) -> LoadedClassifier | None:
-    """The classifier, checked against the labels it will be judged by."""
+    """The classifier, checked against the labels of the images."""
     if plan.classifier is None:
         return None
     if images.labels is None:
-        raise PlanError(f"{plan.data}: has no labels, so a classifier cannot be judged on it")
+        raise PlanError(f"{plan.data}: has no labels, so accuracy cannot be measured on it")
     checkpoint = open_classifier(plan.classifier, _spec(images), plan.classifier_load_options)
     classifier = load_classifier(checkpoint, device)
     _must_fit(checkpoint.source, classifier.image, images)
     highest = int(images.labels.max())
     if highest >= classifier.classes:
         raise PlanError(
-            f"{plan.data}: has label {highest}, but {plan.classifier} knows only"
+            f"{plan.data}: has label {highest}, but {plan.classifier} has only"
             f" {classifier.classes} classes"
         )
     return LoadedClassifier(checkpoint, classifier)

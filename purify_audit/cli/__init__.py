@@ -1,4 +1,4 @@
-"""The command line: the only place that prints, exits, or writes files. It imports torch late."""
+"""The command line: parses, calls, prints and exits. Imports torch late."""
 
 import os
 import signal
@@ -30,10 +30,10 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command line; every failure ends in one sentence and an exit code of its own."""
+    """Run the command line; every failure gives one sentence and its own exit code."""
     if hasattr(signal, "SIGPIPE"):  # `… | head` ends quietly
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.path.append(os.getcwd())  # where factories are looked for, after what is installed
+    sys.path.append(os.getcwd())  # where user code is searched, after installed packages
     try:
         app()
     except PurifyAuditError as error:
@@ -55,8 +55,8 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         print(f"purify-audit {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""`purify-audit baseline`: keep a report to compare later ones with."""
+"""`purify-audit baseline`: save a report to compare later ones with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,14 +38,15 @@ def save(
     from purify_audit.report.schema import read_report
 
     must_be_writable(out)
-    made = values_of(read_report(report), report.parent)
+    values = values_of(read_report(report), report.parent)
     if out.exists() and not force:
         before = open_baseline(out)
         raise PlanError(
-            f"{out}: holds the baseline {told(before)}; --force replaces it by {told(made)}"
+            f"{out}: holds the baseline {describe(before)}; --force replaces it by"
+            f" {describe(values)}"
         )
-    save_baseline(out, made)
-    print(f"{out}: {told(made)}")
+    save_baseline(out, values)
+    print(f"{out}: {describe(values)}")
 
 
 @group.command()
@@ -54,9 +55,9 @@ def show(baseline: BaselinePath) -> None:
     from purify_audit.gate.baseline import open_baseline
     from purify_audit.render.terminal.report import show as show_report
 
-    found = open_baseline(baseline)
-    print(told(found))
-    show_report(Console(), found.report)
+    opened = open_baseline(baseline)
+    print(describe(opened))
+    show_report(Console(), opened.report)
 
 
 @group.command()
@@ -74,7 +75,7 @@ def diff(
         raise PlanError(f"--level {level:g} is not between 0.5 and 1")
     new, old = values_of(read_report(report), report.parent), open_baseline(baseline)
     comparison = compare(new, old)
-    table = Table(title=f"{told(new)} against {told(old)}, {level:.0%} intervals", box=None)
+    table = Table(title=f"{describe(new)} against {describe(old)}, {level:.0%} intervals", box=None)
     for column in ("metric", "baseline", "change", "interval", "images"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     refused = set()
@@ -94,17 +95,17 @@ def _row(comparison: "Comparison", e: "Estimate", level: float) -> tuple[str, ..
     from purify_audit.gate.wording import named, number
     from purify_audit.statistics.confidence import looks_behind
 
-    found = comparison(e, level, looks_behind(e.metric, comparison.new.report.plan))
-    change = found.change
+    paired = comparison(e, level, looks_behind(e.metric, comparison.new.report.plan))
+    change = paired.change
     ends = "—"
     if change.lower is not None and change.upper is not None:
         ends = f"{number(change.lower)} to {number(change.upper)}"
-    p = "" if found.p_value is None else f", p {found.p_value:.2g}"
-    told = f"{change.value:+.4g}"
-    return named(e), number(found.baseline), told, ends + p, str(change.n_images)
+    p = "" if paired.p_value is None else f", p {paired.p_value:.2g}"
+    text = f"{change.value:+.4g}"
+    return named(e), number(paired.baseline), text, ends + p, str(change.n_images)
 
 
-def told(baseline: "Baseline") -> str:
+def describe(baseline: "Baseline") -> str:
     """A baseline in a few words."""
     report = baseline.report
     when = "" if report.run is None else f", {report.run.started[:10]}"

@@ -25,8 +25,8 @@ def compare(
 
     if not 0.5 < level < 1:
         raise PlanError(f"--level {level:g} is not between 0.5 and 1")
-    found = compare_reports([(path.name, read_report(path)) for path in reports], seed, level)
+    comparison = compare_reports([(path.name, read_report(path)) for path in reports], seed, level)
     if as_json:
-        print(found.model_dump_json(indent=1))
+        print(comparison.model_dump_json(indent=1))
     else:
-        show_comparison(Console(), found)
+        show_comparison(Console(), comparison)

@@ -87,7 +87,7 @@ def compress(
 
     from purify_audit.audit.defaults import plan_fields
     from purify_audit.audit.subject import prepare
-    from purify_audit.audit.tuning.settle import OpenSettings, must_be_one_process
+    from purify_audit.audit.tuning.tune import OpenSettings, must_be_one_process
     from purify_audit.models.runner import choose_device
 
     folder = run_folder(run.run_dir, run.shard, out)

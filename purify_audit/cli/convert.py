@@ -43,9 +43,9 @@ def convert(
     from purify_audit.models.convert import convert as run
     from purify_audit.spec.load_options import LoadOptions
 
-    found, written = run(source, out, answers or LoadOptions())
-    if found.recognised is not None:
-        tell_recognised(found.recognised)
+    source_checkpoint, written = run(source, out, answers or LoadOptions())
+    if source_checkpoint.recognised is not None:
+        print_recognised(source_checkpoint.recognised)
     print(f"{out}: {written.card.name}, {written.parameters:,} parameters")
 
 
@@ -71,14 +71,14 @@ def export(
     from purify_audit.models.load import purifier_card
     from purify_audit.models.open import open_checkpoint
 
-    found = open_checkpoint(checkpoint, None, answers)
+    opened = open_checkpoint(checkpoint, None, answers)
     chosen = from_text.sampler_setting(sampler).get("sampler")
-    card = overridden(checkpoint, purifier_card(found), t_star, cast("Sampler | None", chosen))
-    export_purifier(found, out, card)
+    card = overridden(checkpoint, purifier_card(opened), t_star, cast("Sampler | None", chosen))
+    export_purifier(opened, out, card)
     print(f"{out}: written")
 
 
-def tell_recognised(recognised: "Recognised") -> None:
+def print_recognised(recognised: "Recognised") -> None:
     """Print the recognised format, and each assumption with its source."""
     print(f"recognised  {recognised.format}, {recognised.container}")
     if recognised.unpickled:

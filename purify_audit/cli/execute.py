@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from purify_audit.audit.run import Basis, RunFolder
     from purify_audit.audit.save import RunRecord
     from purify_audit.audit.subject import Subject
-    from purify_audit.audit.tuning.settle import OpenSettings
+    from purify_audit.audit.tuning.tune import OpenSettings
     from purify_audit.cli.progress import Reporter
 
 
@@ -51,7 +51,7 @@ def execute(subject: "Subject", request: Request, left_open: "OpenSettings") -> 
     """
     from purify_audit.audit.cost import planned_evaluations
     from purify_audit.audit.run import run_in_folder
-    from purify_audit.audit.tuning.settle import tune
+    from purify_audit.audit.tuning.tune import tune
     from purify_audit.cli.progress import Reporter
 
     started, quiet = now(), request.output.quiet

@@ -7,7 +7,7 @@ import typer
 
 from purify_audit.cli import options as o
 from purify_audit.cli.app import EXIT_INCONCLUSIVE, command
-from purify_audit.cli.convert import tell_recognised
+from purify_audit.cli.convert import print_recognised
 from purify_audit.spec import from_text
 
 
@@ -44,7 +44,7 @@ def inspect(
     print(f"parameters  {checkpoint.parameters:,} in {len(checkpoint.tensors)} tensors")
     print(f"sha256      {checkpoint.sha256}")
     if recognised is not None:
-        tell_recognised(recognised)
+        print_recognised(recognised)
 
 
 @command()
@@ -75,7 +75,7 @@ def replay(
 ) -> None:
     """Compute one cell of a report again: is it the same number?"""
     from purify_audit.audit.replay import find_address, reproduce
-    from purify_audit.cli.verify import tell_environment
+    from purify_audit.cli.verify import print_environment
     from purify_audit.models.runner import choose_device
     from purify_audit.report.schema import read_report
 
@@ -84,8 +84,8 @@ def replay(
         read_report(report).plan, (image, draw, direction), probe, wanted[0] if wanted else None
     )
     where = None if device is None else choose_device(device)
-    found = reproduce(report, [address], where, allow_pickle=allow_pickle)
-    (cell,) = found.cells
+    reproduction = reproduce(report, [address], where, allow_pickle=allow_pickle)
+    (cell,) = reproduction.cells
     for name, value in cell.stored.items():
         print(f"{name:12} stored {value:.17g}  now {cell.computed[name]:.17g}")
     if cell.stored["delta_l2"] and cell.computed["delta_l2"]:
@@ -93,6 +93,6 @@ def replay(
         print(f"{'rate l2':12} stored {rates[0]:.17g}  now {rates[1]:.17g}")
     if not cell.same:
         print(f"DIFFERENT, by at most {cell.largest_difference:.3g}")
-        tell_environment(found.environment)
+        print_environment(reproduction.environment)
         raise typer.Exit(EXIT_INCONCLUSIVE)
     print("the same number, bit for bit")

@@ -133,13 +133,13 @@ class Files:
         from purify_audit.render.ci.sarif import sarif_log
 
         seconds = None if report.run is None else report.run.seconds
-        made = {
+        texts = {
             self.junit: lambda: junit_xml(judgement, seconds, self.fail_on),
             self.sarif: lambda: sarif_log(judgement, report, judgement.policy),
             self.gitlab_codequality: lambda: code_quality(judgement, judgement.policy),
             self.in_toto: lambda: test_result(report, judgement),
         }
-        return {path: make for path, make in made.items() if path is not None}
+        return {path: make for path, make in texts.items() if path is not None}
 
 
 def tell_github(saved: "SavedReport", judgement: "Judgement") -> None:

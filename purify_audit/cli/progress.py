@@ -15,7 +15,7 @@ from purify_audit.models.runner import Stopped
 from purify_audit.statistics.estimates import Estimate
 
 _HEARTBEAT_SECONDS = 30.0
-# SIGUSR1 is what batch systems can be told to send some time before the end (SLURM: --signal).
+# Batch systems can send SIGUSR1 some time before the time limit (SLURM: --signal).
 _WISHES = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 ]
@@ -30,9 +30,9 @@ class Reporter:
         """Start the clock, and say what is to be done.
 
         Args:
-            console: where to tell; standard error.
+            console: where to print; standard error.
             total: network evaluations expected.
-            quiet: tell nothing.
+            quiet: print nothing.
             max_seconds: after which the run is to end.
         """
         if not quiet:

@@ -144,7 +144,7 @@ def _measured(
     from purify_audit.audit.result import never_decided
     from purify_audit.audit.run import RunFolder, run_in_folder
     from purify_audit.audit.save import save_result
-    from purify_audit.audit.tuning.settle import OpenSettings, tune
+    from purify_audit.audit.tuning.tune import OpenSettings, tune
     from purify_audit.cli.progress import Reporter
     from purify_audit.report.saved import SavedReport
 
@@ -172,7 +172,7 @@ def _measured(
 def _subject(rules: "PolicyFile", options: dict[str, Any], request: _Request) -> "Subject":
     """What is audited, with the micro-batches of the baseline."""
     from purify_audit.audit.policy_run import prepare_for_policy
-    from purify_audit.audit.tuning.settle import like
+    from purify_audit.audit.tuning.tune import like
     from purify_audit.models.runner import choose_device
 
     named = options.pop("device", request.device)

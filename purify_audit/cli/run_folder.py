@@ -22,13 +22,13 @@ def run_folder(run_dir: Path | None, shard: str | None, out: Path) -> "RunFolder
     """
     from purify_audit.audit.run import RunFolder
 
-    asked = None if shard is None else parse_shard(shard)
-    if asked == Shard():
+    named = None if shard is None else parse_shard(shard)
+    if named == Shard():
         return RunFolder(run_dir)
-    if asked is not None:
+    if named is not None:
         if run_dir is None:
             raise PlanError("--shard stores its part in a folder: give --run-dir")
-        return RunFolder(run_dir, asked, alone=True)
+        return RunFolder(run_dir, named, alone=True)
     part = shard_of()
     if part.count > 1 and run_dir is None:
         run_dir = out.with_suffix(".run")

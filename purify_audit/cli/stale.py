@@ -49,18 +49,18 @@ def stale(
     changed = [model for model in held if model.state == "stale"]
     print(f"{report} is {'stale' if changed else 'current'}")
     for model in held:
-        print(f"  {model.role:<10}  {_told(model)}")
+        print(f"  {model.role:<10}  {_line(model)}")
     if rules is not None:
         path = printable(str(policy or rules.file.path.name))
         count = len(rules.policy.rule)
-        told = f"{path} {rules.file.sha256[:12]}, {count} {'rule' if count == 1 else 'rules'}"
-        print(f"  {'policy':<10}  {told}")
+        text = f"{path} {rules.file.sha256[:12]}, {count} {'rule' if count == 1 else 'rules'}"
+        print(f"  {'policy':<10}  {text}")
     if changed:
         print("Audit again: `purify-audit run`.")
         raise typer.Exit(EXIT_FAIL)
 
 
-def _told(model: "Held") -> str:
+def _line(model: "Held") -> str:
     source, expected = printable(model.source), model.expected[:12]
     if model.state == "current":
         return f"{source} {expected}"

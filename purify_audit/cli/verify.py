@@ -175,7 +175,7 @@ def _measure(job: Job, target: str | None, *, predict_only: bool) -> None:
         settings["predict_only"] = True
 
     from purify_audit.audit.from_report import CHECKED_CELLS, from_report
-    from purify_audit.audit.tuning.settle import OpenSettings
+    from purify_audit.audit.tuning.tune import OpenSettings
     from purify_audit.models.runner import choose_device
 
     where = choose_device(str(settings.pop("device")))
@@ -207,24 +207,25 @@ def _reproduce(path: Path, cells: int, where: "torch.device", allow_pickle: bool
     """
     from purify_audit.audit.replay import reproduce as run
 
-    found = run(path, cells, where, allow_pickle=allow_pickle)
-    for cell in found.different:
+    reproduction = run(path, cells, where, allow_pickle=allow_pickle)
+    for cell in reproduction.different:
         at = cell.address
+        probe = reproduction.report.plan.probes[at.probe].kind
         print(
-            f"image {at.image}, draw {at.draw}, probe {found.report.plan.probes[at.probe].kind},"
+            f"image {at.image}, draw {at.draw}, probe {probe},"
             f" direction {at.direction}: differs by {cell.largest_difference:.3g}"
         )
-    same = len(found.cells) - len(found.different)
+    same = len(reproduction.cells) - len(reproduction.different)
     print(
-        f"{same} of {len(found.cells)} cells reproduce, bit for bit"
-        + (" (`attack` cross-checks what they mean)" if not found.different else "")
+        f"{same} of {len(reproduction.cells)} cells reproduce, bit for bit"
+        + (" (`attack` cross-checks what they mean)" if not reproduction.different else "")
     )
-    if found.different:
-        tell_environment(found.environment)
+    if reproduction.different:
+        print_environment(reproduction.environment)
         raise typer.Exit(EXIT_INCONCLUSIVE)
 
 
-def tell_environment(differences: Mapping[str, tuple[object, object]]) -> None:
+def print_environment(differences: Mapping[str, tuple[object, object]]) -> None:
     """Print what differs from where a report was made."""
     for name, (then, now) in differences.items():
         print(f"  {name}: {then} then, {now} now")

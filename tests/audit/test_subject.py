@@ -259,7 +259,7 @@ def test_images_of_another_shape_than_the_classifiers(stored, images):
 
 def test_images_without_labels_cannot_be_judged(stored, images):
     data = images()
-    message = f"{data}: has no labels, so a classifier cannot be judged on it"
+    message = f"{data}: has no labels, so accuracy cannot be measured on it"
     assert fault(checkpoint="identity", data=data, classifier=stored("cnn")) == message
     assert prepare(asked("identity", data=data), CPU).classifier is None
 
@@ -267,7 +267,7 @@ def test_images_without_labels_cannot_be_judged(stored, images):
 def test_labels_that_the_classifier_does_not_know(stored, images):
     path = stored("cnn")
     data = images(labels=[9, 10])
-    message = f"{data}: has label 10, but {path} knows only 10 classes"
+    message = f"{data}: has label 10, but {path} has only 10 classes"
     assert fault(checkpoint="identity", data=data, classifier=path) == message
     subject = prepare(asked("identity", data=images(labels=[0, 9]), classifier=path), CPU)
     assert subject.classifier[1].classes == 10

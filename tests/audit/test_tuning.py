@@ -308,7 +308,7 @@ def test_what_is_allocated_is_not_asked_for(option, refused):
 def test_without_memory_the_size_falls_and_that_is_told(run_cli, monkeypatch):
     """As on CUDA, where sizes are tried before every run; here they never do not fit."""
     monkeypatch.setattr(packing, "_fits", lambda compute: False)
-    monkeypatch.setattr("purify_audit.audit.tuning.settle._HAS_LIMITS", ("cpu",))
+    monkeypatch.setattr("purify_audit.audit.tuning.tune._HAS_LIMITS", ("cpu",))
     code, _, err = run_cli("compress", "median:size=3", "--microbatch", 2)
     assert code == 4
     assert "no memory for one image" in err

@@ -1,1 +1,1 @@
-"""What a plan leaves open is settled before the run: sizes of micro-batches, draws, directions."""
+"""Tune what a plan leaves open before the run: micro-batches, draws, directions."""

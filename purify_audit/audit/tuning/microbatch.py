@@ -1,7 +1,7 @@
-"""How many rows are computed together, where that is to be found by trying.
+"""Measure which size of micro-batches is fastest, or fits in memory.
 
-Kernels are chosen by batch size, so a run has one size throughout (`runtime`), and it is found
-before the first number is measured.
+Kernels are chosen by batch size, so a run has one size throughout (`models.runner`), chosen before
+the first number is measured.
 """
 
 import itertools
@@ -77,12 +77,12 @@ def within_memory(subject: Subject) -> tuple[Subject, tuple[int, ...]]:
 
 def attack_within_memory(subject: Subject) -> tuple[Subject, tuple[int, ...]]:
     """The same for the attack of a plan that has one, by one of its gradients."""
-    how = attack_of(subject.plan)
+    plan = attack_of(subject.plan)
 
     def changed(size: int) -> Subject:
-        return _with(subject, attack=how.model_copy(update={"microbatch": size}))
+        return _with(subject, attack=plan.model_copy(update={"microbatch": size}))
 
-    return _halved(how.microbatch, changed, _one_gradient)
+    return _halved(plan.microbatch, changed, _one_gradient)
 
 
 def seconds(subject: Subject) -> float:
@@ -171,13 +171,13 @@ def _steps(subject: Subject, size: int) -> Callable[[], None]:
 
 def _one_gradient(subject: Subject) -> None:
     """One step of the attack on a whole micro-batch."""
-    how = attack_of(subject.plan)
-    rows = list(range(min(len(subject.images), max(1, how.microbatch // how.draws))))
+    plan = attack_of(subject.plan)
+    rows = list(range(min(len(subject.images), max(1, plan.microbatch // plan.draws))))
     on = targets(subject.images.select(rows), subject.device)
     defence = defence_of(subject)
-    objective = attack_objective(defence, on, how, how.norm, how.eps[0])
+    objective = attack_objective(defence, on, plan, plan.norm, plan.eps[0])
     with deterministic(gradients=True):
-        if how.optimiser == "square":
+        if plan.optimiser == "square":
             objective.evaluate(on.x, 0)
         else:
             objective.loss_and_grad(on.x, 0)

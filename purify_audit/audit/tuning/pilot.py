@@ -1,4 +1,4 @@
-"""A small measurement beforehand, by which draws and directions are chosen."""
+"""Pilot measurement that chooses draws and directions (optimal allocation)."""
 
 import math
 from collections.abc import Mapping
@@ -44,10 +44,10 @@ def allocated(subject: Subject) -> tuple[Subject, Pilot | None]:
     plan, most = subject.plan, len(subject.images)
     must_be_allocatable(plan)
     few = min(IMAGES, most)
-    found = _rates(subject, few)
-    if found is None or len(found[0]) < _FEWEST:
+    rates_by_radius = _rates(subject, few)
+    if rates_by_radius is None or len(rates_by_radius[0]) < _FEWEST:
         return with_images(subject, few, {}), None
-    parts = largest([components(rates) for rates in found])
+    parts = largest([components(rates) for rates in rates_by_radius])
 
     def cost(draws: int, directions: int) -> int:
         changed = plan.model_copy(update={"draws": draws, "directions": directions})
@@ -120,9 +120,9 @@ def _rates(subject: Subject, images: int) -> list[np.ndarray] | None:
             return None
         rows = measure_compression(runner, few, small).probes
     shape = (images, draws, DIRECTIONS // 2, 2)
-    found = [_l2_rates(rows, radius).reshape(shape) for radius in range(len(plan.eps))]
-    whole = np.isfinite(found).all((0, 2, 3, 4))
-    return [rates[whole] for rates in found]
+    rates = [_l2_rates(rows, radius).reshape(shape) for radius in range(len(plan.eps))]
+    whole = np.isfinite(rates).all((0, 2, 3, 4))
+    return [values[whole] for values in rates]
 
 
 def _l2_rates(rows: ProbeRows, radius: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from purify_audit.core.errors import ReportError
 from purify_audit.core.records import printable
 
 if TYPE_CHECKING:
-    from purify_audit.gate.staleness import Held
+    from purify_audit.gate.staleness import CheckedModel
 
 
 @command(alias="fresh")
@@ -38,17 +38,17 @@ def stale(
     rules = policy_if_any(policy, Path())
     saved = read_report(report)
     if saved.run is None:
-        raise ReportError(f"{report}: holds no digest of its own, so it may have been changed")
-    held = compare_models(saved, (Path.cwd(), report.parent), checkpoint)
-    purifier = held[0]
+        raise ReportError(f"{report}: has no digest of its own, so it may have been changed")
+    models = compare_models(saved, (Path.cwd(), report.parent), checkpoint)
+    purifier = models[0]
     if purifier.state == "unknown":
         raise ReportError(
-            f"{report}: whether it matches this {printable(purifier.source)} cannot be checked:"
-            f" {purifier.here.doubt}; name its file with --checkpoint, or audit again"
+            f"{report}: whether it matches {printable(purifier.source)} cannot be checked:"
+            f" {purifier.actual.doubt}; give the file with --checkpoint, or audit again"
         )
-    changed = [model for model in held if model.state == "stale"]
+    changed = [model for model in models if model.state == "stale"]
     print(f"{report} is {'stale' if changed else 'current'}")
-    for model in held:
+    for model in models:
         print(f"  {model.role:<10}  {_line(model)}")
     if rules is not None:
         path = printable(str(policy or rules.file.path.name))
@@ -60,11 +60,11 @@ def stale(
         raise typer.Exit(EXIT_FAIL)
 
 
-def _line(model: "Held") -> str:
+def _line(model: "CheckedModel") -> str:
     source, expected = printable(model.source), model.expected[:12]
     if model.state == "current":
         return f"{source} {expected}"
     if model.state == "unknown":
-        return f"{source} {expected}, not checked: {model.here.doubt}"
-    assert model.here.value is not None, "a model is stale by its digest"
-    return f"{source} is {model.here.value[:12]}; the report is about {expected}"
+        return f"{source} {expected}, not checked: {model.actual.doubt}"
+    assert model.actual.value is not None, "only a known digest makes a model stale"
+    return f"{source} has changed from {expected} to {model.actual.value[:12]}"

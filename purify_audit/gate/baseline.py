@@ -40,12 +40,6 @@ class Baseline:
     report: Report
     columns: dict[Key, Column]
 
-    @property
-    def sha256(self) -> str:
-        """Digest of the report's body."""
-        run = self.report.run
-        return self.report.body_sha256() if run is None else run.body_sha256
-
 
 def values_of(report: Report, folder: Path) -> Baseline:
     """A saved report's values, from the rows beside it.
@@ -107,11 +101,16 @@ def save_baseline(path: Path, baseline: Baseline) -> None:
     """Write one safetensors file: the report in its header, the values as tensors."""
     from safetensors.numpy import save
 
+    report = baseline.report
+    if report.run is not None:  # the digest of a report upgraded from an older schema is another
+        run = report.run.model_copy(update={"body_sha256": report.body_sha256()})
+        report = report.model_copy(update={"run": run})
+
     tensors: dict[str, np.ndarray] = {}
     for n, column in enumerate(baseline.columns.values()):
         tensors |= {f"images.{n}": column.images, f"values.{n}": column.values}
     header = {
-        "report": baseline.report.model_dump_json(indent=1),
+        "report": report.model_dump_json(indent=1),
         "columns": json.dumps(list(baseline.columns)),
     }
     path.write_bytes(save(tensors, header))

@@ -52,14 +52,13 @@ def judge(
             used.add(waiver)
             result = result.model_copy(update={"waived": gate.waiver[waiver].reason})
         results.append(result.model_copy(update={"line": policy.line("rule", place)}))
-    run = report.run
     return Judgement(
         verdict=verdict(report, gate, results, warnings_too),
         rules=tuple(results),
         notes=(*_waiver_notes(gate, report, today, used), *_skewed(report, results)),
         policy=str(policy.file.path),
         policy_sha256=policy.file.sha256,
-        report_sha256=report.body_sha256() if run is None else run.body_sha256,
+        report_sha256=report.digest,
         model=report.checkpoint.card.name,
         model_sha256=report.checkpoint.sha256,
         judged=today.isoformat(),

@@ -46,5 +46,5 @@ def judge_saved(
 
         difference = compare(values_of(saved.report, saved.path.parent), baseline)
     found = judge(saved.report, policy, date.today(), difference, fail_on == "warning")
-    digest = None if baseline is None else baseline.sha256
+    digest = None if baseline is None else baseline.report.digest
     return found.model_copy(update={"baseline_sha256": digest})

@@ -1,8 +1,8 @@
-"""Is a saved report about the models that lie here? By digests alone: nothing is run or imported.
+"""Whether a report matches the models in this directory, by digests: no code is run or imported.
 
-What a model's digest is taken over differs by what it is (`purify_audit.models.checkpoint`,
-`purify_audit.models.user_code.importing.code_sha256`): a file, a folder's configurations and weights, a factory's
-source and arguments, or the settings of an input transformation.
+The digest covers a file, a folder's configurations and weights, a factory's source and arguments,
+or the settings of an input transformation (`purify_audit.models.checkpoint`,
+`purify_audit.models.user_code.importing`).
 """
 
 import ast
@@ -27,11 +27,11 @@ Role = Literal["purifier", "classifier"]
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The digest of what lies here.
+    """The digest of a model in this directory.
 
     Attributes:
-        value: in hexadecimal; none where it cannot be had without running code or a network.
-        doubt: why it cannot be had, or why another value than the report's proves nothing.
+        value: in hexadecimal; none if it cannot be computed without running code or a download.
+        doubt: why it cannot be computed, or why a mismatch would prove nothing.
     """
 
     value: str | None
@@ -39,50 +39,50 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A model of a report, held against what lies here.
+class CheckedModel:
+    """A model of a report, compared with the one in this directory.
 
     Attributes:
-        role: what it is to the report.
+        role: its role in the report.
         source: as the report names it.
         expected: its digest in the report.
-        here: its digest here.
+        actual: its digest in this directory.
     """
 
     role: Role
     source: str
     expected: str
-    here: Digest
+    actual: Digest
 
     @property
     def state(self) -> State:
-        """Fresh if the digests agree; stale if they surely differ; else unknown."""
-        if self.here.value == self.expected:
+        """Current if the digests agree, stale if the model has changed, else unknown."""
+        if self.actual.value == self.expected:
             return "current"
-        return "unknown" if self.here.doubt else "stale"
+        return "unknown" if self.actual.doubt else "stale"
 
 
 def compare_models(
     report: Report, folders: tuple[Path, ...], checkpoint: Path | None = None
-) -> tuple[Held, ...]:
-    """The models of a report, each with its digest here.
+) -> tuple[CheckedModel, ...]:
+    """The models of a report, each compared with the one in this directory.
 
     Args:
         report: the report.
-        folders: where relative paths are looked for, in this order.
-        checkpoint: the purifier's file or folder, wherever the report says that it was.
+        folders: searched for relative paths, in this order.
+        checkpoint: the purifier's file or folder, instead of the path in the report.
 
     Raises:
-        InputError: what lies here cannot be read, or a file was named for what is none.
+        InputError: a model cannot be read, or `checkpoint` is given for a model without a file.
     """
     models: dict[Role, ModelInfo] = {"purifier": report.checkpoint}
     if report.classifier is not None:
         models["classifier"] = report.classifier
-    held = []
+    checked = []
     for role, model in models.items():
-        here = _digest(model, folders, checkpoint if role == "purifier" else None)
-        held.append(Held(role, model.source, model.sha256, here))
-    return tuple(held)
+        actual = _digest(model, folders, checkpoint if role == "purifier" else None)
+        checked.append(CheckedModel(role, model.source, model.sha256, actual))
+    return tuple(checked)
 
 
 def _digest(model: ModelInfo, folders: tuple[Path, ...], named: Path | None) -> Digest:
@@ -90,19 +90,19 @@ def _digest(model: ModelInfo, folders: tuple[Path, ...], named: Path | None) -> 
     code = isinstance(card, CodeCard | ClassifierCard) and isinstance(card.network, CodeArgs)
     if named is not None and (code or isinstance(card, TransformCard)):
         raise InputError(f"{printable(model.source)}: is no file, so --checkpoint cannot name it")
-    if isinstance(card, TransformCard):  # no file: its settings are all that it is
+    if isinstance(card, TransformCard):  # no file: defined by its settings
         return Digest(hashlib.sha256(card.model_dump_json().encode()).hexdigest())
     if isinstance(card.network, CodeArgs):
         return _of_code(card.network, folders)
     if named is None and model.source.startswith(HUB):
-        return Digest(None, "it lies on a hub and not here")
+        return Digest(None, "it is on a hub")
     path = _first(model.source, folders) if named is None else named
     if path is None:
-        return Digest(None, "there is no such file here")
-    found = _of_path(path)
-    if isinstance(card, GraphCard) and path.suffix == ".onnx" and found.value != model.sha256:
-        return Digest(found.value, "the digest of a graph may cover weights in other files")
-    return found
+        return Digest(None, "its file was not found")
+    digest = _of_path(path)
+    if isinstance(card, GraphCard) and path.suffix == ".onnx" and digest.value != model.sha256:
+        return Digest(digest.value, "the digest of a graph may cover weights in other files")
+    return digest
 
 
 def _of_path(path: Path) -> Digest:
@@ -115,37 +115,37 @@ def _of_path(path: Path) -> Digest:
 
 
 def _first(name: str, folders: tuple[Path, ...]) -> Path | None:
-    """The first place where there is something of a name; an absolute name has one place."""
+    """The first folder's file of a name; an absolute path ignores the folders."""
     try:
         return next((folder / name for folder in folders if (folder / name).exists()), None)
-    except (OSError, ValueError):  # too long, or with a NUL: no file's name
+    except (OSError, ValueError):  # too long, or with a NUL byte: not a file name
         return None
 
 
 def _of_code(network: CodeArgs, folders: tuple[Path, ...]) -> Digest:
-    """As `purify_audit.models.user_code.importing.code_sha256`, with the source found by its name alone.
+    """As `code_sha256` of `user_code.importing`, but the source file is found by its name alone.
 
-    Importing would run it. So a factory that its file only imports or decorates has its source
-    elsewhere, and a difference proves nothing.
+    Importing would run it. If the file only imports or decorates the factory, the source is in
+    another file, and a mismatch proves nothing.
     """
     module, colon, attribute = network.factory.partition(":")
     if not colon:
-        return Digest(None, "its source is found only by importing it")
+        return Digest(None, "its source cannot be located without importing it")
     source = _source(module, folders)
     if source is None:
-        return Digest(None, "its source does not lie here")
+        return Digest(None, "its source file was not found")
     digest = hashlib.sha256(json.dumps(network.model_dump(), sort_keys=True).encode())
     arguments = (_first(text, folders) for _, text in sorted(network.arguments.items()) if text)
     for file in (source, *arguments):
         if file is not None and file.is_file():
             digest.update(file_sha256(file).encode())
-    inside = _defines(source, attribute.partition(".")[0])
-    doubt = "" if inside else f"{source.name} does not define it, so its source may be elsewhere"
+    defined = _defines(source, attribute.partition(".")[0])
+    doubt = "" if defined else f"{source.name} does not define it, so its source may be elsewhere"
     return Digest(digest.hexdigest(), doubt)
 
 
 def _source(module: str, folders: tuple[Path, ...]) -> Path | None:
-    """The file of a module's name, or of the path of a Python file."""
+    """The file of a module, named by its dotted name or its path."""
     if module.endswith(".py"):
         return _first(module, folders)
     path = module.replace(".", "/")
@@ -153,13 +153,14 @@ def _source(module: str, folders: tuple[Path, ...]) -> Path | None:
 
 
 def _defines(source: Path, name: str) -> bool:
-    """Whether a file defines a function or class of a name at its top level, undecorated."""
+    """Whether a file defines an undecorated function or class of this name at its top level."""
     try:
         tree = ast.parse(source.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    makers = (ast.FunctionDef, ast.ClassDef)
     return any(
-        isinstance(node, makers) and node.name == name and not node.decorator_list
+        isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and node.name == name
+        and not node.decorator_list
         for node in tree.body
     )

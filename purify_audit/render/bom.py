@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from purify_audit.render.untested import untested
-from purify_audit.render.wording import body_sha256
 from purify_audit.report.schema import ModelInfo, Report
 from purify_audit.spec.card import ClassifierCard
 from purify_audit.spec.notation import radius_text
@@ -22,7 +21,7 @@ def ml_bom(report: Report) -> str:
     The purifier's model card holds every estimate with its interval, and as limitations what was
     not tested. The serial number follows from the report's digest.
     """
-    digest = body_sha256(report)
+    digest = report.digest
     metadata: dict[str, Any] = {
         "tools": {
             "components": [

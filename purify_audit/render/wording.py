@@ -67,8 +67,3 @@ def _main(e: Estimate) -> bool:
     if e.metric == "unaligned_ratio":
         return e.norm == "l2"
     return e.metric != "aligned_robust_accuracy" or e.probe == "aligned"
-
-
-def body_sha256(report: Report) -> str:
-    """The digest of a report's body: the one it was saved with, where it was."""
-    return report.body_sha256() if report.run is None else report.run.body_sha256

@@ -1,4 +1,4 @@
-"""The report: everything an audit found, as frozen data (`docs/report.schema.json`)."""
+"""The report: all results of an audit, as frozen data (`docs/report.schema.json`)."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from purify_audit.core.errors import ReportError
 from purify_audit.core.findings import Finding
 from purify_audit.core.records import Record, first_fault
+from purify_audit.report.upgrade import SCHEMA_VERSION, upgrade
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.spec.card import ClassifierCard, PurifierCard
 from purify_audit.spec.load_options import Recognised
@@ -25,16 +26,16 @@ from purify_audit.statistics.estimates import (
 
 
 class DrawInfo(Record):
-    """Draws of one kind in one purification by somebody's own code.
+    """Random draws of one kind in one purification by user code.
 
     Attributes:
         operator: `aten::randn_like`, `numpy.random` or `random`.
         distribution: of the numbers; empty where it is not known.
         shape: of one image's numbers, or of the whole result where rows of a batch share it.
-        where: the line that drew, `file:line`; empty where it is not known.
+        where: the line of code that draws, `file:line`; empty where it is not known.
         count: how many in one purification.
         per_row: whether each row of a batch has numbers of its own.
-        constant: whether they are always the same, from a generator seeded with a constant.
+        constant: whether the numbers are always the same, from a generator with a constant seed.
     """
 
     operator: str
@@ -55,8 +56,8 @@ class ModelInfo(Record):
         parameters: numbers in the weights.
         card: the settings that ran, after any override.
         evaluations: network evaluations in one purification (purifiers only).
-        recognised: what a file of another format was taken for, and on whose word.
-        draws: what one purification draws, where its randomness is captured.
+        recognised: the format detected in a file of another tool, and what was assumed.
+        draws: the random draws of one purification, where its randomness is captured.
     """
 
     source: str
@@ -73,13 +74,13 @@ class DataInfo(Record):
 
     Attributes:
         source: as the user named it.
-        digest: SHA-256 over the pixels, labels and ids of the images audited, in order; of those
-            planned when none was.
-        user_images_digest: the same of the perturbed images of a `file` probe, all that were planned.
+        digest: SHA-256 over the pixels, labels and ids of the images audited, in order; of the
+            planned images if none was audited.
+        user_images_digest: the same of the perturbed images of a `file` probe (all planned ones).
         ids: their ids, in order.
         image_digests: of each, in that order: the first 16 digits of a SHA-256 over its pixels and
-            label, so that two audits can tell which images they share.
-        available: how many there were to choose from.
+            label, which identify the images that two audits share.
+        available: number of images in the source.
         image_shape: (channels, height, width).
         labelled: whether they have labels.
     """
@@ -95,11 +96,11 @@ class DataInfo(Record):
 
 
 class Citation(Record):
-    """A source of a method that this audit used.
+    """The source of a method that this audit used.
 
     Attributes:
         used_for: the method.
-        reference: the source.
+        reference: author, title, venue.
     """
 
     used_for: str
@@ -107,21 +108,21 @@ class Citation(Record):
 
 
 class AttackInfo(Record):
-    """What the attacks found beyond robust accuracies (which are among the estimates).
+    """Results of the attacks other than robust accuracies (which are among the estimates).
 
     Attributes:
         gradients: errors of the gradient check, shares of useless gradients, and cosines between
             gradients (`docs/method.md`, section 10).
-        fuzziness: how attacked images fare over draws.
-        caps: how often random directions flip a decision, by radius.
-        correlations: of each compression rate with the radius at which an image falls.
-        images: image by image.
-        fooled_despite_compression: ids of images around which the purifier compresses most, and which
-            fall; their anchors may lie near the boundary.
-        robust_without_compression: ids of images around which it compresses least, and which
-            stand.
+        fuzziness: on how many held-out draws attacked images are misclassified.
+        caps: how often random directions change a decision, by radius.
+        correlations: of each compression rate with the smallest fooling radius.
+        images: results for each image.
+        fooled_despite_compression: ids of images that are misclassified although they are among the
+            quarter that is compressed most; their anchors may lie near a decision boundary.
+        robust_without_compression: ids of images that resist although they are among the quarter
+            that is compressed least.
         evaluations: network evaluations spent, a backward pass counted as one.
-        environment: where the attack ran.
+        environment: device, threads and versions of the attack.
     """
 
     gradients: dict[str, float]
@@ -143,12 +144,12 @@ class RunInfo(Record):
         started: local time, ISO 8601.
         seconds: wall time of the audit.
         evaluations: of the network, a backward pass counted as one, padding not counted.
-        rows_file: the raw rows, a safetensors file beside the report; none when nothing was
-            measured.
-        attacks_file: attacked images and verdicts, a safetensors file beside the report.
+        rows_file: name of the safetensors file of raw rows in the report's folder; none when
+            nothing was measured.
+        attacks_file: the same of attacked images and their predicted labels.
         tuning: settings tuned before the run, and the trials behind them.
-        short_of_memory: whether memory ran out while gradients kept the graphs of several steps;
-            they kept none from then on, which changes times and no number.
+        short_of_memory: whether memory ran out while the graphs of several steps were kept for
+            gradients; from then on none was kept, which changes run time and no number.
         body_sha256: SHA-256 of the report's JSON without this part (`Report.body_sha256`).
     """
 
@@ -168,28 +169,28 @@ class Report(Record):
 
     Attributes:
         schema_version: of this record.
-        tool_version: that measured.
-        noise_spec: by which random numbers were made (`docs/noise.md`).
-        status: partial where the audit ended before all planned images were measured.
+        tool_version: version of purify-audit that measured.
+        noise_spec: how random numbers were generated (`docs/noise.md`).
+        status: partial if the audit ended before all planned images were measured.
         plan: everything that decided the numbers.
         plan_digest: SHA-256 of the plan.
-        environment: where it ran: what the bits of a result depend on, and versions.
+        environment: device, threads and versions, on which the last bits of results depend.
         checkpoint: the purifier.
         classifier: the classifier, if there was one.
         data: the images.
         estimates: every number with its interval.
-        quantiles: how numbers spread over images.
-        numeric_floor: how far rounding alone moves an output, by norm (`docs/method.md`,
-            section 7).
-        findings: what is wrong, or to be read with care.
+        quantiles: distribution of per-image values.
+        numeric_floor: distance by which rounding alone moves an output, by norm
+            (`docs/method.md`, section 7).
+        findings: errors, warnings and notes about the results.
         citations: sources of the methods that were used.
         rows_sha256: of the file of raw rows.
-        attack: what the attack found, if there was one.
+        attack: results of the attack, if there was one.
         attacks_sha256: of the file of attacked images.
         run: what differs between two runs; none in a report that was not written to a file.
     """
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["2.0"] = SCHEMA_VERSION
     tool_version: str
     noise_spec: str
     status: Literal["complete", "partial"]
@@ -224,10 +225,15 @@ class Report(Record):
     def body_sha256(self) -> str:
         """SHA-256 of `body`, in hexadecimal.
 
-        The body is the beginning of the saved file, so its digest can be had from the file alone,
-        also by a later version of this program, whose reports have more fields.
+        The body is the beginning of the saved file, so any version of this program can check the
+        digest from the bytes of the file, whatever fields its own reports have.
         """
         return hashlib.sha256(self.body().encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """The digest that the report was saved with, else that of its body."""
+        return self.body_sha256() if self.run is None else self.run.body_sha256
 
 
 _RUN = '\n "run": '  # the last key of a report, indented by one; no JSON string holds a line break
@@ -247,13 +253,19 @@ def read_report(path: Path) -> Report:
 
 
 def parse_report(raw: bytes, path: Path) -> Report:
-    """A report from its JSON; `path` tells where it was, for messages.
+    """A report from its JSON, of this schema version or an earlier one.
+
+    The digest of the body, checked here, is that of the bytes as they were written.
+
+    Args:
+        raw: the JSON.
+        path: named in error messages.
 
     Raises:
-        ReportError: not a report, or changed since it was written.
+        ReportError: not a report, of an unknown schema version, or changed since it was written.
     """
     try:
-        report = Report.model_validate_json(raw)
+        report = Report.model_validate_json(upgrade(raw, path))
     except ValidationError as error:
         raise ReportError(f"{path}: is not a report: {first_fault(error)}") from None
     body = raw.rpartition(_RUN.encode())[0]

@@ -9,6 +9,7 @@ import numpy as np
 
 from purify_audit.core.errors import ReportError
 
+_RENAMED = {"falls_at": "fooling_radius", "portraits": "example_images"}  # of report schema 1.0
 _PER_IMAGE = ("ids", "labels", "clean_aligned", "clean_margins", "clean_held_out", "bare_clean")
 
 
@@ -196,8 +197,13 @@ def save_attacks(path: Path, samples: AttackSamples) -> None:
     path.write_bytes(save(arrays, {"attacks": json.dumps(attacks)}))
 
 
+def _current(column: str) -> str:
+    """A column's name as it is written now."""
+    return ".".join(_RENAMED.get(part, part) for part in column.split("."))
+
+
 def load_attacks(path: Path) -> AttackSamples:
-    """Read what `save_attacks` wrote.
+    """Read a file of `save_attacks`, of this version or of one with report schema 1.0.
 
     Raises:
         ReportError: no such file, damaged, or not such a file.
@@ -207,7 +213,7 @@ def load_attacks(path: Path) -> AttackSamples:
     try:
         with safe_open(path, "numpy") as file:
             attacks = json.loads((file.metadata() or {})["attacks"])
-            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            columns = {_current(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return from_columns(columns, attacks)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ReportError(f"{path}: is no file of attacks: {error}") from None

@@ -36,7 +36,7 @@ def saved(report, tmp_path, monkeypatch, make_card):
         card = make_card("feedforward") if card is None else card
         model = ModelInfo(source=source, sha256=sha256, parameters=0, card=card)
         made = report.model_copy(update={"checkpoint": model} | changes)
-        told = RunInfo(
+        run = RunInfo(
             command="test",
             started="",
             seconds=0,
@@ -45,7 +45,7 @@ def saved(report, tmp_path, monkeypatch, make_card):
             body_sha256=made.body_sha256(),
         )
         Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text(made.model_copy(update={"run": told}).model_dump_json(indent=1))
+        Path(name).write_text(made.model_copy(update={"run": run}).model_dump_json(indent=1))
         return name
 
     return save
@@ -62,88 +62,94 @@ def code_card(factory, **arguments):
     )
 
 
-def test_fresh_then_stale(saved, run_cli):
+def test_current_then_stale(saved, run_cli):
     Path("m.bin").write_text("weights")
     saved("m.bin", sha256("weights"))
-    code, out, err = run_cli("fresh")
+    code, out, err = run_cli("stale")
     assert (code, err) == (0, "")
-    assert out == f"report.json is fresh\n  purifier    m.bin {sha256('weights')[:12]}\n"
+    assert out == f"report.json is current\n  purifier    m.bin {sha256('weights')[:12]}\n"
     Path("m.bin").write_text("other weights")
-    code, out, _ = run_cli("fresh", "report.json")
+    code, out, _ = run_cli("stale", "report.json")
     assert code == 1
     assert out == (
-        f"report.json is stale\n  purifier    m.bin is {sha256('other weights')[:12]};"
-        f" the report is about {sha256('weights')[:12]}\nAudit again: `purify-audit run`.\n"
+        f"report.json is stale\n  purifier    m.bin has changed from {sha256('weights')[:12]}"
+        f" to {sha256('other weights')[:12]}\nAudit again: `purify-audit run`.\n"
     )
+
+
+def test_the_old_name_of_the_command_works(saved, run_cli):
+    Path("m.bin").write_text("weights")
+    saved("m.bin", sha256("weights"))
+    assert run_cli("fresh") == run_cli("stale")
 
 
 def test_the_checkpoint_may_lie_beside_the_report(saved, run_cli):
     name = saved("m.bin", sha256("weights"), name="audit/report.json")
     Path("audit/m.bin").write_text("weights")
-    assert run_cli("fresh", name)[0] == 0
+    assert run_cli("stale", name)[0] == 0
     Path("m.bin").write_text("the current folder goes before")
-    assert run_cli("fresh", name)[0] == 1
+    assert run_cli("stale", name)[0] == 1
 
 
 def test_a_named_checkpoint_goes_before_what_the_report_says(saved, run_cli):
     Path("m.bin").write_text("weights")
     Path("new.bin").write_text("new")
     saved("m.bin", sha256("weights"))
-    assert run_cli("fresh", "--checkpoint", "new.bin")[0] == 1
+    assert run_cli("stale", "--checkpoint", "new.bin")[0] == 1
     saved("gone.bin", sha256("new"))
-    assert run_cli("fresh", "--checkpoint", "new.bin")[0] == 0
+    assert run_cli("stale", "--checkpoint", "new.bin")[0] == 0
 
 
 def test_the_policy_is_named(saved, run_cli):
     Path("m.bin").write_text("weights")
     saved("m.bin", sha256("weights"))
     Path("purify-audit.toml").write_text(POLICY)
-    told = f"purify-audit.toml {sha256(POLICY)[:12]}, 1 rule\n"
-    assert run_cli("fresh")[1].endswith(f"  policy      {told}")
+    expected = f"purify-audit.toml {sha256(POLICY)[:12]}, 1 rule\n"
+    assert run_cli("stale")[1].endswith(f"  policy      {expected}")
     Path("elsewhere.toml").write_text(POLICY)
-    assert "  policy      elsewhere.toml" in run_cli("fresh", "--policy", "elsewhere.toml")[1]
+    assert "  policy      elsewhere.toml" in run_cli("stale", "--policy", "elsewhere.toml")[1]
     Path("purify-audit.toml").write_text("images = 3\n")  # settings, and no policy
-    assert "policy" not in run_cli("fresh")[1]
+    assert "policy" not in run_cli("stale")[1]
 
 
-def test_the_classifier_is_held_too(saved, run_cli, make_card):
+def test_the_classifier_is_checked_too(saved, run_cli, make_card):
     Path("m.bin").write_text("weights")
     Path("c.bin").write_text("classifier")
     judge = ModelInfo(
         source="c.bin", sha256=sha256("classifier"), parameters=0, card=make_card("cnn")
     )
     saved("m.bin", sha256("weights"), classifier=judge)
-    assert f"  classifier  c.bin {judge.sha256[:12]}\n" in run_cli("fresh")[1]
+    assert f"  classifier  c.bin {judge.sha256[:12]}\n" in run_cli("stale")[1]
     Path("c.bin").write_text("another")
-    code, out, _ = run_cli("fresh")
+    code, out, _ = run_cli("stale")
     assert code == 1
-    assert f"classifier  c.bin is {sha256('another')[:12]}; the report is about" in out
+    assert f"c.bin has changed from {judge.sha256[:12]} to {sha256('another')[:12]}" in out
     Path("c.bin").unlink()
-    code, out, _ = run_cli("fresh")
+    code, out, _ = run_cli("stale")
     assert code == 0
-    assert f"c.bin {judge.sha256[:12]}, not checked: there is no such file here" in out
+    assert f"c.bin {judge.sha256[:12]}, not checked: its file was not found" in out
 
 
-def test_what_cannot_be_used_is_told(saved, refused):
-    assert refused("fresh") == "report.json: cannot be read: No such file or directory"
+def test_what_cannot_be_used_is_reported(saved, refused):
+    assert refused("stale") == "report.json: cannot be read: No such file or directory"
     Path("report.json").write_text("{}")
-    assert refused("fresh").startswith("report.json: is not a report: field ")
+    assert refused("stale").startswith("report.json: is not a report: field ")
     saved("gone.bin", sha256("weights"))
-    assert refused("fresh") == (
-        "report.json: whether it is about this gone.bin cannot be told: there is no such file"
-        " here; name its file with --checkpoint, or audit again"
+    assert refused("stale") == (
+        "report.json: whether it matches gone.bin cannot be checked: its file was not found;"
+        " give the file with --checkpoint, or audit again"
     )
-    told = refused("fresh", "--checkpoint", "none.bin")
-    assert told == "none.bin: cannot be read: No such file or directory"
+    message = refused("stale", "--checkpoint", "none.bin")
+    assert message == "none.bin: cannot be read: No such file or directory"
 
 
-def test_an_invalid_policy_is_told(saved, refused):
+def test_an_invalid_policy_is_reported(saved, refused):
     Path("m.bin").write_text("weights")
     saved("m.bin", sha256("weights"))
     Path("purify-audit.toml").write_text(POLICY.replace("max", "maxx"))
-    assert refused("fresh") == "purify-audit.toml, line 4: no key 'maxx'; 'max' may be meant"
-    told = refused("fresh", "--policy", "none.toml")
-    assert told == "none.toml: cannot be read: No such file or directory"
+    assert refused("stale") == "purify-audit.toml, line 4: no key 'maxx'; 'max' may be meant"
+    message = refused("stale", "--policy", "none.toml")
+    assert message == "none.toml: cannot be read: No such file or directory"
 
 
 def test_a_report_that_was_changed_is_refused(saved, refused):
@@ -152,19 +158,19 @@ def test_a_report_that_was_changed_is_refused(saved, refused):
     data = json.loads(Path(name).read_text())
     data["estimates"][0]["value"] = 0.001
     Path(name).write_text(json.dumps(data))
-    assert refused("fresh").startswith("report.json: was changed after it was written")
+    assert refused("stale").startswith("report.json: was changed after it was written")
     del data["run"]  # the digest goes with it
     Path(name).write_text(json.dumps(data))
-    told = "report.json: holds no digest of its own, so it may have been changed"
-    assert refused("fresh") == told
+    expected = "report.json: has no digest of its own, so it may have been changed"
+    assert refused("stale") == expected
 
 
 def test_a_transformation_is_its_settings(saved, run_cli):
     card = parse_transform("jpeg:quality=75", DIGITS)
     saved("jpeg:quality=75", sha256(card.model_dump_json()), card)
-    assert run_cli("fresh")[0] == 0
+    assert run_cli("stale")[0] == 0
     saved("jpeg:quality=75", sha256("other settings"), card)
-    assert run_cli("fresh")[0] == 1
+    assert run_cli("stale")[0] == 1
 
 
 @pytest.mark.parametrize("source", ["jpeg:quality=75", "code.py:make"])
@@ -172,8 +178,8 @@ def test_a_file_cannot_be_named_for_what_is_none(source, saved, refused):
     Path("code.py").write_text(CODE)
     card = parse_transform(source, DIGITS) if "jpeg" in source else code_card(source)
     saved(source, sha256("any"), card)
-    told = refused("fresh", "--checkpoint", "code.py")
-    assert told == f"{source}: is no file, so --checkpoint cannot name it"
+    message = refused("stale", "--checkpoint", "code.py")
+    assert message == f"{source}: is no file, so --checkpoint cannot name it"
 
 
 def test_a_folder_is_its_configurations_and_weights(saved, run_cli):
@@ -184,12 +190,12 @@ def test_a_folder_is_its_configurations_and_weights(saved, run_cli):
     folder = Path("model")
     saved("model", folder_sha256(folder, files_of(folder)))
     (folder / "README.md").write_text("not part of it")
-    assert run_cli("fresh")[0] == 0
+    assert run_cli("stale")[0] == 0
     (unet / "config.json").write_text('{"a": 1}')
-    assert run_cli("fresh")[0] == 1
+    assert run_cli("stale")[0] == 1
 
 
-def test_a_graph_with_weights_elsewhere_cannot_be_told(saved, refused, run_cli):
+def test_a_graph_with_weights_elsewhere_is_not_checked(saved, refused, run_cli):
     Path("g.onnx").write_text("graph")
     card = GraphCard(
         name="graph",
@@ -198,14 +204,14 @@ def test_a_graph_with_weights_elsewhere_cannot_be_told(saved, refused, run_cli):
         network=GraphArgs(container="onnx"),
     )
     saved("g.onnx", sha256("graph"), card)
-    assert run_cli("fresh")[0] == 0
+    assert run_cli("stale")[0] == 0
     saved("g.onnx", sha256("graph and weights"), card)
-    assert "the digest of a graph may cover weights in other files" in refused("fresh")
+    assert "the digest of a graph may cover weights in other files" in refused("stale")
 
 
-def test_a_model_of_the_hub_cannot_be_told(saved, refused):
+def test_a_model_of_the_hub_is_not_checked(saved, refused):
     saved("hub:owner/name", sha256("weights"))
-    assert "hub:owner/name cannot be told: it lies on a hub and not here" in refused("fresh")
+    assert "hub:owner/name cannot be checked: it is on a hub" in refused("stale")
 
 
 @pytest.mark.parametrize(
@@ -226,12 +232,12 @@ def test_code_is_its_source_and_arguments(factory, file, saved, run_cli, monkeyp
     Path("w.bin").write_text("weights")
     card = code_card(factory, weights="w.bin", n="3")
     saved(factory, code_sha256(card.network), card)
-    assert run_cli("fresh")[0] == 0
+    assert run_cli("stale")[0] == 0
     Path("w.bin").write_text("other weights")
-    assert run_cli("fresh")[0] == 1
+    assert run_cli("stale")[0] == 1
     Path("w.bin").write_text("weights")
     source.write_text(RAISES + CODE)  # would end the command if it were imported
-    code, out, err = run_cli("fresh")
+    code, out, err = run_cli("stale")
     assert (code, err) == (1, "")
     assert out.startswith("report.json is stale\n")
 
@@ -246,30 +252,30 @@ def test_code_is_its_source_and_arguments(factory, file, saved, run_cli, monkeyp
         "def other():\n    pass\n",
     ],
 )
-def test_a_factory_that_its_file_does_not_define_cannot_be_told(source, saved, refused):
+def test_a_factory_that_its_file_does_not_define_is_not_checked(source, saved, refused):
     Path("code.py").write_text(source)
     saved("code.py:make", sha256("unknown"), code_card("code.py:make"))
-    assert "code.py does not define it, so its source may be elsewhere" in refused("fresh")
+    assert "code.py does not define it, so its source may be elsewhere" in refused("stale")
 
 
 @pytest.mark.parametrize(
     ("factory", "doubt"),
     [
-        ("registered", "its source is found only by importing it"),
-        ("not.here:make", "its source does not lie here"),
-        ("gone.py:make", "its source does not lie here"),
+        ("registered", "its source cannot be located without importing it"),
+        ("not.here:make", "its source file was not found"),
+        ("gone.py:make", "its source file was not found"),
     ],
 )
-def test_code_that_is_not_here_cannot_be_told(factory, doubt, saved, refused):
+def test_code_that_is_not_here_is_not_checked(factory, doubt, saved, refused):
     saved(factory, sha256("unknown"), code_card(factory))
-    assert doubt in refused("fresh")
+    assert doubt in refused("stale")
 
 
-def test_a_name_that_no_file_can_have_cannot_be_told(saved, refused):
+def test_a_name_that_no_file_can_have_is_not_checked(saved, refused):
     saved("a\0b", sha256("weights"))
-    assert r"about this a\x00b cannot be told: there is no such file here" in refused("fresh")
+    assert r"matches a\x00b cannot be checked: its file was not found" in refused("stale")
     saved("a" * 5000, sha256("weights"))
-    assert "cannot be told: there is no such file here" in refused("fresh")
+    assert "cannot be checked: its file was not found" in refused("stale")
 
 
 def test_neither_torch_nor_numpy_is_needed(saved):
@@ -277,7 +283,7 @@ def test_neither_torch_nor_numpy_is_needed(saved):
     saved("m.bin", sha256("weights"))
     Path("purify-audit.toml").write_text(POLICY)
     program = (
-        "import sys; sys.argv = ['purify-audit', 'fresh']\n"
+        "import sys; sys.argv = ['purify-audit', 'stale']\n"
         "from purify_audit.cli import main\n"
         "try: main()\n"
         "except SystemExit as stop: print(stop.code, {'torch', 'numpy'} & set(sys.modules))\n"

@@ -18,7 +18,7 @@ from purify_audit.render.html import rates as html_rates
 from purify_audit.render.html import sanity_checks as html_certification
 from purify_audit.render.html.parts import norm_text, shown
 from purify_audit.render.html.verdict import evidence, gaps, ranked_findings, verdict
-from purify_audit.render.wording import body_sha256, visible
+from purify_audit.render.wording import visible
 from purify_audit.report.schema import Report
 from purify_audit.report.wording import describe, radius
 from purify_audit.spec.card import ClassifierCard
@@ -203,7 +203,7 @@ def _reproduce(report: Report, judgement: Judgement | None) -> list[tuple[str, s
         ("plan", f"sha256 {report.plan_digest}"),
         ("rows", f"sha256 {report.rows_sha256}" if report.rows_sha256 else "none"),
         ("attacked images", f"sha256 {report.attacks_sha256}" if report.attacks_sha256 else "none"),
-        ("report", f"sha256 {body_sha256(report)} (body)"),
+        ("report", f"sha256 {report.digest} (body)"),
     ]
     if judgement is not None:
         rows.append(("policy", f"{judgement.policy}  sha256 {judgement.policy_sha256}"))

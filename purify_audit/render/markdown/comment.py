@@ -6,7 +6,7 @@ from purify_audit.gate.judgement import WORDS, Judgement
 from purify_audit.gate.wording import number
 from purify_audit.render.markdown.text import Section, escaped, fenced, fitted, table
 from purify_audit.render.untested import untested
-from purify_audit.render.wording import at, body_sha256, key_estimates, word
+from purify_audit.render.wording import at, key_estimates, word
 from purify_audit.report.schema import Report
 from purify_audit.spec.notation import radius_text
 from purify_audit.statistics.estimates import Estimate
@@ -162,7 +162,7 @@ def _reproduce(report: Report) -> Section:
         "model sha256": report.checkpoint.sha256,
         "images digest": report.data.digest,
         "plan digest": report.plan_digest,
-        "report body sha256": body_sha256(report),
+        "report body sha256": report.digest,
         "seed": report.plan.seed,
         "purify-audit": report.tool_version,
         **report.environment,

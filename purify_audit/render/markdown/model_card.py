@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from purify_audit.gate.wording import number
-from purify_audit.render.wording import at, body_sha256, key_estimates
+from purify_audit.render.wording import at, key_estimates
 from purify_audit.report.schema import Report
 from purify_audit.statistics.estimates import Estimate
 
@@ -62,7 +62,7 @@ def eval_results(report: Report) -> str:
             "value": e.value,
             **({} if date is None else {"date": date}),
             "notes": f"{at(e) or 'no perturbation'}{_interval(e)}, {e.n_images} images;"
-            f" purify-audit {report.tool_version}, report {body_sha256(report)[:12]}",
+            f" purify-audit {report.tool_version}, report {report.digest[:12]}",
         }
         for e in key_estimates(report)
     ]

@@ -760,7 +760,7 @@ def bent_attack(n=6, k=2, randomness="aligned", norm="linf", eps=0.15, **changes
     how = plan(norm=norm, eps=(eps,), draws=k, microbatch=n * k, **changes)
     noted = Noted(Bent())
     x = uniform(16, 1, 2, 3, seed=6).float()[:n]
-    which = replace(defence(noted, First(), n * k), graphs=ActivationMemory(budget=0))
+    which = replace(defence(noted, First(), n * k), activations=ActivationMemory(budget=0))
     objective = attack_objective(which, on(x, torch.arange(n) % 4), how, norm, eps)
     ball = Ball(x, norm, eps)
     return objective, ball, how, attack(objective, ball, how, randomness), noted.passes(n)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from subjects import subject_for
-from test_attack import plan
-from test_kept_graphs import digits_purifier
+from test_attack_algorithms import plan
+from test_activation_memory import digits_purifier
 
 from purify_audit.attack.attack import attack, attack_objective, targets
 from purify_audit.attack.ball import Ball
@@ -32,12 +32,12 @@ def judge():
     return checkpoint, load_classifier(checkpoint, CPU)
 
 
-def attacked(judge, leave, n=16, microbatch=8, **changes):
+def attacked(judge, early_stop, n=16, microbatch=8, **changes):
     """A real attack: what it made, and the rows it computed."""
     on, rows = targets(choose(load_images("digits"), n, 0), CPU), []
     defence = Defence(digits_purifier(SAMPLER), judge, CPU, 1, microbatch, rows.append)
     settings = {"steps": 5, "draws": 2, "restarts": 2, "eps": (0.2,)} | changes
-    how = plan(early_stop=leave, microbatch=microbatch, **settings)
+    how = plan(early_stop=early_stop, microbatch=microbatch, **settings)
     ball = Ball(on.x, how.norm, how.eps[0])
     objective = attack_objective(defence, on, how, how.norm, how.eps[0])
     with deterministic(gradients=True):
@@ -87,10 +87,10 @@ def test_nothing_is_computed_once_all_have_fallen(judge):
 
 
 def test_a_fresh_attack_leaves_nobody_out(judge):
-    def fresh(leave):
+    def fresh(early_stop):
         on = targets(choose(load_images("digits"), 6, 0), CPU)
         defence = Defence(digits_purifier(SAMPLER), judge[1], CPU, 1, 6)
-        how = plan(early_stop=leave, steps=3, draws=1, microbatch=6)
+        how = plan(early_stop=early_stop, steps=3, draws=1, microbatch=6)
         ball = Ball(on.x, how.norm, 0.3)
         return attack(attack_objective(defence, on, how, how.norm, 0.3), ball, how, "fresh")
 
@@ -149,23 +149,25 @@ def test_an_image_leaves_when_all_its_margins_are_at_most_zero(scripted):
     assert torch.equal(last.margins, views[3].margins)
 
 
-# --- the whole battery -------------------------------------------------------------------------
+# --- all attacks of a plan ---------------------------------------------------------------------
 
 
-def battery(judge, leave):
+def all_attacks(judge, early_stop):
     images = choose(load_images("digits"), 24, 0)
-    how = plan(early_stop=leave, steps=3, restarts=1, eps=(0.2,), microbatch=4, square_queries=10)
+    how = plan(
+        early_stop=early_stop, steps=3, restarts=1, eps=(0.2,), microbatch=4, square_queries=10
+    )
     subject = subject_for(digits_purifier(SAMPLER), images, judge, attack=how.model_dump())
     found = AttackResults()
     with deterministic(gradients=True):
-        run_attacks(subject, lambda evaluations: None, found)
+        run_attacks(subject, lambda evaluations: None, found, lambda samples: False)
     return found
 
 
 def test_a_whole_verification_tells_the_same_verdicts_from_fewer_and_larger_groups(judge):
-    without, found = battery(judge, early_stop=False), battery(judge, early_stop=True)
+    without, found = all_attacks(judge, early_stop=False), all_attacks(judge, early_stop=True)
     assert len(found.parts) < len(without.parts)
-    assert found.spent < without.spent
+    assert found.evaluations < without.evaluations
     samples, before = found.samples(), without.samples()
     for old, new in zip(before.scored, samples.scored, strict=True):
         assert old.name == new.name

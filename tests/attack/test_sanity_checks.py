@@ -23,8 +23,8 @@ from purify_audit.attack.sanity_checks import (
     check_stronger,
     check_unbounded,
 )
-from purify_audit.audit.attack_report import verify
-from purify_audit.audit.compression_run import audit
+from purify_audit.audit.attack_report import run_attack
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.cost import planned_evaluations
 from purify_audit.audit.result import Progress
 from purify_audit.images.image_set import ImageSet, choose, load_images
@@ -88,9 +88,9 @@ def subject(purifier, judge, n=32, images=None, **how):
 
 
 def attacked(purifier, judge, tick=lambda evaluations: None, **how):
-    """The whole of `verify`, also of what preflight would have stopped."""
+    """The whole of `run_attack`, also of what preflight would have stopped."""
     which = subject(purifier, judge, **how)
-    return verify(which, audit(which, Progress(), measure_anyway=True), tick)
+    return run_attack(which, run_compression(which, measure_anyway=True), Progress(tick))
 
 
 def codes(verified, *severities):
@@ -110,7 +110,7 @@ def value(verified, metric, probe="aligned", eps=None):
     return found
 
 
-# Cheats, through the whole of `verify`.
+# Cheats, through the whole of `run_attack`.
 
 CHEATS = [
     (cheats.Quantised, {"PA302", "PA304", "PA305", "PA306"}),
@@ -186,10 +186,10 @@ def test_the_shipped_diffusion_purifier_earns_no_error(judge):
 def test_drifting_during_the_attack_is_found(judge):
     purifier = cheats.DriftsWhenTold()
     which = subject(purifier, judge)
-    basis = audit(which, Progress())
+    basis = run_compression(which)
     assert basis.report.findings == ()
     purifier.calls_left = 60
-    assert "PA303" in codes(verify(which, basis, lambda evaluations: None), "error")
+    assert "PA303" in codes(run_attack(which, basis), "error")
 
 
 @shipped
@@ -242,14 +242,14 @@ def test_images_that_stand_without_compression_are_named(judge):
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
 def test_a_run_that_ends_early_is_never_certified(share, judge):
     which = subject(cheats.Cheat(), judge, steps=5)
-    basis, left = audit(which, Progress()), [share * planned_evaluations(which)]
+    basis, left = run_compression(which), [share * planned_evaluations(which, compression=False)]
 
     def tick(evaluations):
         left[0] -= evaluations
         if left[0] < 0:
             raise Stopped
 
-    found = verify(which, basis, tick)
+    found = run_attack(which, basis, Progress(tick))
     assert found.report.status == "partial"
     assert "PA311" in codes(found, "error")
     (told,) = (f for f in found.report.findings if f.code == "PA311")

@@ -140,7 +140,7 @@ def test_the_manifest_is_canonical(folder):
     open_run(folder, RUN).close()
     assert manifest_digest(RUN) == hashlib.sha256(text.encode()).hexdigest()
     whole = json.loads((folder / "manifest.json").read_text())
-    assert whole == {"schema": 1, "digest": manifest_digest(RUN), "manifest": RUN}
+    assert whole == {"schema": 2, "digest": manifest_digest(RUN), "manifest": RUN}
     assert read_run(folder) == RUN
     open_run(folder, dict(reversed(RUN.items()))).close()
 
@@ -179,10 +179,10 @@ def test_a_file_in_the_place_of_the_folder_is_refused(folder):
         ("[" * 100_000, "no JSON"),
         ("9" * 5000, "no JSON"),
         ("[]", "no 'manifest'"),
-        ('{"schema": 1, "manifest": 3}', "no 'manifest'"),
-        ('{"schema": 2, "manifest": {}}', "schema 2, and this version of purify-audit reads 1"),
-        ('{"schema": 1, "digest": "ab", "manifest": {"seed": 2}}', "does not have its digest"),
-        ('{"schema": 1, "digest": "ab", "manifest": {"seed": NaN}}', "does not have its digest"),
+        ('{"schema": 2, "manifest": 3}', "no 'manifest'"),
+        ('{"schema": 1, "manifest": {}}', "schema 1, and this version of purify-audit reads 2"),
+        ('{"schema": 2, "digest": "ab", "manifest": {"seed": 2}}', "does not have its digest"),
+        ('{"schema": 2, "digest": "ab", "manifest": {"seed": NaN}}', "does not have its digest"),
     ],
 )
 def test_a_damaged_manifest_is_a_sentence(folder, text, why):

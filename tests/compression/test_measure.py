@@ -7,7 +7,7 @@ import pytest
 import torch
 from subjects import CPU, DIGITS, codes, grey_images, pick, plan_for, run, subject_for
 
-from purify_audit.audit.compression_run import audit, groups
+from purify_audit.audit.compression_run import groups, run_compression
 from purify_audit.audit.result import Progress
 from purify_audit.compression.measure import rows_per_image
 from purify_audit.compression.perturbations import directions, scale_to_ball
@@ -361,9 +361,9 @@ def test_a_stop_keeps_the_groups_that_were_done_and_says_partial():
             raise Stopped
 
     images = grey_images(64)
-    whole = audit(subject_for(scale(0.5, 0.01), images, microbatch=8), Progress())
+    whole = run_compression(subject_for(scale(0.5, 0.01), images, microbatch=8))
     subject = subject_for(scale(0.5, 0.01), images, microbatch=8)
-    stopped = audit(subject, Progress(tick=tick))
+    stopped = run_compression(subject, Progress(tick=tick))
     assert stopped.report.status == "partial"
     done = len(stopped.report.data.ids)
     assert 0 < done < 64
@@ -383,8 +383,10 @@ def test_whatever_is_whole_is_kept_at_any_micro_batch(stop_at):
             raise Stopped
 
     settings = {"probes": PROBES, "microbatch": 8}
-    whole = audit(subject_for(scale(0.5, 0.01), images, **settings), Progress()).samples.probes
-    stopped = audit(subject_for(scale(0.5, 0.01), images, **settings), Progress(tick=tick))
+    whole = run_compression(subject_for(scale(0.5, 0.01), images, **settings)).samples.probes
+    stopped = run_compression(
+        subject_for(scale(0.5, 0.01), images, **settings), Progress(tick=tick)
+    )
     assert stopped.report.status == "partial"
     if stopped.samples is None:
         assert stop_at * 8 < 3 * 9  # not even the rows of one image
@@ -403,7 +405,7 @@ def test_a_stop_before_anything_is_done_gives_a_report_without_estimates():
     def tick(rows):
         raise Stopped
 
-    outcome = audit(subject_for(scale(0.5), microbatch=2), Progress(tick=tick))
+    outcome = run_compression(subject_for(scale(0.5), microbatch=2), Progress(tick=tick))
     assert outcome.report.status == "partial"
     assert outcome.report.estimates == ()
 
@@ -432,7 +434,7 @@ def test_groups_cover_every_image_once_and_never_cross_a_look(seed):
 def test_the_number_of_purifications_is_what_the_plan_says():
     counted = []
     subject = subject_for(scale(0.5, 0.1), grey_images(6), probes=PROBES, eps=(0.1, 0.2))
-    audit(subject, Progress(tick=counted.append))
+    run_compression(subject, Progress(tick=counted.append))
     assert sum(counted) == 6 * rows_per_image(subject.plan)
     # 3 draws x (1 anchor + 2 radii x (4 sign + 4 low frequency + 2 in a block x 4 evaluations))
     assert rows_per_image(subject.plan) == 3 * (1 + 2 * (4 + 4 + 2 * 4))

@@ -5,7 +5,7 @@ import torch
 
 from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.result import AuditResult, Progress
-from purify_audit.audit.subject import Subject
+from purify_audit.audit.subject import LoadedClassifier, Subject
 from purify_audit.images.image_set import ImageSet, choose, load_images
 from purify_audit.models.checkpoint import transform_checkpoint
 from purify_audit.spec.audit_plan import AuditPlan
@@ -58,7 +58,7 @@ def subject_for(purifier, images=None, judge=None, user_images=None, **settings)
         images=images,
         available=len(images),
         user_images=user_images,
-        classifier=judge,
+        classifier=None if judge is None else LoadedClassifier(*judge),
         device=CPU,
     )
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from commands import run_in
 from unchanged import audits
 
 WHOLE = json.loads(audits.RECORDED.read_text(encoding="utf-8"))
@@ -10,7 +11,7 @@ WHOLE = json.loads(audits.RECORDED.read_text(encoding="utf-8"))
 
 @pytest.mark.parametrize("name", audits.AUDITS)
 def test_every_section_of_an_audit_is_what_it_was(name, tmp_path):
-    digests, rates = audits.run_audit(name, tmp_path)
+    digests, rates = audits.run_audit(name, tmp_path, run_in)
     before = WHOLE["audits"][name]
     assert set(digests) == set(before["digests"])
     assert set(rates) == set(before["rates"])

@@ -103,7 +103,18 @@ def cifar_batch(folder):
     (folder / "test_batch.bin").write_bytes(records.tobytes())
 
 
-def run_audit(name, folder):
+def in_own_process(folder, *command):
+    """Run a command in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "purify_audit", *command],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def run_audit(name, folder, run=in_own_process):
     """Run an audit in an empty folder.
 
     Returns:
@@ -115,13 +126,7 @@ def run_audit(name, folder):
     cifar_batch(folder / "cifar")
     before = set(folder.rglob("*"))
     for command in AUDITS[name]:
-        done = subprocess.run(
-            [sys.executable, "-m", "purify_audit", *command, "--quiet"],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
+        done = run(folder, *command, "--quiet")
         assert done.returncode in (0, 3), f"{command}: {done.stdout}{done.stderr}"
     sections, rates = {}, {}
     for path in sorted(set(folder.rglob("*")) - before):

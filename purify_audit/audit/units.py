@@ -1,8 +1,7 @@
-"""Attacks as units of a run: taken apart to be kept, and put together again."""
+"""Results of an attack or a preflight as units of a run, and back."""
 
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import TypeAdapter
 
@@ -10,57 +9,50 @@ from purify_audit.attack.pgd import AttackOutput
 from purify_audit.audit.store import Unit
 from purify_audit.compression.preflight import Preflight
 from purify_audit.statistics.attack_rows import AttackSamples, Scored, from_columns, to_columns
+from purify_audit.statistics.columns import columns_of, table_of
 
 _PREFLIGHT = TypeAdapter(Preflight)
 _TENSORS = ("x", "margins", "last")
 
 
-def packed(part: AttackSamples, made: AttackOutput | None, evaluations: int) -> Unit:
-    """A group's results, the main attack as it was made, and what they cost."""
+def packed(part: AttackSamples, output: AttackOutput | None, evaluations: int) -> Unit:
+    """A group's rows, the main attack's output, and the network evaluations that they took."""
     arrays, attacks = to_columns(part)
     facts: dict[str, Any] = {"attacks": [list(a) for a in attacks], "evaluations": evaluations}
-    if made is not None:
-        arrays |= {f"made.{name}": getattr(made, name).cpu().numpy() for name in _TENSORS}
-        facts |= {"fooled": list(made.fooled), "losses": list(made.losses)}
+    if output is not None:
+        arrays |= {f"made.{name}": getattr(output, name).cpu().numpy() for name in _TENSORS}
+        facts |= {"fooled": list(output.fooled), "losses": list(output.losses)}
     return Unit(arrays, facts)
 
 
 def unpacked(unit: Unit, device: torch.device) -> tuple[AttackSamples, AttackOutput | None]:
-    """What `packed` took apart."""
+    """The inverse of `packed`, the output's tensors on a device."""
     facts: dict[str, Any] = unit.facts
-    arrays = dict(unit.arrays)
-    tensors = {name: arrays.pop(f"made.{name}", None) for name in _TENSORS}
-    part = from_columns(arrays, [(str(name), float(eps)) for name, eps in facts["attacks"]])
+    part = from_columns(unit.arrays, [(str(name), float(eps)) for name, eps in facts["attacks"]])
     if "fooled" not in facts:
         return part, None
-    on_device = {n: torch.from_numpy(_own(a)).to(device) for n, a in tensors.items()}
-    return part, AttackOutput(
-        **on_device, fooled=tuple(facts["fooled"]), losses=tuple(facts["losses"])
-    )
+    tensors = {n: torch.from_numpy(unit.arrays[f"made.{n}"].copy()).to(device) for n in _TENSORS}
+    fooled, losses = tuple(facts["fooled"]), tuple(facts["losses"])
+    return part, AttackOutput(**tensors, fooled=fooled, losses=losses)
 
 
-def packed_score(made: Scored, evaluations: int) -> Unit:
-    """One scored attack."""
-    arrays = {n: getattr(made, n) for n in Scored.__dataclass_fields__ if n not in ("name", "eps")}
-    return Unit(arrays, {"name": made.name, "eps": made.eps, "evaluations": evaluations})
+def packed_score(score: Scored, evaluations: int) -> Unit:
+    """One scored attack, and the network evaluations that it took."""
+    facts: dict[str, Any] = {"name": score.name, "eps": score.eps, "evaluations": evaluations}
+    return Unit(columns_of(score), facts)
 
 
 def unpacked_score(unit: Unit) -> Scored:
-    """What `packed_score` took apart."""
+    """The inverse of `packed_score`."""
     facts: dict[str, Any] = unit.facts
-    return Scored(name=facts["name"], eps=facts["eps"], **unit.arrays)
+    return table_of(Scored, unit.arrays, name=facts["name"], eps=facts["eps"])
 
 
-def _own(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None, "the three are kept together"
-    return array.copy()
-
-
-def packed_preflight(seen: Preflight) -> Unit:
+def packed_preflight(result: Preflight) -> Unit:
     """Results of preflight; as text, since a unit's facts do not keep the order of their keys."""
-    return Unit({}, {"preflight": _PREFLIGHT.dump_json(seen).decode()})
+    return Unit({}, {"preflight": _PREFLIGHT.dump_json(result).decode()})
 
 
 def unpacked_preflight(unit: Unit) -> Preflight:
-    """What `packed_preflight` took apart."""
+    """The inverse of `packed_preflight`."""
     return _PREFLIGHT.validate_json(str(unit.facts["preflight"]))

@@ -2,12 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from purify_audit.core.errors import ReportError
 from purify_audit.gate.paired import Column, pair
@@ -16,10 +14,17 @@ from purify_audit.report.schema import Report, parse_report, read_report
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.statistics.attack import attack_values
 from purify_audit.statistics.attack_rows import AttackSamples
+from purify_audit.statistics.columns import (
+    Columns,
+    columns_of,
+    read_columns,
+    table_of,
+    write_columns,
+)
 from purify_audit.statistics.compression import per_image
 from purify_audit.statistics.compression_rows import CompressionSamples
 from purify_audit.statistics.estimates import Estimate, Pairing
-from purify_audit.statistics.metrics import about
+from purify_audit.statistics.metrics import metric_info
 
 Key = tuple[str, str | None, str | None, float | None]
 """Metric, norm, probe, radius."""
@@ -73,47 +78,35 @@ def open_baseline(path: Path) -> Baseline:
     """
     if path.suffix == ".json":
         return values_of(read_report(path), path.parent)
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "numpy") as file:
-            about_file = file.metadata() or {}
-            names: list[list[Any]] = json.loads(about_file["columns"])
-            columns = {
-                (m, norm, probe, eps): Column(
-                    file.get_tensor(f"images.{n}"), file.get_tensor(f"values.{n}")
-                )
-                for n, (m, norm, probe, eps) in enumerate(names)
-            }
-            found = Baseline(parse_report(about_file["report"].encode(), path), columns)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ReportError(f"{path}: is no baseline and no report: {error}") from None
-    for e in found.report.estimates:
-        column = found.columns.get((e.metric, e.norm, e.probe, e.eps))
+    def build(arrays: Columns, metadata: Mapping[str, str]) -> Baseline:
+        keys: list[list[Any]] = json.loads(metadata["columns"])
+        columns = {
+            (metric, norm, probe, eps): table_of(Column, arrays, suffix=f".{n}")
+            for n, (metric, norm, probe, eps) in enumerate(keys)
+        }
+        return Baseline(parse_report(metadata["report"].encode(), path), columns)
+
+    baseline = read_columns(path, build, "is no baseline and no report")
+    for e in baseline.report.estimates:
+        column = baseline.columns.get((e.metric, e.norm, e.probe, e.eps))
         if column is None or e.metric == "rms_gain":  # a root of its values' mean
             continue
         if not math.isclose(float(column.values.mean()), e.value, rel_tol=1e-6, abs_tol=1e-9):
             raise ReportError(f"{path}: its values of {e.metric} are not those of its report")
-    return found
+    return baseline
 
 
 def save_baseline(path: Path, baseline: Baseline) -> None:
     """Write one safetensors file: the report in its header, the values as tensors."""
-    from safetensors.numpy import save
-
-    report = baseline.report
-    if report.run is not None:  # the digest of a report upgraded from an older schema is another
-        run = report.run.model_copy(update={"body_sha256": report.body_sha256()})
-        report = report.model_copy(update={"run": run})
-
-    tensors: dict[str, np.ndarray] = {}
+    tensors: Columns = {}
     for n, column in enumerate(baseline.columns.values()):
-        tensors |= {f"images.{n}": column.images, f"values.{n}": column.values}
+        tensors |= columns_of(column, suffix=f".{n}")
     header = {
         "report": report.model_dump_json(indent=1),
         "columns": json.dumps(list(baseline.columns)),
     }
-    path.write_bytes(save(tensors, header))
+    write_columns(path, tensors, header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +136,9 @@ class Comparison:
                 " again as this report was measured"
             )
         both = self.new.report, self.old.report
-        if about(e.metric).stage != "compress":
+        if metric_info(e.metric).stage != "compress":
             _refuse(_differing(*(_attacks(r) for r in both)))
-        if about(e.metric).stage != "compress" or "accuracy" in e.metric:
+        if metric_info(e.metric).stage != "compress" or "accuracy" in e.metric:
             _refuse(_differing(*(_judge(r) for r in both)))
         return pair(e, self.new.columns[key], self.old.columns[key], level, looks)
 

@@ -9,7 +9,7 @@ from purify_audit.core.errors import ReportError
 from purify_audit.statistics.attack import paired_interval
 from purify_audit.statistics.compression import mean_interval
 from purify_audit.statistics.estimates import Estimate, Pairing
-from purify_audit.statistics.metrics import about
+from purify_audit.statistics.metrics import metric_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) ->
     if len(now) < 2:
         raise ReportError(f"{e.metric}: fewer than two images have it here and in the baseline")
     d, p = now - then, None
-    kind = about(e.metric).kind
+    kind = metric_info(e.metric).kind
     if kind in ("share", "difference"):
         scale = 1.0 if kind == "share" else 2.0  # a change of a difference lies in [−2, 2]
         value, (lower, upper) = float(d.mean()), paired_interval(d / scale, each)

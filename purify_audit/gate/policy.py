@@ -20,7 +20,7 @@ from purify_audit.gate.judgement import Severity
 from purify_audit.spec.norms import Norm
 from purify_audit.spec.notation import meant_instead, parse_radius
 from purify_audit.spec.project_file import ProjectFile, find_project, open_project, project_settings
-from purify_audit.statistics.metrics import MetricName, about
+from purify_audit.statistics.metrics import MetricName, metric_info
 
 REGRESSIONS = ("max_increase", "max_decrease")
 BOUNDS = ("min", "max", *REGRESSIONS)
@@ -106,7 +106,7 @@ class Rule(Record):
             raise ValueError(f"give one of {', '.join(BOUNDS)}")
         elif self.metric == "rms_gain" and bounds[0] in REGRESSIONS:
             raise ValueError("rms_gain is a root and has no paired difference; use the rate")
-        elif self.metric is not None and about(self.metric).kind == "share":
+        elif self.metric is not None and metric_info(self.metric).kind == "share":
             bound = getattr(self, bounds[0])
             if not 0 <= bound <= 1:
                 raise ValueError(
@@ -134,7 +134,7 @@ class Rule(Record):
     def stage(self) -> Literal["compress", "predict", "attack"]:
         """The part of an audit that it needs."""
         if self.metric is not None:
-            return about(self.metric).stage
+            return metric_info(self.metric).stage
         attack = any(code.startswith("PA3") or "PA3".startswith(code) for code in self.findings)
         return "attack" if attack else "compress"
 

@@ -1,1 +1,1 @@
-"""From raw rows to estimates with confidence intervals. No torch."""
+"""Rows, estimates and confidence intervals. No torch."""

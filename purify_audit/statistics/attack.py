@@ -26,7 +26,7 @@ from purify_audit.statistics.estimates import (
     Fuzziness,
     ImageVerdict,
 )
-from purify_audit.statistics.metrics import about
+from purify_audit.statistics.metrics import metric_info
 
 PROTOCOLS = ("aligned", "heldout", "mean", "worst_of_k", "vote")
 """How the verdicts of draws become one: `aligned`: mean over the attack's own draws; `heldout`:
@@ -41,7 +41,7 @@ def attack_estimates(samples: AttackSamples, plan: AuditPlan) -> Iterator[Estima
     looks = len(plan.attack_looks)
     level = 1.0 - (1.0 - plan.level) / looks
     for data in attack_values(samples, plan):
-        if about(data.metric).kind == "share":
+        if metric_info(data.metric).kind == "share":
             found, method = proportion_interval(data.values, level), "clopper-pearson on images"
         else:
             ends = paired_interval(data.values, level)

@@ -1,25 +1,31 @@
-"""Raw results of attacks: images and predicted labels, before any statistics. No torch."""
+"""Adversarial images and predicted labels of attacks, and their files. No torch."""
 
 import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from purify_audit.core.errors import ReportError
+from purify_audit.statistics.columns import (
+    Columns,
+    columns_of,
+    concatenated,
+    read_columns,
+    table_of,
+    write_columns,
+)
 
 _RENAMED = {"falls_at": "fooling_radius", "portraits": "example_images"}  # of report schema 1.0
-_PER_IMAGE = ("ids", "labels", "clean_aligned", "clean_margins", "clean_held_out", "bare_clean")
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One attack at one radius, and what the defence made of its images.
+    """One attack at one radius: its images, and the predicted labels of their purifications.
 
     Attributes:
-        name: aligned, fresh, bare, predicted, or one of the attacks that certify: bpda, square,
-            unbounded.
+        name: aligned, fresh, bare, predicted, or a comparison attack: bpda, square, unbounded.
         eps: radius, pixel units.
         images: the adversarial images, float32 [n, c, h, w].
         aligned: predicted labels under the aligned draws, int64 [n, K].
@@ -28,8 +34,9 @@ class Scored:
         delta_l2: ‖δ‖₂, float64 [n].
         change_linf: as `change_l2`, in l-inf.
         delta_linf: ‖δ‖∞.
-        fooling_radius: smallest radius seen at which half of the aligned draws are fooled, on the way
-            from x to the image; infinite where they are not.
+        fooling_radius: smallest radius tried on the segment from x to the image at which at least
+            half of the aligned draws are fooled, float64 [n]; 0 where x itself is misclassified,
+            infinite where the image fools fewer.
     """
 
     name: str
@@ -46,7 +53,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class CapRows:
-    """What random directions do to decisions.
+    """How often random directions change the predicted label, by radius.
 
     Attributes:
         radii: l2, pixel units [r].
@@ -62,14 +69,14 @@ class CapRows:
 
 @dataclass(frozen=True, slots=True)
 class ExampleImages:
-    """The images that fared worst and best under the aligned attack at its first radius.
+    """The least and the most robust images under the aligned attack at its first radius.
 
-    Worst first: those that fall at the smallest radius; then those that stand, the largest margin
-    first. Purified under the first aligned draw.
+    First those fooled at the smallest radii; then robust ones, the largest margin first. Purified
+    under the first aligned draw.
 
     Attributes:
         ids: image ids [m].
-        worst: whether an image is one of the worst, bool [m].
+        worst: whether an image is one of the least robust, bool [m].
         clean: x, float32 [m, c, h, w].
         attacked: x + δ.
         anchor: P(x; ξ).
@@ -88,7 +95,7 @@ class ExampleImages:
 
 @dataclass(frozen=True, slots=True)
 class AttackSamples:
-    """Everything the attacks saw.
+    """All results of the attacks on one set of images.
 
     Attributes:
         ids: image ids [n].
@@ -97,9 +104,9 @@ class AttackSamples:
         clean_margins: z_y − max_{i≠y} z_i of clean images under the aligned draws [n, K].
         clean_held_out: predicted labels under the scoring draws [n, H].
         bare_clean: labels of clean images without the purifier [n].
-        scored: the attacks; those that certify may have fewer images, the first ones.
+        scored: the attacks; comparison attacks may have only the first images.
         caps: random directions; none when they were not tried.
-        example_images: the worst and the best images; none when the main attack did not end.
+        example_images: the least and the most robust images; none when the main attack did not end.
     """
 
     ids: np.ndarray
@@ -109,92 +116,55 @@ class AttackSamples:
     clean_held_out: np.ndarray
     bare_clean: np.ndarray
     scored: tuple[Scored, ...]
-    caps: CapRows | None = field(default=None)
-    example_images: ExampleImages | None = field(default=None)
+    caps: CapRows | None = None
+    example_images: ExampleImages | None = None
 
     def find(self, name: str, eps: float | None = None) -> Scored | None:
-        """The attack of a name, at a radius or at the first."""
+        """The attack with a name, at a radius or at the first."""
         found = (s for s in self.scored if s.name == name and eps in (None, s.eps))
         return next(found, None)
 
 
-_TABLES: dict[str, type[CapRows] | type[ExampleImages]] = {
-    "caps": CapRows,
-    "example_images": ExampleImages,
-}
+_TABLES: dict[str, type] = {"caps": CapRows, "example_images": ExampleImages}
 
 
 def join_attacks(parts: list[AttackSamples]) -> AttackSamples:
-    """All images of several groups, in order; the groups have the same attacks."""
-    scored = []
-    for k, first in enumerate(parts[0].scored):
-        columns = {
-            f.name: np.concatenate([getattr(part.scored[k], f.name) for part in parts])
-            for f in fields(Scored)
-            if f.name not in ("name", "eps")
-        }
-        scored.append(Scored(first.name, first.eps, **columns))
-    whole: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE
-    }
-    return AttackSamples(**whole, scored=tuple(scored))
+    """All images of several groups, in order; every group has the same attacks."""
+    scored = (
+        concatenated([part.scored[k] for part in parts], name=first.name, eps=first.eps)
+        for k, first in enumerate(parts[0].scored)
+    )
+    return concatenated(parts, scored=tuple(scored))
 
 
-def to_columns(samples: AttackSamples) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
-    """All columns, `<name>.<place>.<column>` for the attacks; and the attacks' names and radii."""
-    columns = {name: getattr(samples, name) for name in _PER_IMAGE}
+def to_columns(samples: AttackSamples) -> tuple[Columns, list[tuple[str, float]]]:
+    """All columns, `<name>.<index>.<column>` for the attacks; and the attacks' names and radii."""
+    columns = columns_of(samples)
     for place, attack in enumerate(samples.scored):
-        for f in fields(Scored):
-            if f.name not in ("name", "eps"):
-                columns[f"{attack.name}.{place}.{f.name}"] = getattr(attack, f.name)
-    for name, kind in _TABLES.items():
+        columns |= columns_of(attack, f"{attack.name}.{place}.")
+    for name in _TABLES:
         table = getattr(samples, name)
-        if table is not None:
-            columns |= {f"{name}.{f.name}": getattr(table, f.name) for f in fields(kind)}
+        columns |= {} if table is None else columns_of(table, f"{name}.")
     return columns, [(attack.name, attack.eps) for attack in samples.scored]
 
 
-def from_columns(columns: dict[str, np.ndarray], attacks: list[tuple[str, float]]) -> AttackSamples:
-    """What `to_columns` took apart.
+def from_columns(columns: Columns, attacks: list[tuple[str, float]]) -> AttackSamples:
+    """The inverse of `to_columns`; also of columns under the names of report schema 1.0.
 
     Raises:
         KeyError: a column is missing.
     """
-    scored = [
-        Scored(
-            name,
-            eps,
-            **{
-                f.name: columns[f"{name}.{place}.{f.name}"]
-                for f in fields(Scored)
-                if f.name not in ("name", "eps")
-            },
-        )
+    columns = {_current(name): column for name, column in columns.items()}
+    scored = (
+        table_of(Scored, columns, f"{name}.{place}.", name=name, eps=eps)
         for place, (name, eps) in enumerate(attacks)
-    ]
+    )
     tables: dict[str, Any] = {
-        name: kind(**{f.name: columns[f"{name}.{f.name}"] for f in fields(kind)})
+        name: table_of(kind, columns, f"{name}.")
         for name, kind in _TABLES.items()
         if any(column.startswith(f"{name}.") for column in columns)
     }
-    whole: dict[str, Any] = {name: columns[name] for name in _PER_IMAGE}
-    return AttackSamples(**whole | tables, scored=tuple(scored))
-
-
-def save_attacks(path: Path, samples: AttackSamples) -> None:
-    """Write one safetensors file that is also a set of images.
-
-    `images`, `labels` and `ids` are the aligned attack's at the first radius, so the file can be
-    given to `--data` or to the probe `file:PATH`; the file's metadata lists names and radii.
-    """
-    from safetensors.numpy import save
-
-    columns, attacks = to_columns(samples)
-    main = samples.find("aligned")
-    if main is not None:
-        columns["images"] = main.images
-    arrays = {name: np.ascontiguousarray(column) for name, column in columns.items()}
-    path.write_bytes(save(arrays, {"attacks": json.dumps(attacks)}))
+    return table_of(AttackSamples, columns, scored=tuple(scored), **tables)
 
 
 def _current(column: str) -> str:
@@ -202,18 +172,27 @@ def _current(column: str) -> str:
     return ".".join(_RENAMED.get(part, part) for part in column.split("."))
 
 
+def save_attacks(path: Path, samples: AttackSamples) -> None:
+    """Write one safetensors file that is also an image set.
+
+    `images`, `labels` and `ids` are the aligned attack's at the first radius, so the file can be
+    given to `--data` or to the probe `file:PATH`; the file's metadata lists names and radii.
+    """
+    columns, attacks = to_columns(samples)
+    main = samples.find("aligned")
+    if main is not None:
+        columns["images"] = main.images
+    write_columns(path, columns, {"attacks": json.dumps(attacks)})
+
+
 def load_attacks(path: Path) -> AttackSamples:
     """Read a file of `save_attacks`, of this version or of one with report schema 1.0.
 
     Raises:
-        ReportError: no such file, damaged, or not such a file.
+        ReportError: the file is missing, damaged, or of another kind.
     """
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "numpy") as file:
-            attacks = json.loads((file.metadata() or {})["attacks"])
-            columns = {_current(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return from_columns(columns, attacks)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ReportError(f"{path}: is no file of attacks: {error}") from None
+    def build(columns: Columns, metadata: Mapping[str, str]) -> AttackSamples:
+        return from_columns(columns, json.loads(metadata["attacks"]))
+
+    return read_columns(path, build, "is no file of attacks")

@@ -1,12 +1,18 @@
-"""Raw rows of a measurement: columns of numbers, before any statistics. No torch."""
+"""Rows of a compression measurement, and their files. No torch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from purify_audit.core.errors import ReportError
+from purify_audit.statistics.columns import (
+    Columns,
+    columns_of,
+    concatenated,
+    read_columns,
+    table_of,
+    write_columns,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +22,10 @@ class ProbeRows:
     Attributes:
         image: image id.
         draw: draw id.
-        probe: place of the probe in the plan.
-        radius: place of the radius in the plan.
-        direction: place among the probe's directions (for `power`: rank, 0 the first).
-        delta_l2: ‖δ‖₂ of the perturbation that was really applied.
+        probe: index of the probe in the plan.
+        radius: index of the radius in the plan.
+        direction: index of the direction (`power`: rank, 0 the strongest).
+        delta_l2: ‖δ‖₂ of the perturbation, after clipping to [0, 1].
         delta_linf: ‖δ‖∞.
         change_l2: ‖P(x+δ; ξ) − P(x; ξ)‖₂, one draw on both sides.
         change_linf: the same in l-inf.
@@ -53,8 +59,8 @@ class AnchorRows:
         draw: draw id.
         moved_l2: ‖P(x; ξ) − x‖₂.
         moved_linf: the same in l-inf.
-        correct: 1 or 0: the classifier's verdict on the anchor; −1 without a classifier.
-        clean_correct: the same for the image itself.
+        correct: 1 if the classifier is right about P(x; ξ), else 0; −1 without a classifier.
+        clean_correct: the same for x.
     """
 
     image: np.ndarray
@@ -71,8 +77,8 @@ class VarianceRows:
 
     Attributes:
         image: image id.
-        probe: place of the probe in the plan.
-        radius: place of the radius in the plan.
+        probe: index of the probe in the plan.
+        radius: index of the radius in the plan.
         between_draws: Var_ξ(E_δ[P]), unbiased, so it may be negative.
         within_draws: E_ξ(Var_δ[P]), unbiased.
     """
@@ -86,74 +92,50 @@ class VarianceRows:
 
 @dataclass(frozen=True, slots=True)
 class CompressionSamples:
-    """Everything `measure_compression` saw."""
+    """All rows of `measure_compression`."""
 
     probes: ProbeRows
     anchors: AnchorRows
     variances: VarianceRows
 
 
-def join(parts: list[CompressionSamples]) -> CompressionSamples:
-    """All rows of several measurements, in order."""
-    return CompressionSamples(
-        _join(ProbeRows, [p.probes for p in parts]),
-        _join(AnchorRows, [p.anchors for p in parts]),
-        _join(VarianceRows, [p.variances for p in parts]),
-    )
-
-
-_Rows = TypeVar("_Rows", ProbeRows, AnchorRows, VarianceRows)
-
-
-def _join(kind: type[_Rows], parts: list[_Rows]) -> _Rows:
-    return kind(
-        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(kind)}
-    )
-
-
 _TABLES = {"probes": ProbeRows, "anchors": AnchorRows, "variances": VarianceRows}
 
 
-def to_columns(samples: CompressionSamples) -> dict[str, np.ndarray]:
+def join(parts: list[CompressionSamples]) -> CompressionSamples:
+    """All rows of several measurements, in order."""
+    return CompressionSamples(
+        *(concatenated([getattr(part, name) for part in parts]) for name in _TABLES)
+    )
+
+
+def to_columns(samples: CompressionSamples) -> Columns:
     """All columns, named `<table>.<column>`."""
-    return {
-        f"{table}.{f.name}": getattr(getattr(samples, table), f.name)
-        for table, kind in _TABLES.items()
-        for f in fields(kind)
-    }
+    tables = (columns_of(getattr(samples, name), f"{name}.") for name in _TABLES)
+    return {name: column for columns in tables for name, column in columns.items()}
 
 
-def from_columns(columns: dict[str, np.ndarray]) -> CompressionSamples:
-    """What `to_columns` took apart.
+def from_columns(columns: Columns) -> CompressionSamples:
+    """The inverse of `to_columns`.
 
     Raises:
         KeyError: a column is missing.
     """
     return CompressionSamples(
-        *(
-            kind(**{f.name: columns[f"{table}.{f.name}"] for f in fields(kind)})
-            for table, kind in _TABLES.items()
-        )
+        *(table_of(kind, columns, f"{name}.") for name, kind in _TABLES.items())
     )
 
 
 def save_samples(path: Path, samples: CompressionSamples) -> None:
     """Write all columns to one safetensors file."""
-    from safetensors.numpy import save
-
-    path.write_bytes(save(to_columns(samples)))
+    write_columns(path, to_columns(samples))
 
 
 def load_samples(path: Path) -> CompressionSamples:
-    """Read what `save_samples` wrote.
+    """Read a file of `save_samples`.
 
     Raises:
-        ReportError: no such file, damaged, or not such a file.
+        ReportError: the file is missing, damaged, or of another kind.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return from_columns(load_file(path))
-    except (SafetensorError, OSError, KeyError) as error:
-        raise ReportError(f"{path}: the rows of the report cannot be read: {error}") from None
+    complaint = "the rows of the report cannot be read"
+    return read_columns(path, lambda columns, metadata: from_columns(columns), complaint)

@@ -10,14 +10,14 @@ from statistics import NormalDist
 
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.statistics.estimates import Estimate
-from purify_audit.statistics.metrics import about
+from purify_audit.statistics.metrics import metric_info
 
 _ONCE = ", level split over"
 
 
 def looks_behind(metric: str, plan: AuditPlan) -> int:
     """How many looks at the data share the level of a metric's interval."""
-    return len(plan.looks if about(metric).stage == "compress" else plan.attack_looks)
+    return len(plan.looks if metric_info(metric).stage == "compress" else plan.attack_looks)
 
 
 def at_level(estimate: Estimate, level: float, looks: int = 1) -> Estimate:

@@ -1,4 +1,4 @@
-"""The numbers of a report, as frozen data that needs neither numpy nor torch to be read."""
+"""Records of the numbers in a report. No numpy, no torch."""
 
 from typing import Literal
 
@@ -12,17 +12,17 @@ class Estimate(Record):
     """One number of a report, with its interval.
 
     Attributes:
-        metric: what it is; the names are fixed (`docs/method.md`, section 2).
+        metric: one of `metrics.METRICS` (`docs/method.md`, section 2).
         norm: l2, linf, or none.
         probe: name of the probe, or none.
         eps: radius of the probe in pixel units, or none.
         value: the estimate.
-        lower: end of the interval; none when too few images tell nothing about the spread.
-        upper: the other end.
+        lower: lower end of the interval; none when there are too few images to estimate the spread.
+        upper: upper end.
         level: confidence of the interval, over all looks together.
-        method: how the interval was made.
-        n_images: clusters.
-        n_draws: draws of each image.
+        method: how the interval was computed.
+        n_images: images, the clusters of the interval.
+        n_draws: draws per image; none where the value has no randomness, or no fixed number.
     """
 
     metric: str
@@ -39,7 +39,7 @@ class Estimate(Record):
 
 
 class Quantiles(Record):
-    """How per-image values spread over images.
+    """Quantiles of a metric over images.
 
     Attributes:
         metric: see `Estimate`, as for norm, probe and eps.
@@ -59,15 +59,15 @@ class Quantiles(Record):
 
 
 class Fuzziness(Record):
-    """How an attack's images fare over scoring draws: the share of draws that misclassify each.
+    """Per-image fooling rate: the share of scoring draws under which an image is misclassified.
 
     Attributes:
         attack: whose images; `clean` for the images themselves.
         eps: radius, or none for `clean`.
-        quantiles: 5, 25, 50, 75 and 95% over images of that share.
-        fool_none: images that no draw misclassifies.
-        fool_some: images that some draws do, not all.
-        fool_all: images that every draw does.
+        quantiles: 5, 25, 50, 75 and 95% of the rate over images.
+        fool_none: images misclassified under no draw.
+        fool_some: images misclassified under some draws.
+        fool_all: images misclassified under every draw.
     """
 
     attack: str
@@ -79,12 +79,12 @@ class Fuzziness(Record):
 
 
 class CapPoint(Record):
-    """Share of random directions at one radius (l2) that flip a decision.
+    """Share of random directions at one radius (l2) that change the predicted label.
 
     Attributes:
         radius: length of the directions.
-        bare: of the classifier alone: share, and the ends of its interval.
-        purified: the same of the classifier behind the purifier.
+        bare: for the classifier alone: share, and the ends of its interval.
+        purified: the same with the purifier in front of the classifier.
     """
 
     radius: float
@@ -93,14 +93,15 @@ class CapPoint(Record):
 
 
 class ImageVerdict(Record):
-    """One image: what compression says of it, and what the attack did.
+    """Compression rates and attack outcome of one image.
 
     Attributes:
         image: image id.
         label: true label.
-        margin: z_y − max_{i≠y} z_i of its anchors, mean over aligned draws.
-        robust: share of aligned draws that stand at the first radius.
-        fooling_radius: smallest radius seen at which half of the aligned draws fall; none: it stands.
+        margin: z_y − max_{i≠y} z_i of P(x; ξ), mean over aligned draws.
+        robust: share of aligned draws classified correctly at the first radius.
+        fooling_radius: smallest radius tried at which half of the aligned draws are fooled; none:
+            there was none.
         rates: compression rates (l2) by probe, and `attack` along the attack's own direction.
     """
 
@@ -113,18 +114,18 @@ class ImageVerdict(Record):
 
 
 class Correlation(Record):
-    """One coefficient of n pairs.
+    """One correlation coefficient of n pairs.
 
     Attributes:
         kind: which.
         value: the coefficient; none when x or y does not vary, or for fewer than two pairs.
-        lower: end of the BCa interval; none when the data do not give one: fewer than 4 pairs,
-            resamples that all agree, or a coefficient that hangs on a single pair.
-        upper: the other end.
+        lower: lower end of the BCa interval; none for fewer than 4 pairs, for resamples that all
+            agree, or for a coefficient that depends on a single pair.
+        upper: upper end.
         level: confidence of the interval.
         p: two-sided permutation p value; none for fewer than 4 pairs.
-        leave_one_out: smallest and largest value with one pair left out; none when leaving one of
-            them out leaves no coefficient.
+        leave_one_out: smallest and largest value with one pair left out; none when one of these
+            is undefined.
         n: pairs.
     """
 
@@ -144,9 +145,9 @@ class Pairing(Record):
     Attributes:
         change: new minus baseline, with its interval.
         baseline: the baseline's mean over the same images.
-        p_value: two-sided exact McNemar p value; none where values are no verdicts.
-        surely_differs: whether that test rejects equality at the interval's level; true where
-            there is no such test.
+        p_value: two-sided exact McNemar p value; none where values are not 0 or 1.
+        surely_differs: whether the difference is significant: the test rejects equality at the
+            interval's level; true where there is no such test.
     """
 
     change: Estimate

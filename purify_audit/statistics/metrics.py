@@ -1,4 +1,4 @@
-"""The metrics of a report: what measures them, what they are, and which way is better."""
+"""The metrics of a report: their stage, kind and default probe."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -40,16 +40,15 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What is known of a metric.
+class MetricInfo:
+    """Properties of a metric.
 
     Attributes:
-        stage: the part of an audit that measures it.
+        stage: the stage of an audit that measures it.
         kind: `mean` of any numbers over images, `root` of a mean, `share` in [0, 1],
             `difference` of two shares in [−1, 1].
-        probe: the probe (for attacks: whose images) that is meant where none is named; none where
-            every probe is meant.
-        upper_bound: whether an attack can only overstate it: a better attack would lower it.
+        probe: the default probe (or attack); none: every probe.
+        upper_bound: whether it is an upper bound, which a stronger attack could lower.
     """
 
     stage: Stage
@@ -58,16 +57,16 @@ class About:
     upper_bound: bool = False
 
 
-def about(metric: str) -> About:
-    """What is known of a metric of `METRICS`."""
+def metric_info(metric: str) -> MetricInfo:
+    """Properties of a metric of `METRICS`."""
     if metric == "predicted_robust_accuracy":
-        return About("predict", "share")
+        return MetricInfo("predict", "share")
     if metric == "randomness_inflation":
-        return About("attack", "difference", "fresh")
+        return MetricInfo("attack", "difference", "fresh")
     if "robust_accuracy" in metric:
         probe = "bare" if metric.startswith("bare") else "aligned"
         kind: Kind = "difference" if metric.endswith("_excess") else "share"
-        return About("attack", kind, probe, upper_bound=metric.endswith("_accuracy"))
+        return MetricInfo("attack", kind, probe, upper_bound=metric.endswith("_accuracy"))
     if metric.endswith("_accuracy"):
-        return About("compress", "share")
-    return About("compress", "root" if metric == "rms_gain" else "mean")
+        return MetricInfo("compress", "share")
+    return MetricInfo("compress", "root" if metric == "rms_gain" else "mean")

@@ -17,7 +17,7 @@ from purify_audit.attack.ball import Ball
 from purify_audit.attack.evaluation import BISECTIONS, caps, clean_labels, predicted, score
 from purify_audit.attack.gradients import bpda, exact, secant, steps_of
 from purify_audit.attack.losses import loss_rows, margins
-from purify_audit.attack.objective import Defence, Objective, Evaluation
+from purify_audit.attack.objective import Defence, Evaluation, Objective
 from purify_audit.attack.pgd import Best, pgd
 from purify_audit.core.errors import AuditError, PlanError
 from purify_audit.core.noise import Noise, Stream

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from subjects import subject_for
-from test_attack_algorithms import plan
 from test_activation_memory import digits_purifier
+from test_attack_algorithms import plan
 
 from purify_audit.attack.attack import attack, attack_objective, targets
 from purify_audit.attack.ball import Ball

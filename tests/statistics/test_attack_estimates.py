@@ -367,7 +367,7 @@ def test_cap_points():
 
 
 def test_what_the_attack_did_to_each_image():
-    """fooling_radius is the smallest of the main attack's and the unbounded one's, which has fewer."""
+    """The fooling radius is the smallest of the main and the unbounded attack (fewer images)."""
     main = scored(
         "aligned",
         0.1,

@@ -19,7 +19,7 @@ from purify_audit.render.html.svg import span
 from purify_audit.report.schema import Report
 from purify_audit.report.wording import radius
 from purify_audit.statistics.estimates import Estimate
-from purify_audit.statistics.metrics import METRICS, about
+from purify_audit.statistics.metrics import METRICS, metric_info
 
 MOST_ROWS = 300  # of a table; the rest is in the report
 _MOST_PLOTS = 16
@@ -81,7 +81,7 @@ def _group(e: Estimate) -> tuple[str, str, str]:
         caption = "Images that nobody attacked, scored as often as attacked ones."
         return "Clean control", "share of images that are right", caption
     where = f", {norm_text(e.norm)} {radius(e.eps)}"
-    if about(e.metric).kind == "difference":
+    if metric_info(e.metric).kind == "difference":
         caption = "Each is taken image by image. Excess: clean control minus robust accuracy."
         return f"Differences of accuracies{where}", "percentage points", caption
     if "robust_accuracy" in e.metric:
@@ -94,9 +94,9 @@ def _forest(n: int, about_it: tuple[str, str, str], found: list[Estimate]) -> Fi
     title, axis, caption = about_it
     many = several_radii(found)
     rows = [row(e, _label(e, many)) for e in found]
-    if about(found[0].metric).kind == "share":
+    if metric_info(found[0].metric).kind == "share":
         across = unit_axis(axis, rows)
-    elif about(found[0].metric).kind == "difference":
+    elif metric_info(found[0].metric).kind == "difference":
         rows = [_in_points(r) for r in rows]
         across = Axis(axis, reference=0.0)
     else:

@@ -99,6 +99,10 @@ def open_baseline(path: Path) -> Baseline:
 
 def save_baseline(path: Path, baseline: Baseline) -> None:
     """Write one safetensors file: the report in its header, the values as tensors."""
+    report = baseline.report
+    if report.run is not None:  # the digest of a report upgraded from an older schema is another
+        run = report.run.model_copy(update={"body_sha256": report.body_sha256()})
+        report = report.model_copy(update={"run": run})
     tensors: Columns = {}
     for n, column in enumerate(baseline.columns.values()):
         tensors |= columns_of(column, suffix=f".{n}")

@@ -77,7 +77,7 @@ def _diffusion(network: Any, image: ImageSpec = _IMAGE) -> DiffusionCard:
             "provenance": _PROVENANCE,
             "network": network,
             "prediction": "eps",
-            "clock": "index",
+            "time_conditioning": "index",
             "schedule": {"kind": "linear", "steps": 100},
             "data_range": (-1.0, 1.0),
             "t_star": 20,
@@ -272,7 +272,7 @@ def _parquet(path: Path) -> None:
     parquet.write_table(pyarrow.table({"image": pictures, "label": _LABELS}), path)
 
 
-_SDE = {"prediction": "eps", "clock": "continuous", "schedule.kind": "linear"}
+_SDE = {"prediction": "eps", "time_conditioning": "continuous", "schedule.kind": "linear"}
 _SDE |= {"data_range": "-1,1", "network.fir": "false", "network.scale_by_sigma": "false"}
 
 SAMPLES = (

@@ -55,7 +55,7 @@ def ddpm_card() -> DiffusionCard:
         provenance=provenance("ddpm"),
         network=UNetArgs(width=64, multipliers=(1, 2), blocks=2, patch=2),
         prediction="eps",
-        clock="index",
+        time_conditioning="index",
         schedule=LinearSchedule(),
         data_range=(-1.0, 1.0),
         t_star=75,

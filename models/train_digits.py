@@ -58,7 +58,7 @@ def train_ddpm() -> None:
         provenance=provenance("ddpm"),
         network=UNetArgs(width=32, multipliers=(1, 2), blocks=1),
         prediction="eps",
-        clock="index",
+        time_conditioning="index",
         schedule=LinearSchedule(),
         data_range=(-1.0, 1.0),
         t_star=60,

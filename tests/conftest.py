@@ -43,7 +43,7 @@ def example_card(family):
                 "groups": 2,
             },
             "prediction": "eps",
-            "clock": "index",
+            "time_conditioning": "index",
             "schedule": {"kind": "linear", "steps": 100},
             "data_range": [-1.0, 1.0],
             "t_star": 20,

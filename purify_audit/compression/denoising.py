@@ -116,11 +116,11 @@ def _otherwise(purifier: DiffusionPurifier) -> Iterator[tuple[str, DiffusionPuri
     if isinstance(card.network, EDMArgs):
         return  # what surrounds the network fixes what it predicts and is told
     for prediction in ("eps", "x0", "v", "score"):
-        possible = card.clock != "sigma" or prediction != "v"
+        possible = card.time_conditioning != "sigma" or prediction != "v"
         if prediction != card.prediction and possible:
             changed = card.model_copy(update={"prediction": prediction})
             yield f"taken for a prediction of {prediction}", replace(purifier, card=changed)
-    last = float("inf") if card.clock == "sigma" else float(card.schedule.steps - 1)
+    last = float("inf") if card.time_conditioning == "sigma" else float(card.schedule.steps - 1)
     for how, factor in _TIMES.items():
         network = _ToldOtherwise(purifier.network, factor, last)
         yield f"told {how} the time", replace(purifier, network=network)

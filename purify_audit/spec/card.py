@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     Field,
     PositiveFloat,
@@ -101,8 +102,12 @@ class DiffusionCard(_Card):
     family: Literal["diffusion"] = "diffusion"
     network: DiffusionNetwork
     prediction: Literal["eps", "x0", "v", "score"]
-    # The time told to the network: i, 999 t, or sigma = sqrt(1/abar − 1), and then x / sqrt(abar).
-    clock: Literal["index", "continuous", "sigma"]
+    # Second input of the network: i, 999 t, or sigma = sqrt(1/abar − 1), with x / sqrt(abar).
+    # (Cards written before version 2.0 call it `clock`.)
+    time_conditioning: Annotated[
+        Literal["index", "continuous", "sigma"],
+        Field(validation_alias=AliasChoices("time_conditioning", "clock")),
+    ]
     schedule: Schedule
     data_range: DataRange
     learned_variance: bool = False  # the network has a second half of channels: variance logits
@@ -131,7 +136,7 @@ class DiffusionCard(_Card):
             raise ValueError(f"{steps} is more steps or stride than t_star {self.t_star}")
         if getattr(self.sampler, "variance", "") == "learned-range" and not self.learned_variance:
             raise ValueError("variance learned-range needs a network with learned_variance")
-        if self.clock == "sigma" and (self.prediction == "v" or self.learned_variance):
+        if self.time_conditioning == "sigma" and (self.prediction == "v" or self.learned_variance):
             raise ValueError("a network told sigma predicts eps, x0 or score, and no variance")
         if self.sampler.kind in ("vp-sde", "vp-ode") and self.schedule.kind in ("cosine", "table"):
             raise ValueError(f"the {self.sampler.kind} sampler needs a linear or vp schedule")
@@ -139,13 +144,17 @@ class DiffusionCard(_Card):
 
     @model_validator(mode="after")
     def _fits_the_network(self) -> Self:
-        network, told = self.network, (self.prediction, self.clock)
+        network, told = self.network, (self.prediction, self.time_conditioning)
         if isinstance(network, NCSNppArgs | EDMArgs) and self.learned_variance:
             raise ValueError(f"network {network.arch} has no learned_variance")
         if isinstance(network, EDMArgs) and told != ("x0", "sigma"):
-            raise ValueError("network edm predicts x0 and its clock is sigma")
-        if isinstance(network, NCSNppArgs) and network.scale_by_sigma and self.clock != "sigma":
-            raise ValueError("a network with scale_by_sigma has clock sigma")
+            raise ValueError("network edm predicts x0 and its time_conditioning is sigma")
+        if (
+            isinstance(network, NCSNppArgs)
+            and network.scale_by_sigma
+            and self.time_conditioning != "sigma"
+        ):
+            raise ValueError("a network with scale_by_sigma has time_conditioning sigma")
         return self
 
     @model_validator(mode="after")

@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from purify_audit.core.records import Record
+
+FORMER_FIELDS = {"clock": "time_conditioning"}
+"""Former names of a card's fields, which are still accepted."""
 
 
 class LoadOptions(Record):
@@ -24,6 +27,12 @@ class LoadOptions(Record):
     allow_pickle: bool = False
     assume: dict[str, str] = Field(default_factory=dict)
     arguments: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("assume")
+    @classmethod
+    def _current_names(cls, assume: dict[str, str]) -> dict[str, str]:
+        """Answers under a card field's former name count as answers under its present one."""
+        return {FORMER_FIELDS.get(name, name): text for name, text in assume.items()}
 
 
 class Assumption(Record):

@@ -133,7 +133,7 @@ def test_a_network_run_with_the_wrong_settings_does_not_denoise(spoil):
         provenance=PROVENANCE,
         network=UNetArgs(width=8, multipliers=(1,), blocks=1),
         prediction="eps",
-        clock="index",
+        time_conditioning="index",
         schedule=LinearSchedule(),
         data_range=(-1.0, 1.0),
         t_star=5,

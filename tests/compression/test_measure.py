@@ -278,7 +278,7 @@ def compact_unet_purifier():
         provenance=PROVENANCE,
         network=UNetArgs(width=8, multipliers=(1, 2), blocks=1, attention=(1,)),
         prediction="eps",
-        clock="index",
+        time_conditioning="index",
         schedule=LinearSchedule(),
         data_range=(-1.0, 1.0),
         t_star=60,

@@ -354,7 +354,7 @@ def test_inspect_tells_what_was_assumed_and_on_whose_word(here, run_cli):
     assert "recognised  lucidrains, zip pickle" in out
     assert "assumed     weights = ema  (denoising-diffusion-pytorch 2.x" in out
     assert "assumed     t_star = 3  (given by the user)" in out
-    assert 'assumed     clock = "index"  (no tensor tells' in out
+    assert 'assumed     time_conditioning = "index"  (no tensor tells' in out
 
 
 def test_inspect_does_not_ignore_answers(stored, refused):

@@ -248,7 +248,7 @@ SETTINGS = {
     "predicts x0": {"prediction": "x0"},
     "predicts v": {"prediction": "v"},
     "predicts the score": {"prediction": "score"},
-    "told sigma": {"clock": "sigma"},
+    "told sigma": {"time_conditioning": "sigma"},
     "cosine schedule": {"schedule": {"kind": "cosine", "steps": 1000}},
     "100 steps": {
         "schedule": {"kind": "linear", "steps": 100, "beta_start": 1e-3, "beta_end": 0.2}
@@ -316,7 +316,7 @@ def test_weights_in_wrong_places_are_seen(weights, digits):
 
 
 UNSEEN = {
-    "a clock that is one index early": {"clock": "continuous"},
+    "a clock that is one index early": {"time_conditioning": "continuous"},
     "the continuous schedule for the discrete": {"schedule": {"kind": "vp", "steps": 1000}},
     "another variance": {"sampler": {"kind": "ddpm", "variance": "fixed-large"}},
     "another t*": {"t_star": 6},

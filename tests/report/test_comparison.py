@@ -18,9 +18,9 @@ from purify_audit.spec.architectures import CnnArgs, UNetArgs
 from purify_audit.spec.attack_plan import AttackPlan
 from purify_audit.spec.card import ClassifierCard, DiffusionCard, ImageSpec
 from purify_audit.spec.samplers import DDPMSampler, LinearSchedule
-from purify_audit.statistics.compression import proportion_interval
 from purify_audit.statistics.correlation import correlations
 from purify_audit.statistics.estimates import Estimate
+from purify_audit.statistics.intervals import proportion_interval
 
 EIGHT = 8 / 255
 IMAGE = ImageSpec(channels=1, height=8, width=8)
@@ -82,7 +82,7 @@ def diffusion(t_star):
         provenance=PROVENANCE,
         network=UNetArgs(width=8, multipliers=(1,), blocks=1),
         prediction="eps",
-        clock="index",
+        time_conditioning="index",
         schedule=LinearSchedule(),
         data_range=(-1.0, 1.0),
         t_star=t_star,

@@ -44,7 +44,7 @@ ATTACK = {
     "square_queries": 50,
     "microbatch": 64,
 }
-DIGEST = "873fecd58f36528e45055ab5f672ac499a796d7eedde4f977ef0efc0845588fe"
+DIGEST = "62bdd8128040661e2fcdfc464e8b5938277185b3ae9d5a8f9ab43f85489ae22a"
 
 
 def plan(**changes):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from purify_audit.core.errors import CardError
 from purify_audit.core.records import printable
 from purify_audit.spec.card import DiffusionCard, TransformCard, parse_card
+from purify_audit.spec.load_options import LoadOptions
 from purify_audit.spec.samplers import CosineSchedule
 
 EVERY_FAMILY = (*FAMILIES, "transform")
@@ -56,6 +57,16 @@ def test_a_card_survives_being_written_and_read(family, card_data):
     assert card.name == f"tiny {family}"
     assert card.spec == 1
     assert card.image.shape == (1, 8, 8)
+
+
+def test_the_former_name_of_time_conditioning_is_still_read(card_data):
+    data = card_data("diffusion")
+    former = {"clock" if k == "time_conditioning" else k: v for k, v in data.items()}
+    card = parse_card(json.dumps(former), "test")
+    assert card == parse_card(json.dumps(data), "test")
+    assert "clock" not in card.model_dump()
+    assert "clock" in fault(data | former)  # not both
+    assert LoadOptions(assume={"clock": "index"}).assume == {"time_conditioning": "index"}
 
 
 def test_a_card_cannot_be_changed(make_card):
@@ -168,7 +179,7 @@ def test_an_unknown_field_is_refused(family, place, card_data):
         ("network.attention", [0] * 9, "at most 8 items"),
         ("network.groups", 0, "greater than or equal to 1"),
         ("prediction", "noise", "'eps', 'x0', 'v' or 'score'"),
-        ("clock", None, "'index', 'continuous' or 'sigma'"),
+        ("time_conditioning", None, "'index', 'continuous' or 'sigma'"),
         ("schedule", "linear", "an object"),
         ("schedule.kind", "sigmoid", "'linear', 'cosine', 'vp'"),
         ("data_range", [0], "Field required"),

@@ -213,8 +213,8 @@ def told_abar(card: DiffusionCard) -> Callable[[float], float]:
 
     def abar(told: float) -> float:
         if euler:
-            return continuous_abar(schedule, told / (n if card.clock == "index" else n - 1))
-        index = told if card.clock == "index" else told / (n - 1) * n - 1.0
+            return continuous_abar(schedule, told / (n if card.time_conditioning == "index" else n - 1))
+        index = told if card.time_conditioning == "index" else told / (n - 1) * n - 1.0
         assert abs(index - round(index)) < 1e-9
         return table[round(index)]
 
@@ -232,7 +232,7 @@ def diffusion_card(sampler: Any, **changes: Any) -> DiffusionCard:
         "provenance": PROVENANCE,
         "network": UNUSED_UNET,
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
         "schedule": LinearSchedule(),
         "data_range": (-1.0, 1.0),
         "t_star": 30,

@@ -133,7 +133,7 @@ def score_sde(folder: Path, **changes: object) -> Published:
         "family": "diffusion",
         "network": average.args,
         "prediction": "eps",
-        "clock": "continuous",
+        "time_conditioning": "continuous",
         "schedule": LINEAR,
         "data_range": (-1.0, 1.0),
         "t_star": 3,
@@ -154,13 +154,13 @@ def score_sde_ve(folder: Path, **changes: object) -> Published:
         "network.scale_by_sigma": "true",
         "network.centered": "false",
         "prediction": "score",
-        "clock": "sigma",
+        "time_conditioning": "sigma",
         "schedule": json.dumps(LINEAR),
         "data_range": "0,1",
         "t_star": "3",
         "sampler": "ddim",
     }
-    card = found.card | {"prediction": "score", "clock": "sigma", "data_range": (0.0, 1.0)}
+    card = found.card | {"prediction": "score", "time_conditioning": "sigma", "data_range": (0.0, 1.0)}
     card["sampler"] = {"kind": "ddim", "clip": True, "eta": 0.0}
     answers = {"weights": "ema", "assume": assume}
     return Published(found.path, "score_sde", "zip pickle", answers, card, found.network, found.raw)
@@ -185,7 +185,7 @@ def guided_diffusion(
         "family": "diffusion",
         "network": network.args,
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
         "learned_variance": True,
         "schedule": LINEAR,
         "data_range": (-1.0, 1.0),
@@ -210,7 +210,7 @@ def improved_diffusion(folder: Path, **changes: object) -> Published:
         "family": "diffusion",
         "network": network.args,
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
         "learned_variance": True,
         "schedule": {"kind": "cosine", "steps": 4000},
         "data_range": (-1.0, 1.0),
@@ -238,7 +238,7 @@ def ddpm(folder: Path, legacy: bool = False, **changes: object) -> Published:
         "family": "diffusion",
         "network": network.args,
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
         "schedule": LINEAR,
         "data_range": (-1.0, 1.0),
         "t_star": 3,
@@ -297,7 +297,7 @@ def edm(folder: Path, **changes: object) -> Published:
         "family": "diffusion",
         "network": network.args,
         "prediction": "x0",
-        "clock": "sigma",
+        "time_conditioning": "sigma",
         "schedule": LINEAR,
         "data_range": (-1.0, 1.0),
         "image": IMAGE.model_dump(),
@@ -350,7 +350,7 @@ def gaussian_diffusion(network: nn.Module) -> dict[str, Tensor]:
 _LUCIDRAINS = {
     "family": "diffusion",
     "prediction": "v",
-    "clock": "index",
+    "time_conditioning": "index",
     "data_range": (-1.0, 1.0),
     "schedule": {"kind": "table", "betas": tuple(float(beta) for beta in BETAS)},
     "t_star": 3,
@@ -482,7 +482,7 @@ def diffusers_folder(
     card = {
         "family": "diffusion",
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
         "schedule": LINEAR,
         "data_range": (-1.0, 1.0),
         "image": IMAGE.model_dump(),

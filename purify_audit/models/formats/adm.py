@@ -55,9 +55,9 @@ def _draft(state: State) -> Draft:
         "channels": channels,
         "learned_variance": out == 2 * channels,
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
     }
-    return Draft(fields, {name: name for name in state}, ("prediction", "clock"))
+    return Draft(fields, {name: name for name in state}, ("prediction", "time_conditioning"))
 
 
 def _period(state: State) -> int | None:

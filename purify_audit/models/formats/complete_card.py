@@ -15,7 +15,15 @@ from purify_audit.spec.notation import parse_settings
 from purify_audit.spec.samplers import parse_sampler
 
 NEEDED = {
-    "diffusion": ("image", "prediction", "clock", "schedule", "data_range", "t_star", "sampler"),
+    "diffusion": (
+        "image",
+        "prediction",
+        "time_conditioning",
+        "schedule",
+        "data_range",
+        "t_star",
+        "sampler",
+    ),
     "feedforward": ("image", "data_range"),
     "classifier": ("image", "classes", "mean", "std"),
     "graph": ("image", "data_range"),

@@ -36,11 +36,11 @@ def _draft(state: State) -> Draft:
         "network": network,
         "channels": channels,
         "prediction": "eps",
-        "clock": "index",
+        "time_conditioning": "index",
         "data_range": [-1.0, 1.0],
         "schedule": {"kind": "linear"},
     }
-    conventions = ("prediction", "clock", "data_range", "schedule")
+    conventions = ("prediction", "time_conditioning", "data_range", "schedule")
     return Draft(fields, {name: name for name in state}, conventions)
 
 

@@ -76,7 +76,7 @@ def draft_fields(folder: Path) -> dict[str, Any]:
         "network": {"arch": "diffusers-unet2d", "config": json.dumps(public, sort_keys=True)},
         "image": {"channels": channels, "height": sides[0], "width": sides[1]},
         "learned_variance": out == 2 * channels,
-        "clock": "index",
+        "time_conditioning": "index",
         **({} if centred else {"data_range": [-1.0, 1.0]}),
         **_scheduler_fields(folder),
     }

@@ -52,7 +52,7 @@ def _draft(state: State) -> Draft:
         "network": network,
         "image": {"channels": channels, "height": sides[0], "width": sides[0]},
         "prediction": "x0",
-        "clock": "sigma",
+        "time_conditioning": "sigma",
         "data_range": [-1.0, 1.0],
     }
     return Draft(fields, {name: name for name in state}, ("data_range",))

@@ -57,14 +57,14 @@ def _draft(state: State) -> Draft:
         "family": "diffusion",
         "network": network,
         "channels": channels,
-        "clock": "index",
+        "time_conditioning": "index",
         "learned_variance": out == 2 * channels,
     }
     if "betas" in state:
         betas = [float(beta) for beta in state["betas"].flatten()[:10_001]]
         fields["schedule"] = {"kind": "table", "betas": betas}
     network_names = [n for n in state if not (prefix == "model." and n.startswith(_BUFFERS))]
-    conventions = ("clock", "network.groups") if grouped else ("clock",)
+    conventions = ("time_conditioning", "network.groups") if grouped else ("time_conditioning",)
     return Draft(fields, {name.removeprefix(prefix): name for name in network_names}, conventions)
 
 

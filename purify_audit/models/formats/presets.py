@@ -32,7 +32,7 @@ class Preset:
 _DDPMPP = {
     "image": _CIFAR,
     "prediction": "eps",
-    "clock": "continuous",
+    "time_conditioning": "continuous",
     "schedule": _LINEAR,
     "data_range": [-1.0, 1.0],
     "network.fir": False,

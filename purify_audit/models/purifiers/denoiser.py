@@ -37,11 +37,11 @@ class Denoiser:
 
     network: nn.Module
     prediction: Literal["eps", "x0", "v", "score"]
-    clock: Literal["index", "continuous", "sigma"] = "index"
+    time_conditioning: Literal["index", "continuous", "sigma"] = "index"
 
     def __call__(self, x: Tensor, time: float, abar: float) -> Estimate:
         """Estimate from x at the time that the network is told, where `abar` of it is signal."""
-        if self.clock == "sigma":
+        if self.time_conditioning == "sigma":
             return self._from_sigma(x, abar)
         times = torch.full((x.shape[0],), time, dtype=x.dtype, device=x.device)
         out = self.network(x, times)

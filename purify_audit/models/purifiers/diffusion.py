@@ -159,7 +159,7 @@ class DiffusionPurifier:
         dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
         beta, left = schedule.beta(t), schedule.continuous_left(t)
         index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
-        told = (unit - 1) * t if self.card.clock == "continuous" else index
+        told = (unit - 1) * t if self.card.time_conditioning == "continuous" else index
         eps = denoiser(x, told, left).eps
         score = -1.0 / math.sqrt(1.0 - left) * eps
         if isinstance(sampler, VPODESampler):
@@ -167,11 +167,11 @@ class DiffusionPurifier:
         return x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * z(x)
 
     def _denoiser(self) -> Denoiser:
-        return Denoiser(self.network, self.card.prediction, self.card.clock)
+        return Denoiser(self.network, self.card.prediction, self.card.time_conditioning)
 
     def _index_time(self, index: int, schedule: NoiseSchedule) -> float:
         """The time that the network is told at an index: the index, or 999 t for 1000 steps."""
-        if self.card.clock == "index":
+        if self.card.time_conditioning == "index":
             return float(index)
         return (schedule.steps - 1) * (index + 1) / schedule.steps
 

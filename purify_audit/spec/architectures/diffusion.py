@@ -79,7 +79,7 @@ class NCSNppArgs(Record):
         if self.scale_by_sigma and self.embedding != "fourier":
             raise ValueError(
                 "scale_by_sigma needs embedding fourier: a positional network is told a place in a"
-                " table of noise levels, which no clock gives"
+                " table of noise levels, which no time_conditioning gives"
             )
         return self
 

@@ -307,14 +307,14 @@ def test_an_average_beside_damaged_weights(tmp_path):
 
 MISSING = {
     "score_sde checkpoint": (
-        "score_sde, but nothing says image, prediction, clock, schedule, data_range, t_star,"
-        " sampler, network.fir, network.scale_by_sigma; answer with --as diffpure-cifar10 or"
-        " diffpure-cifar10-l2, or by --assume image=… (or --t-star)"
+        "score_sde, but nothing says image, prediction, time_conditioning, schedule, data_range,"
+        " t_star, sampler, network.fir, network.scale_by_sigma; answer with --as diffpure-cifar10"
+        " or diffpure-cifar10-l2, or by --assume image=… (or --t-star)"
     ),
     "score_sde VE checkpoint": (
-        "score_sde, but nothing says image, prediction, clock, schedule, data_range, t_star,"
-        " sampler, network.scale_by_sigma, network.centered; answer with --as diffpure-cifar10 or"
-        " diffpure-cifar10-l2, or by --assume image=… (or --t-star)"
+        "score_sde, but nothing says image, prediction, time_conditioning, schedule, data_range,"
+        " t_star, sampler, network.scale_by_sigma, network.centered; answer with --as"
+        " diffpure-cifar10 or diffpure-cifar10-l2, or by --assume image=… (or --t-star)"
     ),
     "guided-diffusion": (
         "adm, but nothing says image, schedule, data_range, t_star, sampler, network.heads or"
@@ -418,7 +418,7 @@ CONTRADICTIONS = [
     ("guided-diffusion", {"network.attention": "[0]"}, "is [0]", "says [1]"),
     ("guided-diffusion", {"family": "classifier"}, '"classifier"', 'says "diffusion"'),
     ("EDM, converted", {"prediction": "eps"}, '"eps"', 'says "x0"'),
-    ("EDM, converted", {"clock": "index"}, '"index"', 'says "sigma"'),
+    ("EDM, converted", {"time_conditioning": "index"}, '"index"', 'says "sigma"'),
     ("EDM, converted", {"image": "3x32x32"}, '"height": 32', '"height": 16'),
     ("lucidrains GaussianDiffusion", {"schedule.kind": "linear"}, '"linear"', 'says "table"'),
     ("lucidrains GaussianDiffusion", {"schedule": '{"kind":"vp"}'}, '"vp"', '"kind": "table"'),
@@ -449,7 +449,9 @@ def test_what_only_the_layout_says_may_be_answered_otherwise(tmp_path):
     assert (card.prediction, card.schedule.kind, card.data_range) == ("x0", "cosine", (0.0, 1.0))
     notes = {n.what: n.source for n in checkpoint.recognised.assumptions}
     assert notes["prediction"] == notes["data_range"] == "given by the user"
-    assert notes["clock"] == "no tensor tells; every published file of this layout has it"
+    assert (
+        notes["time_conditioning"] == "no tensor tells; every published file of this layout has it"
+    )
 
 
 def test_a_number_that_was_stored_as_float32_is_no_contradiction(tmp_path):

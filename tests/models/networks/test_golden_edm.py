@@ -62,7 +62,7 @@ def card(column="edm", **changes):
         "image": CIFAR,
         "network": EDMArgs(preconditioning=column, **SMALL),
         "prediction": "x0",
-        "clock": "sigma",
+        "time_conditioning": "sigma",
         "sampler": DDIMSampler(clip=False, clamp=False),
         "t_star": 100,
     }
@@ -283,9 +283,15 @@ def test_gradients_reach_every_weight_and_the_image(column):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"prediction": "eps"}, "network edm predicts x0 and its clock is sigma"),
-        ({"clock": "index"}, "network edm predicts x0 and its clock is sigma"),
-        ({"learned_variance": True, "clock": "index"}, "network edm has no learned_variance"),
+        ({"prediction": "eps"}, "network edm predicts x0 and its time_conditioning is sigma"),
+        (
+            {"time_conditioning": "index"},
+            "network edm predicts x0 and its time_conditioning is sigma",
+        ),
+        (
+            {"learned_variance": True, "time_conditioning": "index"},
+            "network edm has no learned_variance",
+        ),
         (
             {"image": ImageSpec(channels=3, height=31, width=32)},
             "31 x 32 pixels cannot be halved 1 times, as a network of 2 levels does",

@@ -132,7 +132,7 @@ def card(name="score_sde_ddpmpp", **changes):
     settings = {
         "image": CIFAR,
         "network": VARIANTS[name],
-        "clock": "sigma" if ve else "continuous",
+        "time_conditioning": "sigma" if ve else "continuous",
         "prediction": "score" if ve else "eps",
         "sampler": OneStepSampler(clip=False, clamp=False),
     }
@@ -334,10 +334,10 @@ def test_settings_that_no_published_network_has(changes, sentence):
         ({"learned_variance": True}, "network ncsnpp has no learned_variance"),
         (
             {"network": VARIANTS["score_sde_ncsnpp_fir"]},
-            "a network with scale_by_sigma has clock sigma",
+            "a network with scale_by_sigma has time_conditioning sigma",
         ),
     ],
-    ids=["size", "variance", "clock"],
+    ids=["size", "variance", "time_conditioning"],
 )
 def test_cards_that_contradict_the_network(changes, sentence):
     with pytest.raises(ValidationError) as raised:

@@ -93,20 +93,22 @@ def test_the_time_is_told_to_every_row_in_the_dtype_of_the_images(dtype):
     assert torch.equal(out, torch.full_like(out, 12.25))
 
 
-@pytest.mark.parametrize("clock", ["index", "continuous"])
+@pytest.mark.parametrize("conditioning", ["index", "continuous"])
 @pytest.mark.parametrize(
     "schedule", [LinearSchedule(), CosineSchedule(steps=200), VPSchedule(steps=400)], ids=repr
 )
-def test_an_index_is_told_as_itself_or_as_its_time(schedule, clock):
+def test_an_index_is_told_as_itself_or_as_its_time(schedule, conditioning):
     """Index i is time (i + 1) / N, and a continuous clock counts N - 1 units of time."""
-    card = diffusion_card(OneStepSampler(), schedule=schedule, clock=clock, t_star=1)
+    card = diffusion_card(
+        OneStepSampler(), schedule=schedule, time_conditioning=conditioning, t_star=1
+    )
     recorder = Recorder(Constant(0.0))
     purifier = DiffusionPurifier(card, recorder)
     x, n = torch.zeros(1, 1, 2, 2, dtype=torch.float64), schedule.steps
     indices = [0, 1, n // 2, n - 1]
     for i in indices:
         purifier.predict(x, i)
-    want = [i if clock == "index" else (n - 1) * (i + 1) / n for i in indices]
+    want = [i if conditioning == "index" else (n - 1) * (i + 1) / n for i in indices]
     assert recorder.times == pytest.approx(want, rel=1e-15)
 
 

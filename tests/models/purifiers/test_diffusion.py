@@ -249,7 +249,7 @@ def measured(purifier, pixel, length) -> Affine:
 )
 def test_gaussian_data_gives_the_affine_map_written_out(sampler, schedule):
     logits = torch.tensor([[[-1.0, -0.3], [0.4, 1.0]]], dtype=torch.float64)
-    for data_range, clock, mean, std, pixel in (
+    for data_range, conditioning, mean, std, pixel in (
         ((-1.0, 1.0), "index", 0.3, 0.4, (0, 0, 0)),
         ((-1.0, 1.0), "continuous", -0.2, 1.3, (0, 0, 1)),
         ((0.0, 1.0), "continuous", 0.45, 0.2, (0, 1, 0)),
@@ -260,7 +260,7 @@ def test_gaussian_data_gives_the_affine_map_written_out(sampler, schedule):
             sampler,
             schedule=schedule,
             data_range=data_range,
-            clock=clock,
+            time_conditioning=conditioning,
             learned_variance=learned,
         )
         want = by_hand(card, mean, std, float(logits[pixel]))
@@ -296,8 +296,8 @@ def flow(schedule, t, s):
 
 
 @pytest.mark.parametrize("sampler", [VPSDESampler, VPODESampler], ids=["vp-sde", "vp-ode"])
-@pytest.mark.parametrize("clock", ["index", "continuous"])
-def test_euler_converges_to_the_process_at_first_order(sampler, clock):
+@pytest.mark.parametrize("conditioning", ["index", "continuous"])
+def test_euler_converges_to_the_process_at_first_order(sampler, conditioning):
     """The vp schedule noises forward exactly as its continuous process does."""
     schedule, s, t_star = VPSchedule(beta_max=15.0), 0.5, 300
     sde_gain, sde_variance, ode_gain, a, v = flow(schedule, t_star / 1000, s)
@@ -313,7 +313,10 @@ def test_euler_converges_to_the_process_at_first_order(sampler, clock):
     errors = []
     for steps in (150, 300, 600):
         card = diffusion_card(
-            sampler(steps=steps, clamp=False), schedule=schedule, t_star=t_star, clock=clock
+            sampler(steps=steps, clamp=False),
+            schedule=schedule,
+            t_star=t_star,
+            time_conditioning=conditioning,
         )
         got = measured(perfect_purifier(card, gaussian(0.2, s)), (0, 0, 0), 1 + steps * (not ode))
         errors.append((abs(got.gain - gain), abs(got.variance - variance)))
@@ -614,7 +617,7 @@ def test_the_clock_of_diffpure(sampler):
     """t* evaluations; an index network is told 150, 149, ... 1, a continuous one 999 k / 1000."""
     _, index = recorded(diffusion_card(sampler, t_star=150))
     assert index.times == [float(k) for k in range(150, 0, -1)]
-    _, continuous = recorded(diffusion_card(sampler, t_star=150, clock="continuous"))
+    _, continuous = recorded(diffusion_card(sampler, t_star=150, time_conditioning="continuous"))
     want = [999.0 * k / 1000.0 for k in range(150, 0, -1)]
     assert continuous.times == pytest.approx(want, rel=1e-15)
 
@@ -627,11 +630,13 @@ def test_index_networks_are_told_whole_indices(steps):
     assert recorder.times == [float(steps - 1), *map(float, range(steps - 1, 0, -1))]
 
 
-@pytest.mark.parametrize("clock", ["index", "continuous"])
-def test_strided_euler_clock(clock):
+@pytest.mark.parametrize("conditioning", ["index", "continuous"])
+def test_strided_euler_time(conditioning):
     """Left ends of equal intervals: t_k = 0.15 (n - k) / n."""
-    _, recorder = recorded(diffusion_card(VPSDESampler(steps=4), t_star=150, clock=clock))
-    scale = 1000.0 if clock == "index" else 999.0
+    _, recorder = recorded(
+        diffusion_card(VPSDESampler(steps=4), t_star=150, time_conditioning=conditioning)
+    )
+    scale = 1000.0 if conditioning == "index" else 999.0
     assert recorder.times == pytest.approx([scale * t for t in (0.15, 0.1125, 0.075, 0.0375)])
 
 
@@ -643,7 +648,7 @@ def test_the_clock_of_discrete_chains(sampler):
     indices = [99] if sampler.kind == "one-step" else list(range(99, -1, -1))
     _, index = recorded(diffusion_card(sampler, t_star=100))
     assert index.times == indices
-    _, continuous = recorded(diffusion_card(sampler, t_star=100, clock="continuous"))
+    _, continuous = recorded(diffusion_card(sampler, t_star=100, time_conditioning="continuous"))
     assert continuous.times == pytest.approx([999 * (i + 1) / 1000 for i in indices], rel=1e-15)
 
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from purify_audit.core.errors import InputError
+from purify_audit.core.files import read_errors
 
 
 def file_sha256(path: Path) -> str:
@@ -12,8 +13,5 @@ def file_sha256(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    with read_errors(path, InputError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Findings: what is wrong with the audited purifier, or with what was measured of it.
+"""Findings: faults of the audited purifier, or of the measurement, by code.
 
 `docs/findings.md` is generated from `CODES`.
 """
@@ -13,13 +13,13 @@ Evidence = dict[str, float | int | str | list[int] | list[float] | list[str]]
 
 
 class Finding(Record):
-    """One thing found, with what shows it.
+    """A fault, with its evidence.
 
     Attributes:
         code: a key of `CODES`.
-        severity: `error`: the estimates cannot be trusted; `warning`: read them with this in mind.
-        sentence: what was found.
-        evidence: the numbers behind it.
+        severity: `error`: the estimates are invalid; `warning`: they need care in interpretation.
+        sentence: what is wrong.
+        evidence: the numbers that show it.
         advice: what to do next.
     """
 
@@ -32,7 +32,7 @@ class Finding(Record):
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What a finding code stands for."""
+    """The meaning of a finding code."""
 
     name: str
     severity: Severity
@@ -44,208 +44,211 @@ CODES: dict[str, Code] = {
     "PA101": Code(
         "not-repeatable",
         "error",
-        "The same images under the same draws give different outputs, so randomness is not aligned"
-        " and a rate mixes compression with noise.",
-        "Take every random number from the noise argument, switch dropout off, and keep no state"
+        "Identical images under identical draws give different outputs. Randomness is therefore not"
+        " aligned, and the compression rate mixes compression with noise.",
+        "Take all random numbers from the noise argument, disable dropout, and keep no state"
         " between calls.",
     ),
     "PA102": Code(
         "rows-coupled",
         "error",
         "The output for an image depends on the other images in its batch.",
-        "Put batch normalisation in eval mode; use no statistics and no memory across rows.",
+        "Put batch normalisation in eval mode; do not share statistics or state between rows.",
     ),
     "PA103": Code(
         "not-finite",
         "error",
-        "The output holds NaN or infinity.",
-        "Look at the images named in the evidence; their rows are left out of every estimate.",
+        "The output contains NaN or infinity.",
+        "Inspect the images listed in the evidence; they are excluded from every estimate.",
     ),
     "PA104": Code(
         "wrong-shape",
         "error",
-        "The output is not an image of the shape and type that went in.",
-        "Return float32 [n, channels, height, width], as given.",
+        "The output does not have the shape and type of the input images.",
+        "Return float32 [n, channels, height, width], like the input.",
     ),
     "PA105": Code(
         "out-of-range",
         "warning",
-        "Output pixels leave [0, 1], so the classifier sees images it was not made for.",
+        "Output pixels leave [0, 1], so the classifier receives images outside its input range.",
         "Clamp the output, or check that the data range on the card is the one used in training.",
     ),
     "PA106": Code(
         "does-not-denoise",
         "error",
-        "The network predicts the noise in images worse than shrinking their pixels to grey does,"
-        " or than it does itself when told another time or taken to predict something else.",
-        "Check the card: data range, clock (what time is fed), prediction (eps, x0, v or score),"
+        "The network predicts the noise in images less accurately than shrinking their pixels to"
+        " grey does, or than it does itself under other time conditioning or another prediction"
+        " target.",
+        "Check the card: data range, clock (time conditioning), prediction (eps, x0, v or score),"
         " and whether these are the averaged (EMA) weights.",
     ),
     "PA107": Code(
         "hidden-randomness",
         "error",
-        "A purification used a global random generator, whose numbers have no address.",
-        "Take every random number from the noise argument.",
+        "A purification drew from a global random generator, whose numbers cannot be addressed.",
+        "Take all random numbers from the noise argument.",
     ),
     "PA108": Code(
-        "jumps",
+        "discontinuous",
         "warning",
-        "A change of the input at the size of rounding moves the output by far more than it should:"
-        " the purifier is discontinuous, or hashes its input into its noise.",
-        "If the purifier quantises on purpose, expect gradients to be useless; else look for noise"
+        "An input change the size of a rounding error moves the output far more than expected: the"
+        " purifier is discontinuous, or derives its noise from the input.",
+        "If the purifier quantises on purpose, expect useless gradients; otherwise check for noise"
         " that depends on the image.",
     ),
     "PA109": Code(
         "draw-mismatch",
         "warning",
-        "The output does not depend on the draw although the purifier claims to be randomised,"
-        " or depends on it although it claims not to be.",
-        "Correct the claim, or use the noise argument.",
+        "The output does not depend on the draw although the purifier is declared randomised, or"
+        " depends on it although the purifier is declared deterministic.",
+        "Correct the declaration, or use the noise argument.",
     ),
     "PA110": Code(
         "collapsed",
         "warning",
-        "Different images come out nearly the same, so a low rate means that information is lost,"
-        " not that an attack is.",
-        "Give a classifier and look at the anchor accuracy.",
+        "Different images are purified to nearly the same output, so a low compression rate may"
+        " reflect loss of information rather than robustness.",
+        "Provide a classifier and check the anchor accuracy.",
     ),
     "PA111": Code(
         "unaligned-randomness",
         "error",
-        "The purifier's own code draws random numbers that cannot be given addresses, so its"
-        " randomness cannot be aligned and its output is not used.",
-        "Draw them with an operator that can be aligned (`docs/user-code.md` lists them), or switch"
-        " the dropout of that operator off.",
+        "The user code draws random numbers with an unsupported operator, so its randomness cannot"
+        " be aligned and its output is not used.",
+        "Use an operator that can be aligned (listed in `docs/user-code.md`), or disable the"
+        " operator's dropout.",
     ),
     "PA112": Code(
         "shared-draws",
         "info",
-        "The purifier's own code draws numbers for a whole batch, so its rows are purified in"
-        " smaller groups, each with numbers of its own; this costs time and changes no number.",
-        "Draw one number for each image (`torch.randn_like(x)`, `torch.randint(…, (len(x),))`).",
+        "The user code draws numbers that all rows of a batch share, so it is called with fewer"
+        " rows at a time, each group with its own numbers. This costs time and changes no result.",
+        "Draw numbers per image (`torch.randn_like(x)`, `torch.randint(…, (len(x),))`).",
     ),
     "PA113": Code(
         "in-training-mode",
         "warning",
-        "Modules of the purifier are in training mode: dropout makes it random, and batch"
-        " normalisation makes images depend on one another.",
-        "Call `.eval()` in the factory, unless this is how the purifier is used.",
+        "Modules of the purifier are in training mode: dropout makes the output random, and batch"
+        " normalisation couples the images of a batch.",
+        "Call `.eval()` in the factory, unless the purifier is deployed in training mode.",
     ),
     "PA201": Code(
         "near-numeric-floor",
         "warning",
-        "The measured rate is near what rounding alone would give at this radius.",
+        "The measured rate is close to the rate that rounding errors alone cause at this radius.",
         "Use a larger radius or a higher precision, or read the rate as an upper bound.",
     ),
     "PA202": Code(
         "rows-not-finite",
         "error",
-        "Some purifications made NaN or infinity during the measurement; their images are left out,"
-        " and what is left is not a fair sample.",
-        "Purify the images named in the evidence one by one.",
+        "Some purifications produced NaN or infinity during the measurement. Their images are"
+        " excluded, so the remaining sample is biased.",
+        "Purify the images listed in the evidence one by one.",
     ),
     "PA203": Code(
         "does-not-replay",
         "error",
-        "A cell computed again at the end of the run is not the number it was.",
-        "Look for state kept between calls.",
+        "A cell recomputed at the end of the run differs from its first value.",
+        "Check for state kept between calls.",
     ),
     "PA204": Code(
-        "anchors-lose-their-class",
+        "anchors-misclassified",
         "warning",
-        "The classifier is wrong on many purified clean images, so a low compression rate does not"
-        " mean robustness here.",
-        "Read the rate together with the anchor accuracy; lower t* if it is the cause.",
+        "The classifier misclassifies many purified clean images, so a low compression rate does"
+        " not imply robustness.",
+        "Read the rate together with the anchor accuracy; reduce t* if it is the cause.",
     ),
     "PA205": Code(
         "tolerance-not-reached",
         "info",
-        "The interval is still wider than the tolerance at the last look.",
-        "Give more images.",
+        "At the last look, the confidence interval is still wider than the tolerance.",
+        "Use more images.",
     ),
     "PA301": Code(
         "gradient-mismatch",
         "error",
-        "The gradient that the attack followed is not the derivative of what the defence computes:"
-        " it differs from unrolled autograd, or from central differences of the whole loss.",
-        "Look for detached tensors, straight-through estimators and noise that depends on the"
-        " image; attack with --optimiser square or --gradient none meanwhile.",
+        "The attack gradient is not the derivative of the defence: it differs from unrolled"
+        " autograd, or from central differences of the whole loss.",
+        "Check for detached tensors, straight-through estimators and noise that depends on the"
+        " image; until this is fixed, attack with --optimiser square or --gradient none.",
     ),
     "PA302": Code(
         "gradient-useless",
         "error",
-        "The gradient is zero, not finite, vanishingly small, or the same for every image, so a"
-        " gradient attack tells nothing.",
-        "Quantisation and saturation do this. Attack with --optimiser square or --gradient none.",
+        "The gradient is zero, not finite, vanishingly small, or identical for every image, so"
+        " gradient-based attacks are uninformative.",
+        "Quantisation and saturation are common causes. Attack with --optimiser square or"
+        " --gradient none.",
     ),
     "PA303": Code(
         "attack-does-not-replay",
         "error",
-        "The defence, run again on the attacked images under the attack's draws, does not give the"
-        " numbers that the attack saw.",
-        "Look for randomness outside the noise argument, or state kept between calls.",
+        "Evaluated again on the attacked images under the attack's draws, the defence does not"
+        " reproduce the margins that the attack recorded.",
+        "Check for randomness outside the noise argument, and for state kept between calls.",
     ),
     "PA304": Code(
         "loss-does-not-rise",
         "error",
         "The loss at the end of the attack is no higher than at its start.",
-        "A loss that gradient steps cannot raise is masked, or the steps are far too large.",
+        "Either the gradient is masked, or the step size is far too large.",
     ),
     "PA305": Code(
         "unbounded-attack-fails",
         "error",
-        "Even with a radius that lets any image become plain grey the attack leaves many images"
-        " standing, which only a defence that ignores its input, or a failing attack, explains.",
+        "With a radius large enough to turn any image into plain grey, many images still resist the"
+        " attack. Either the defence ignores its input, or the attack fails.",
         "Read the robust accuracy as a failure of the attack (Carlini et al. 2019, section 4).",
     ),
     "PA306": Code(
         "weaker-attack-wins",
         "error",
         "An attack without the true gradient fools more images than the main attack.",
-        "The gradient is masked, or the main attack needs more steps; do not report its figure.",
+        "The gradient is masked, or the main attack needs more steps; do not report its robust"
+        " accuracy.",
     ),
     "PA307": Code(
         "not-converged",
         "warning",
         "The second half of the steps, or the last restart, still lowered the robust accuracy.",
-        "Give more --steps or --restarts; the robust accuracy is an upper bound.",
+        "Increase --steps or --restarts; the robust accuracy is an upper bound.",
     ),
     "PA308": Code(
         "outside-the-ball",
         "error",
-        "An attacked image lies outside the ball or outside [0, 1].",
-        "This is a fault of the attack; report it.",
+        "An attacked image lies outside the perturbation ball or outside [0, 1].",
+        "This is a bug in the attack; please report it.",
     ),
     "PA309": Code(
         "randomness-inflates",
         "warning",
-        "The usual protocol, which attacks and scores under fresh draws, reports a higher robust"
-        " accuracy than an attack that shares its draws with the defence.",
-        "Report the aligned figure; the difference is hidden by randomness, not defended.",
+        "Unaligned evaluation, in which attack and scoring use different draws, reports a higher"
+        " robust accuracy than an attack that shares its draws with the defence.",
+        "Report the aligned robust accuracy; the difference is due to randomness alone.",
     ),
     "PA310": Code(
         "approximate-gradient",
         "warning",
-        "The attack did not follow the exact gradient, so its robust accuracy is an upper bound.",
-        "Where the purifier is differentiable, attack with --gradient exact too.",
+        "The attack did not use the exact gradient, so its robust accuracy is an upper bound.",
+        "If the purifier is differentiable, also attack with --gradient exact.",
     ),
     "PA311": Code(
-        "not-certified",
+        "sanity-checks-missing",
         "error",
-        "The run ended before the attack was held against others, so its figure is unchecked.",
-        "Give it more time.",
+        "The run ended before the comparison attacks, so the robust accuracy is unchecked.",
+        "Allow the run more time.",
     ),
     "PA312": Code(
-        "stands-without-compressing",
+        "robust-without-compression",
         "info",
-        "Some images stand although the purifier stretches the space around them more than around"
-        " most; if it is not their margin that protects them, the gradient may be masked there.",
+        "Some images resist the attack although the purifier compresses less around them than"
+        " around most others. Unless a large margin protects them, the gradient may be masked.",
         "Attack these images with more restarts, or with --optimiser square.",
     ),
     "PA313": Code(
         "cells-differ",
         "error",
-        "Cells of the report, computed again, are not the numbers that it holds.",
+        "Recomputed cells differ from the values in the report.",
         "Compare the two environments; `purify-audit replay` shows one cell in detail.",
     ),
 }
@@ -254,12 +257,12 @@ CODES: dict[str, Code] = {
 def finding(
     code: str, sentence: str, evidence: Evidence, severity: Severity | None = None
 ) -> Finding:
-    """A finding with its code's usual severity and advice."""
-    about = CODES[code]
+    """A finding with the advice of its code, and the code's severity unless another is given."""
+    entry = CODES[code]
     return Finding(
         code=code,
-        severity=severity or about.severity,
+        severity=severity or entry.severity,
         sentence=sentence,
         evidence=evidence,
-        advice=about.advice,
+        advice=entry.advice,
     )

@@ -1,4 +1,4 @@
-"""Randomness by address: every random number is a pure function of where it is used.
+"""Addressed randomness: every random number is a pure function of its address.
 
 The full specification ("noise spec v1", with worked numbers) is `docs/noise.md`. In short:
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is keyed by
@@ -26,7 +26,7 @@ _CPU = torch.device("cpu")
 
 
 class Stream(IntEnum):
-    """What a number is used for. Streams never overlap: they are part of the address."""
+    """The purpose of a number. Streams never overlap: they are part of the address."""
 
     PURIFY = 0
     DIRECTION = 1
@@ -65,17 +65,17 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], seed: int) -> tuple[Any, Any,
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The address book of one batch: row n is image `images[n]` under draw `draws[n]`.
+    """The addresses of one batch: row n is image `images[n]` under draw `draws[n]`.
 
     Attributes:
         seed: 64-bit key, in [0, 2**64).
         images: image id of each row, in [0, 2**32).
-        draws: draw id of each row, in [0, 2**32); the same id gives the same numbers for ever.
-        stream: what the numbers are for.
-        device: where tensors are made; the numbers do not depend on it.
+        draws: draw id of each row, in [0, 2**32); equal ids give equal numbers.
+        stream: the purpose of the numbers.
+        device: of the tensors; the numbers do not depend on it.
 
     Every method returns a tensor of shape [rows, *shape] on `device`. `step` (in [0, 2**24))
-    tells apart the numbers that one purification uses.
+    distinguishes the numbers within one purification.
     """
 
     seed: int
@@ -85,7 +85,7 @@ class Noise:
     device: torch.device = _CPU
 
     def __post_init__(self) -> None:
-        """Refuse addresses that would wrap onto others.
+        """Reject addresses that would wrap around.
 
         Raises:
             ValueError: an id, the seed or the number of rows is out of range.
@@ -115,7 +115,7 @@ class Noise:
         return self.normals(step, 1, shape)[0]
 
     def normals(self, first: int, count: int, shape: tuple[int, ...]) -> Tensor:
-        """The normals of steps first … first + count − 1, [count, rows, *shape], made at once."""
+        """The normals of steps first … first + count − 1, [count, rows, *shape], in one call."""
         return self._per_address(range(first, first + count), shape, _to_normal)
 
     def uniform(self, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -142,26 +142,26 @@ class Noise:
         return self._per_address(range(step, step + 1), shape, to_integers)[0]
 
     def _per_address(self, steps: range, shape: tuple[int, ...], convert: Any) -> Tensor:
-        """Make numbers once per distinct (image, draw), then give each row its own.
+        """Numbers for each row, computed once per distinct (image, draw).
 
-        Rows that share an address (an anchor and its probes) share the work.
+        An anchor and its probes share an address.
         """
         if not 0 <= steps.start < steps.stop <= 2**_STEP_BITS:
             raise ValueError(f"the step must be in [0, 2**{_STEP_BITS}), not {steps.start}")
         addresses = list(zip(self.images, self.draws, strict=True))
-        place = {address: n for n, address in enumerate(dict.fromkeys(addresses))}
+        index = {address: n for n, address in enumerate(dict.fromkeys(addresses))}
         count = int(np.prod(shape, dtype=np.int64))
-        rows = np.array([(*a, k) for k in steps for a in place], np.int64).reshape(-1, 3)
+        rows = np.array([(*a, k) for k in steps for a in index], np.int64).reshape(-1, 3)
         if self.device.type == "cpu":  # numpy: the same integers with less overhead per operation
             values = convert(_words(rows, self, count))
             numbers = torch.from_numpy(np.ascontiguousarray(values[:, :count]))
         else:
             numbers = convert(_words(torch.from_numpy(rows).to(self.device), self, count))
             numbers = numbers[:, :count]
-        numbers = numbers.reshape(len(steps), len(place), *shape)
-        if len(place) == len(addresses):
+        numbers = numbers.reshape(len(steps), len(index), *shape)
+        if len(index) == len(addresses):
             return numbers
-        return numbers[:, torch.tensor([place[a] for a in addresses], device=self.device)]
+        return numbers[:, torch.tensor([index[a] for a in addresses], device=self.device)]
 
 
 def _words(rows: Any, noise: Noise, count: int) -> Any:

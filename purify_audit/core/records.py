@@ -1,8 +1,8 @@
-"""Frozen data that touches disk, and how its faults are told."""
+"""Immutable records that are read from and written to disk; text of validation errors."""
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-_LONGEST = 300  # characters of foreign text in a message
+_LONGEST = 300  # characters of text from a file in a message
 
 
 class Record(BaseModel):
@@ -12,16 +12,16 @@ class Record(BaseModel):
 
 
 def first_fault(error: ValidationError) -> str:
-    """One sentence about the first thing wrong, with the dotted path of the field it is in."""
-    fault = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
+    """The first validation error as one sentence, with the dotted path of its field."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
     more = error.error_count() - 1
     rest = f" (and {more} more fault{'s' if more > 1 else ''})" if more else ""
-    message = fault["msg"].removeprefix("Value error, ")
-    return printable(f"field '{where}': {message}{rest}" if where else f"{message}{rest}")
+    message = first["msg"].removeprefix("Value error, ")
+    return printable(f"field '{field}': {message}{rest}" if field else f"{message}{rest}")
 
 
 def printable(text: str, most: int = _LONGEST) -> str:
-    """Text from a file, fit for a one-line message: escaped where it must be, cut where long."""
+    """Text from a file for a one-line message: control characters escaped, truncated if long."""
     text = text if len(text) <= most else text[:most] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

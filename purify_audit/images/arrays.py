@@ -1,7 +1,6 @@
-"""Arrays of images in numpy's and safetensors' files. Nothing in a file is executed.
+"""Arrays of images in `.npy`, `.npz` and `.safetensors` files. Nothing in a file is executed.
 
-Images stay in the file where they lie there plainly, row after row: `.npy`, `.npz` members that
-are not compressed, and `.safetensors`.
+Images that are stored uncompressed in C order stay on disk and are read on demand.
 """
 
 import json
@@ -17,12 +16,17 @@ from numpy.typing import NDArray
 
 from purify_audit.core.errors import ImageError
 from purify_audit.core.records import printable
-from purify_audit.images.limits import check_memory, reading
+from purify_audit.images.limits import check_memory, reading, size_error
 from purify_audit.images.stored import InFile, InMemory, RawImages, Stored, stamp
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 _KEYS = (("x", "images", "data"), ("y", "labels"), ("idx", "ids"))
-_KEPT = {"U8": "u1", "F16": "<f2", "F32": "<f4", "F64": "<f8"}  # by their names in safetensors
+_ON_DISK = {
+    "U8": "u1",
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+}  # number types by their names in safetensors
 _PIECE = 2**20  # bytes
 
 
@@ -30,11 +34,10 @@ def read_arrays(path: Path) -> RawImages:
     """Images from a `.npy`, `.npz` or `.safetensors` file; pickled objects are never loaded.
 
     In the latter two, images are the array `x`, `images` or `data`; labels `y` or `labels`; ids
-    `idx` or `ids`; other arrays are ignored.
+    `idx` or `ids`; other arrays are ignored. To be called within `reading`.
 
     Raises:
-        ImageError: no array of images or several, or one that is damaged or too big. Anything
-            else that a damaged file may cause is for `reading` to catch.
+        ImageError: no array of images, or several, or one that is damaged or too large.
     """
     with path.open("rb") as file:
         if path.suffix.lower() == ".npz":
@@ -42,36 +45,36 @@ def read_arrays(path: Path) -> RawImages:
                 return _read_npz(path, file, archive)
         if path.suffix.lower() == ".safetensors":
             return _read_safetensors(path, file)
-        seen = stamp(file.fileno())
-        header = _npy_header(file, seen.size, str(path), stays=True)
+        opened = stamp(file.fileno())
+        header = _npy_header(file, opened.size, str(path), on_disk=True)
         if header.fortran:
             return RawImages(InMemory(_load_npy(file)))
-        return RawImages(InFile(path, seen, header.start, header.shape, header.dtype))
+        return RawImages(InFile(path, opened, header.start, header.shape, header.dtype))
 
 
 def _named(
     path: Path,
     keys: Collection[str],
     read: Callable[[str], NDArray[Any]],
-    find: Callable[[str], Stored],
+    locate: Callable[[str], Stored],
 ) -> RawImages:
-    """The images among `keys`, where they are found, with their labels and ids, which are read."""
-    chosen = [[name for name in names if name in keys] for names in _KEYS]
-    for found in chosen:
-        if len(found) > 1:
-            raise ImageError(f"{path}: arrays '{found[0]}' and '{found[1]}' compete; keep one")
-    if not chosen[0]:
-        held = printable(", ".join(map(repr, sorted(keys)[:10]))) or "nothing"
-        raise ImageError(f"{path}: no array is named 'x', 'images' or 'data'; it holds {held}")
-    labels, ids = (read(found[0]) if found else None for found in chosen[1:])
-    return RawImages(find(chosen[0][0]), labels, ids)
+    """Choose arrays by name: images, which are located, and labels and ids, which are read."""
+    named = [[name for name in names if name in keys] for names in _KEYS]
+    for names in named:
+        if len(names) > 1:
+            raise ImageError(f"{path}: arrays '{names[0]}' and '{names[1]}' conflict; keep one")
+    if not named[0]:
+        present = printable(", ".join(map(repr, sorted(keys)[:10]))) or "none"
+        raise ImageError(f"{path}: no array is named 'x', 'images' or 'data'; there are: {present}")
+    labels, ids = (read(names[0]) if names else None for names in named[1:])
+    return RawImages(locate(named[0][0]), labels, ids)
 
 
 # --- numpy --------------------------------------------------------------------------------------
 
 
 class _Header(NamedTuple):
-    """What the header of an array in numpy's format says, and where it ends."""
+    """The header of an array in numpy's format, and its length in bytes."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -81,30 +84,30 @@ class _Header(NamedTuple):
 
 def _read_npz(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> RawImages:
     members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
-    seen = stamp(file.fileno())
+    opened = stamp(file.fileno())
 
     def read(name: str) -> NDArray[Any]:
         where = f"{path}: array '{name}'"
         with reading(where), archive.open(members[name]) as stream:
-            _npy_header(stream, members[name].file_size, where, stays=False)
+            _npy_header(stream, members[name].file_size, where, on_disk=False)
             return _load_npy(stream)
 
-    def find(name: str) -> Stored:
+    def locate(name: str) -> Stored:
         where, member = f"{path}: array '{name}'", members[name]
-        stays = member.compress_type == zipfile.ZIP_STORED
+        on_disk = member.compress_type == zipfile.ZIP_STORED
         with reading(where), archive.open(member) as stream:
-            header = _npy_header(stream, member.file_size, where, stays)
-            if header.fortran or not stays:
+            header = _npy_header(stream, member.file_size, where, on_disk)
+            if header.fortran or not on_disk:
                 return InMemory(_load_npy(stream))
             _read_through(stream, prod(header.shape) * header.dtype.itemsize)
             start = _member_start(file, member) + header.start
-            return InFile(path, seen, start, header.shape, header.dtype)
+            return InFile(path, opened, start, header.shape, header.dtype)
 
-    return _named(path, members, read, find)
+    return _named(path, members, read, locate)
 
 
 def _member_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member begin: after its local header, 30 bytes and two lengths of text.
+    """Offset of a member's bytes: after its local header of 30 bytes, its name and extra field.
 
     Source: PKWARE's APPNOTE.TXT, 4.3.7.
     """
@@ -114,10 +117,10 @@ def _member_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
 
 
 def _read_through(stream: IO[bytes], length: int) -> None:
-    """Read bytes and forget them: whoever unpacks them compares their checksum at the end.
+    """Read and discard bytes, so that `zipfile` verifies their checksum.
 
     Raises:
-        EOFError: there are fewer.
+        EOFError: there are fewer bytes.
     """
     while length:
         piece = stream.read(min(length, _PIECE))
@@ -126,28 +129,27 @@ def _read_through(stream: IO[bytes], length: int) -> None:
         length -= len(piece)
 
 
-def _npy_header(file: IO[bytes], size: int, where: str, stays: bool) -> _Header:
-    """The header of an array, checked against the `size` in bytes that it comes in.
+def _npy_header(file: IO[bytes], size: int, where: str, on_disk: bool) -> _Header:
+    """The header of an array, checked against the `size` of its file in bytes.
 
-    Where the array `stays` in its file, whole and in C order, it takes no memory and may be big.
+    There is no memory limit for an array that is read on demand (`on_disk`, and in C order).
     """
     version, start = np.lib.format.read_magic(file), file.tell()
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
     file.seek(start)
     if length > size:
-        raise ImageError(f"{where}: the header claims {length} bytes of {size}: damaged")
+        raise ImageError(f"{where}: the header declares {length} bytes of {size}: damaged")
     if version == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     else:
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     if dtype.hasobject:
-        raise ImageError(f"{where}: holds Python objects; save plain numbers instead")
+        raise ImageError(f"{where}: contains Python objects; save plain numbers instead")
     declared, present = prod(shape) * dtype.itemsize, size - file.tell()
-    if fortran or not stays or declared > present:
+    if fortran or not on_disk or declared > present:
         check_memory(where, shape, dtype.itemsize)
     if min(shape, default=0) < 0 or declared > present:
-        what = f"shape {list(shape)} of {dtype} needs {declared} bytes but {present} are there"
-        raise ImageError(f"{where}: {what}: truncated or damaged")
+        raise size_error(where, shape, declared, present)
     return _Header(shape, fortran, dtype, file.tell())
 
 
@@ -163,7 +165,7 @@ def _load_npy(file: IO[bytes]) -> NDArray[Any]:
 def _read_safetensors(path: Path, file: IO[bytes]) -> RawImages:
     from safetensors import safe_open
 
-    seen = stamp(file.fileno())
+    opened = stamp(file.fileno())
     with safe_open(path, framework="numpy") as tensors:
 
         def read(name: str) -> NDArray[Any]:
@@ -172,20 +174,20 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> RawImages:
                 check_memory(where, tuple(tensors.get_slice(name).get_shape()), 4)
                 return np.asarray(tensors.get_tensor(name))
 
-        def find(name: str) -> Stored:
+        def locate(name: str) -> Stored:
             with reading(f"{path}: array '{name}'"):
                 part = tensors.get_slice(name)
-                kept = _KEPT.get(part.get_dtype())
-                if kept is None:
+                dtype = _ON_DISK.get(part.get_dtype())
+                if dtype is None:
                     return InMemory(read(name))
                 shape, start = tuple(part.get_shape()), _tensor_start(file, name)
-                return InFile(path, seen, start, shape, np.dtype(kept))
+                return InFile(path, opened, start, shape, np.dtype(dtype))
 
-        return _named(path, list(tensors.keys()), read, find)
+        return _named(path, list(tensors.keys()), read, locate)
 
 
 def _tensor_start(file: IO[bytes], name: str) -> int:
-    """Where a tensor's bytes begin, in a file whose header `safe_open` has checked.
+    """Offset of a tensor's bytes in a file whose header `safe_open` has checked.
 
     Source: https://huggingface.co/docs/safetensors, "Format": the length of the header in 8 bytes,
     the header, then the tensors.

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their Python and binary versions.
+"""CIFAR-10 and CIFAR-100, in the Python and the binary version.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009); the layouts
 are those of https://www.cs.toronto.edu/~kriz/cifar.html.
@@ -18,17 +18,18 @@ from purify_audit.images.limits import check_inside, reading
 from purify_audit.images.stored import InFile, InMemory, Joined, RawImages, Stored, stamp
 
 _SHAPE = (3, 32, 32)
+_PARTS = ("test", "train")  # files of CIFAR-100
 _TEST, _TRAIN = ("test_batch",), tuple(f"data_batch_{k}" for k in range(1, 6))
 
 
 class _Labels(NamedTuple):
-    """Where the labels are: the pickle's key, and the byte of a binary record."""
+    """Location of the labels: key of the pickle, byte of a binary record."""
 
     data_set: str
     key: str
     byte: int
-    label_bytes: int  # of a record: then come 3 x 32 x 32 bytes of pixels
-    whose: str
+    label_bytes: int  # of a record, before 3 x 32 x 32 bytes of pixels
+    kind: str
     classes: int
 
     @property
@@ -41,74 +42,79 @@ _FINE = _Labels("CIFAR-100", "fine_labels", 1, 2, "CIFAR-100's", 100)
 _COARSE = _Labels("CIFAR-100", "coarse_labels", 0, 2, "CIFAR-100's coarse", 20)
 
 
-def is_cifar(folder: Path, endings: tuple[str, ...] = ("", ".bin")) -> bool:
-    """Whether a folder holds CIFAR-10 batches: the Python version, or the binary one (".bin")."""
-    return any((folder / f"{n}{e}").is_file() for n in _TEST + _TRAIN for e in endings)
+def is_cifar(folder: Path) -> bool:
+    """Whether a folder contains CIFAR-10 batches, in the Python or the binary version."""
+    return _holds(folder, _TEST + _TRAIN, ("", ".bin"))
 
 
-def is_cifar100(folder: Path, endings: tuple[str, ...] = ("", ".bin")) -> bool:
-    """Whether a folder holds `test` and `train` files: in Python, or in binary (".bin")."""
-    return any((folder / f"{n}{e}").is_file() for n in ("test", "train") for e in endings)
+def is_cifar100(folder: Path) -> bool:
+    """Whether a folder contains `test` and `train` files, in the Python or the binary version."""
+    return _holds(folder, _PARTS, ("", ".bin"))
+
+
+def _holds(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> bool:
+    return any((folder / f"{name}{suffix}").is_file() for name in names for suffix in suffixes)
 
 
 def read_cifar(folder: Path, train: bool) -> RawImages:
-    """The test batch, or all five training batches in their order: uint8 [n, 3, 32, 32].
+    """The test batch, or all five training batches in order: uint8 [n, 3, 32, 32].
 
     Raises:
         ImageError: a batch is missing, damaged, not CIFAR-10, or a pickle that names a function.
     """
-    end = "" if is_cifar(folder, ("",)) else ".bin"
-    batches = []
-    for name in _TRAIN if train else _TEST:
-        path = folder / f"{name}{end}"
-        if not path.is_file():
-            raise ImageError(f"{path}: is missing; unpack CIFAR-10 again")
-        batches.append(_read_binary(path, _TEN) if end else _read_pickle(path, _TEN))
+    names = _TRAIN if train else _TEST
+    batches = [_read(_file(folder, name, _TEST + _TRAIN, _TEN), _TEN) for name in names]
     pixels, labels, _ = zip(*batches, strict=True)
     return RawImages(Joined(pixels), np.concatenate(labels))
 
 
 def read_cifar100(folder: Path, train: bool, coarse: bool) -> RawImages:
-    """The test or the training set, labelled with 100 classes or 20 coarse ones.
-
-    Returns:
-        Pixels uint8 [n, 3, 32, 32].
+    """The test or training set, with 100 fine or 20 coarse classes: uint8 [n, 3, 32, 32].
 
     Raises:
         ImageError: the file is missing, a link out of the folder, damaged, not CIFAR-100, or a
             pickle that names a function.
     """
-    end = "" if is_cifar100(folder, ("",)) else ".bin"
-    path = folder / f"{'train' if train else 'test'}{end}"
-    if not path.is_file():
-        raise ImageError(f"{path}: is missing; unpack CIFAR-100 again")
-    check_inside(folder, path)
     labels = _COARSE if coarse else _FINE
-    return _read_binary(path, labels) if end else _read_pickle(path, labels)
+    path = _file(folder, "train" if train else "test", _PARTS, labels)
+    check_inside(folder, path)
+    return _read(path, labels)
+
+
+def _file(folder: Path, name: str, names: tuple[str, ...], labels: _Labels) -> Path:
+    """A file of a data set in the Python version, or in the binary one if there is no other."""
+    path = folder / (name if _holds(folder, names, ("",)) else f"{name}.bin")
+    if not path.is_file():
+        raise ImageError(f"{path}: is missing; unpack {labels.data_set} again")
+    return path
+
+
+def _read(path: Path, labels: _Labels) -> RawImages:
+    return _read_binary(path, labels) if path.suffix == ".bin" else _read_pickle(path, labels)
 
 
 def read_cifar_bin(path: Path, coarse: bool = False) -> RawImages:
-    """One file of CIFAR-10's or CIFAR-100's binary version: uint8 [n, 3, 32, 32].
+    """One file of the binary version of CIFAR-10 or CIFAR-100: uint8 [n, 3, 32, 32].
 
-    The published names and the length of the file tell which; `coarse` is for CIFAR-100 only.
+    The name and the length of the file determine which; `coarse` is for CIFAR-100 only.
 
     Raises:
-        ImageError: unreadable, not whole records, records of either kind, or a label beyond the
-            classes.
+        ImageError: unreadable, not whole records, ambiguous between the two data sets, or a label
+            out of range.
     """
     with reading(path):
         labels = _kind(path, path.stat().st_size)
     if coarse and labels is _TEN:
-        raise ImageError(f"{path}: CIFAR-10 has no coarse labels; leave ':coarse' out")
+        raise ImageError(f"{path}: CIFAR-10 has no coarse labels; remove ':coarse'")
     return _read_binary(path, _COARSE if coarse else labels)
 
 
 def _kind(path: Path, size: int) -> _Labels:
-    """Which data set a lone binary file belongs to."""
+    """The data set of a single binary file."""
     if path.stem in _TEST + _TRAIN:
         return _TEN
     ten, hundred = (size > 0 and size % labels.record == 0 for labels in (_TEN, _FINE))
-    if path.stem in ("test", "train"):
+    if path.stem in _PARTS:
         return _TEN if ten and not hundred else _FINE
     if ten and hundred:
         raise ImageError(
@@ -119,28 +125,28 @@ def _kind(path: Path, size: int) -> _Labels:
 
 
 def _read_binary(path: Path, labels: _Labels) -> RawImages:
-    """Records of one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), then the pixels."""
+    """Records of one label (CIFAR-10), or a coarse and a fine one (CIFAR-100), and pixels."""
     with reading(path):
-        seen = stamp(str(path))
-    n, rest = divmod(seen.size, labels.record)
+        opened = stamp(str(path))
+    n, rest = divmod(opened.size, labels.record)
     if not n or rest:
-        what = f"{labels.data_set} records of {labels.record}"
-        raise ImageError(f"{path}: {seen.size} bytes are not whole {what}")
+        records = f"{labels.data_set} records of {labels.record}"
+        raise ImageError(f"{path}: {opened.size} bytes are not whole {records}")
     byte, record, before = np.dtype(np.uint8), labels.record, labels.label_bytes
-    values = InFile(path, seen, labels.byte, (n,), byte, record - 1).read(np.arange(n))
-    return _batch(path, InFile(path, seen, before, (n, *_SHAPE), byte, before), values, labels)
+    values = InFile(path, opened, labels.byte, (n,), byte, record - 1).read(np.arange(n))
+    return _batch(path, InFile(path, opened, before, (n, *_SHAPE), byte, before), values, labels)
 
 
-def _batch(path: Path, pixels: Stored, values: NDArray[Any], of: _Labels) -> RawImages:
-    wrong = np.flatnonzero((values < 0) | (values >= of.classes))
+def _batch(path: Path, pixels: Stored, values: NDArray[Any], labels: _Labels) -> RawImages:
+    wrong = np.flatnonzero((values < 0) | (values >= labels.classes))
     if len(wrong):
         where = f"{path}: label {values[wrong[0]]} of row {wrong[0]}"
-        raise ImageError(f"{where} is not one of {of.whose} 0..{of.classes - 1}")
+        raise ImageError(f"{where} is not one of {labels.kind} 0..{labels.classes - 1}")
     return RawImages(pixels, values)
 
 
 class _Inert:
-    """Stands in for what a pickle calls: keeps the arguments and runs nothing."""
+    """A stand-in for a callable in a pickle: keeps the arguments and runs nothing."""
 
     def __init__(self, *args: Any) -> None:
         self.args, self.state = args, None
@@ -150,7 +156,7 @@ class _Inert:
 
 
 class _Bytes(_Inert):
-    """Stands in for `_codecs.encode`, by which Python 3 writes bytes in pickle protocol 2."""
+    """A stand-in for `_codecs.encode`, with which Python 3 writes bytes in pickle protocol 2."""
 
     def __new__(cls, text: str = "", encoding: str = "latin1") -> Any:
         return text.encode("latin1")
@@ -162,29 +168,29 @@ _STAND_INS |= dict.fromkeys(("_codecs.encode", "__builtin__.bytes"), _Bytes)
 
 
 class _Restricted(Unpickler):
-    """Builds numbers, text, lists and dicts; a pickle gets stand-ins and never a real function."""
+    """Builds numbers, text, lists and dicts; callables are replaced by stand-ins."""
 
     def find_class(self, module: str, name: str) -> Any:
-        wanted = f"{module}.{name}"
-        if wanted not in _STAND_INS:
-            raise UnpicklingError(f"the pickle asks for '{wanted}', which could run code")
-        return _STAND_INS[wanted]
+        full = f"{module}.{name}"
+        if full not in _STAND_INS:
+            raise UnpicklingError(f"the pickle names '{full}', which could run code")
+        return _STAND_INS[full]
 
 
-def _read_pickle(path: Path, of: _Labels) -> RawImages:
+def _read_pickle(path: Path, kind: _Labels) -> RawImages:
     with reading(path):
         data = path.read_bytes()
-        kept = (argument or 0 for opcode, argument, _ in genops(data) if "PUT" in opcode.name)
-        if max(kept, default=0) > len(data):  # the memo is an array as long as its largest index
-            raise UnpicklingError("the pickle claims to hold more objects than it has bytes")
+        puts = (argument or 0 for opcode, argument, _ in genops(data) if "PUT" in opcode.name)
+        if max(puts, default=0) > len(data):  # the memo is an array as long as its largest index
+            raise UnpicklingError("the pickle declares more objects than it has bytes")
         batch = _Restricted(BytesIO(data), encoding="bytes").load()
         fields = {k.decode() if isinstance(k, bytes) else k: v for k, v in dict(batch).items()}
-        labels = np.array(fields.get(of.key))
+        labels = np.array(fields.get(kind.key))
         match fields.get("data"):  # ndarray.__reduce__: version, shape, dtype, is Fortran, bytes
             case _Inert(state=(_, (_, 3072) as shape, _Inert(args=("u1" | b"u1", *_)), order, raw)):
                 pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if order else "C")
             case _:
                 raise ImageError(f"{path}: 'data' is not an array of uint8 [n, 3072]")
         if labels.shape != pixels.shape[:1] or labels.dtype.kind != "i":
-            raise ImageError(f"{path}: '{of.key}' is not one whole number for each image")
-    return _batch(path, InMemory(pixels.reshape(-1, *_SHAPE)), labels, of)
+            raise ImageError(f"{path}: '{kind.key}' is not one integer per image")
+    return _batch(path, InMemory(pixels.reshape(-1, *_SHAPE)), labels, kind)

@@ -1,9 +1,9 @@
-"""What may follow a path: `:train`, `:validation`, `:coarse`, `:label=NAME`, `:image=NAME`."""
+"""Options after a path: `:train`, `:validation`, `:coarse`, `:label=NAME`, `:image=NAME`."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from purify_audit.core.errors import ImageError
 
@@ -13,13 +13,13 @@ _ENDING = re.compile(rf"(.+?):({_WORD}(?:,{_WORD})*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Which part of a source, and which of its labels.
+    """The part of a source to read, and the kind of its labels.
 
     Attributes:
-        part: the split; none is the test set, or all there is.
-        coarse: CIFAR-100's 20 coarse classes.
-        label: the column of labels.
-        image: the column of pictures.
+        part: the split; default: the test set, or everything.
+        coarse: use CIFAR-100's 20 coarse classes.
+        label: name of the column of labels.
+        image: name of the column of pictures.
     """
 
     part: Literal["train", "validation"] | None = None
@@ -29,7 +29,7 @@ class Options:
 
     @property
     def words(self) -> list[str]:
-        """How the user wrote them, without the columns' names."""
+        """The options that were given, without column names."""
         named = [name for name in ("label", "image") if getattr(self, name) is not None]
         return [*filter(None, (self.part, "coarse" if self.coarse else "")), *named]
 
@@ -37,10 +37,10 @@ class Options:
 def split_source(source: str) -> tuple[Path, Options]:
     """A path and the options after it, separated by commas: `cifar-100-python:train,coarse`.
 
-    A path that exists as it is written has no options, whatever it ends in.
+    A path that exists as written has no options, whatever its ending.
 
     Raises:
-        ImageError: an option is given twice.
+        ImageError: an option is repeated.
     """
     match = None if Path(source).exists() else _ENDING.fullmatch(source)
     if match is None:
@@ -50,15 +50,7 @@ def split_source(source: str) -> tuple[Path, Options]:
         name, _, value = word.partition("=")
         name, value = ("part", word) if word in ("train", "validation") else (name, value)
         if name in given:
-            raise ImageError(f"{source}: '{word}' repeats or contradicts what is before it")
+            raise ImageError(f"{source}: '{word}' repeats or contradicts an option before it")
         given[name] = value
-    return Path(match[1]), Options(
-        part=_part(given.get("part")),
-        coarse="coarse" in given,
-        label=given.get("label"),
-        image=given.get("image"),
-    )
-
-
-def _part(word: str | None) -> Literal["train", "validation"] | None:
-    return "train" if word == "train" else "validation" if word == "validation" else None
+    part = cast(Literal["train", "validation"] | None, given.get("part"))
+    return Path(match[1]), Options(part, "coarse" in given, given.get("label"), given.get("image"))

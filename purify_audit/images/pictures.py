@@ -1,4 +1,4 @@
-"""PNG and JPEG pictures: one at a time, and folders of them."""
+"""PNG and JPEG pictures, and folders of them."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures in files of their own, decoded when they are asked for.
+    """Pictures in one file each, decoded on demand.
 
     Attributes:
-        paths: of the files.
-        stamps: int64 [n, 2], of each file when its header was read: `Stamp`.
+        paths: the files.
+        stamps: int64 [n, 2], the `Stamp` of each file when its header was read.
         shape: [n, h, w, c].
     """
 
@@ -34,36 +34,36 @@ class Pictures:
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """That of 8-bit pictures."""
+        """The number type."""
         return np.dtype(np.uint8)
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
-        """These pictures, decoded now.
+        """Decode these pictures.
 
         Raises:
-            ImageError: a file cannot be read, or is another than when its header was read.
+            ImageError: a file cannot be read, or changed since its header was read.
         """
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for place, row in enumerate(rows.tolist()):
+        for n, row in enumerate(rows.tolist()):
             path = self.paths[row]
             with reading(path):
                 if stamp(path) != tuple(self.stamps[row]):
                     raise changed(path)
-                out[place] = decode(path, Path(path))
+                out[n] = decode(path, Path(path))
         return out
 
 
 def read_folder(folder: Path) -> RawImages:
     """Images in a folder, sorted by subfolder (the label), then by name: uint8 [n, h, w, c].
 
-    Class 0 is the first subfolder in the order of names as text ("10" comes before "2"), as in
-    torchvision's `ImageFolder`. Images directly in the folder have no labels. Hidden files and
-    files of other kinds are ignored; an orientation noted in the file is not applied. Only headers
-    are read here: a picture that is damaged after its header is refused when it is decoded.
+    Subfolders are sorted as text ("10" before "2"), as in torchvision's `ImageFolder`. Images
+    directly in the folder have no labels. Hidden files and files of other kinds are ignored; EXIF
+    orientation is not applied. Only headers are read here: damage after the header raises an error
+    on decoding.
 
     Raises:
-        ImageError: no images, images at several depths, an empty class, an unreadable image, one
-            that is neither 8-bit grey nor RGB, or images of several sizes or modes.
+        ImageError: no images, images at several depths, an empty class, an unreadable image, an
+            image that is neither 8-bit grey nor RGB, or images of several sizes or modes.
     """
     paths, labels = _list_pictures(folder)
     stamps = np.empty((len(paths), 2), np.int64)
@@ -72,9 +72,9 @@ def read_folder(folder: Path) -> RawImages:
         with reading(path):
             stamps[row] = stamp(str(path))
         with _picture(path, path) as picture:
-            found = _shape(picture)
-        shape = shape or found
-        must_match(path, found, paths[0].name, shape)
+            own = _shape(picture)
+        shape = shape or own
+        must_match(path, own, paths[0].name, shape)
     return RawImages(Pictures(tuple(map(str, paths)), stamps, (len(paths), *shape)), labels)
 
 
@@ -86,15 +86,11 @@ def holds_pictures(folder: Path) -> bool:
 def must_match(
     where: str | Path, shape: tuple[int, ...], first_name: str, first: tuple[int, ...]
 ) -> None:
-    """Refuse a picture [h, w, c] that is of another shape than the first one.
-
-    Raises:
-        ImageError: it is.
-    """
+    """Reject a picture [h, w, c] whose shape differs from that of the first, with an ImageError."""
     if shape != first:
         raise ImageError(
             f"{where}: is {list(shape)} (height, width, channels) but {first_name} is"
-            f" {list(first)}; all images must have one size and one mode"
+            f" {list(first)}; all images must have the same size and mode"
         )
 
 
@@ -103,7 +99,7 @@ def decode(where: str | Path, file: Path | IO[bytes]) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: unreadable, of another kind, of more than 89 million pixels, or neither 8-bit
-            grey nor RGB. It begins with `where`.
+            grey nor RGB. The message begins with `where`.
     """
     with _picture(where, file) as picture:
         return np.asarray(picture).reshape(_shape(picture))
@@ -116,11 +112,11 @@ def _shape(picture: "Picture") -> tuple[int, int, int]:
 
 @contextmanager
 def _picture(where: str | Path, file: Path | IO[bytes]) -> Iterator["Picture"]:
-    """A picture whose header has been read and is one that is taken; see `decode`."""
+    """A picture whose header has been read and checked; see `decode`."""
     from PIL import Image
 
     with reading(where), warnings.catch_warnings():
-        # Pillow only warns about images of more than 89 million pixels, and refuses twice as many.
+        # Pillow only warns above 89 million pixels; it raises an error above twice as many.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _opened(where, file) as image:
             if image.mode not in ("L", "RGB"):
@@ -131,7 +127,7 @@ def _picture(where: str | Path, file: Path | IO[bytes]) -> Iterator["Picture"]:
 
 
 def _opened(where: str | Path, file: Path | IO[bytes]) -> "Picture":
-    """A picture whose header has been read."""
+    """A picture whose header has been read; closes itself as a context."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -139,18 +135,18 @@ def _opened(where: str | Path, file: Path | IO[bytes]) -> "Picture":
     except UnidentifiedImageError:
         if isinstance(file, Path):
             raise
-        # Pillow's message would name the Python object, at an address that no two runs share.
+        # Pillow's message would contain the address of a Python object, different in each run.
         raise ImageError(f"{where}: cannot be read: neither PNG nor JPEG") from None
 
 
 def _list_pictures(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None]:
-    """Paths in the order of their ids, and their labels where there are subfolders."""
+    """Paths in the order of their ids, and labels if there are subfolders."""
     direct = sorted(_pictures(folder), key=str)
     classes = sorted(_subfolders(folder), key=str)
     if bool(direct) == bool(classes):
         raise ImageError(
-            f"{folder}: holds {len(direct)} PNG or JPEG images and {len(classes)} subfolders; put"
-            " images either directly into it or into one subfolder for each class"
+            f"{folder}: contains {len(direct)} PNG or JPEG images and {len(classes)} subfolders;"
+            " put images either directly into it or into one subfolder per class"
         )
     if direct:
         return direct, None
@@ -158,7 +154,7 @@ def _list_pictures(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None]:
     for label, subfolder in enumerate(classes):
         inside = sorted(_pictures(subfolder), key=str)
         if not inside:
-            raise ImageError(f"{subfolder}: holds no PNG or JPEG images; remove it or fill it")
+            raise ImageError(f"{subfolder}: contains no PNG or JPEG images; remove or fill it")
         paths += inside
         labels += [label] * len(inside)
     return paths, np.array(labels)
@@ -169,5 +165,10 @@ def _subfolders(folder: Path) -> Iterator[Path]:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    shown = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    return (p for p in shown if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    return visible_files(folder, ".png", ".jpg", ".jpeg")
+
+
+def visible_files(folder: Path, *suffixes: str) -> Iterator[Path]:
+    """Files of these suffixes directly in a folder, hidden ones excepted."""
+    visible = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return (p for p in visible if p.suffix.lower() in suffixes)

@@ -1,9 +1,9 @@
-"""From images as they are stored to float32 [n, c, h, w] in [0, 1], as many as somebody needs."""
+"""Conversion of stored images to float32 [n, c, h, w] in [0, 1], on demand."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,17 @@ from purify_audit.core.errors import ImageError
 from purify_audit.images.limits import check_memory
 from purify_audit.images.stored import InMemory, Rows, Stored
 
-_CHUNK_BYTES = 2 * 2**20  # of float32 at a time, when all images are gone through
+_CHUNK_BYTES = 2 * 2**20  # of float32 at a time, in a pass over all images
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Checked images in an order, converted when they are asked for and not before.
+    """Checked images in a given order, converted on demand.
 
     Attributes:
-        stored: the images, and perhaps others.
-        channels: their axis in `stored`, 1 or 3; none where images are [h, w].
-        rows: which of the stored images, in order.
+        stored: a superset of the images.
+        channels: axis of the channels in `stored`, 1 or 3; none if images are [h, w].
+        rows: indices into `stored`, in order.
     """
 
     stored: Stored
@@ -37,27 +37,23 @@ class Pixels:
         return len(self.rows), channels, size[0], size[1]
 
     def select(self, places: Rows) -> "Pixels":
-        """Those at these places, in the order given; nothing is read.
+        """A subset in the given order; nothing is read.
 
         Raises:
-            IndexError: there is no such place.
+            IndexError: an index is out of range.
         """
         return replace(self, rows=self.rows[places])
 
     def read(self) -> NDArray[np.float32]:
-        """All of them, float32 [n, c, h, w] in [0, 1], C-contiguous and read-only.
+        """All images, float32 [n, c, h, w] in [0, 1], C-contiguous and read-only.
 
         Raises:
-            ImageError: they cannot be read, or not any more.
+            ImageError: the file cannot be read, or has changed.
         """
         return self._converted(self.rows)
 
     def chunks(self) -> Iterator[NDArray[np.float32]]:
-        """The same in parts of a few MiB, none of them empty.
-
-        Raises:
-            ImageError: see `read`.
-        """
+        """The images in parts of a few MiB, none of them empty; see `read`."""
         size = max(1, _CHUNK_BYTES // (4 * prod(self.shape[1:])))
         for first in range(0, len(self.rows), size):
             yield self._converted(self.rows[first : first + size])
@@ -69,22 +65,20 @@ class Pixels:
         elif self.channels == 3:
             raw = raw.transpose(0, 3, 1, 2)
         if raw.dtype == np.uint8:
-            made: NDArray[np.float32] = np.true_divide(
-                raw, np.float32(255), dtype=np.float32, order="C"
-            )
+            pixels = np.true_divide(raw, np.float32(255), dtype=np.float32, order="C")
         else:
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite: refused
-                made = np.asarray(raw, np.float32, order="C")
-        made.setflags(write=False)
-        return made
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, rejected
+                pixels = np.asarray(raw, np.float32, order="C")
+        pixels.setflags(write=False)
+        return cast(NDArray[np.float32], pixels)
 
 
 def from_stored(stored: Stored, source: str) -> Pixels:
-    """Images of any layout and number type, checked.
+    """Check images of any layout and number type.
 
     Raises:
-        ImageError: neither uint8 nor floats in [0, 1], a layout that is none of [n, h, w],
-            [n, h, w, c] and [n, c, h, w] or might be two of them, or no images.
+        ImageError: neither uint8 nor floats in [0, 1]; a layout other than [n, h, w],
+            [n, h, w, c] and [n, c, h, w], or ambiguous between them; or no images.
     """
     if stored.dtype != np.uint8 and stored.dtype.kind != "f":
         raise ImageError(
@@ -95,10 +89,10 @@ def from_stored(stored: Stored, source: str) -> Pixels:
 
 
 def from_array(array: Any, source: str) -> Pixels:
-    """Floats [n, c, h, w], checked; copied unless they are read-only float32 already.
+    """Check floats [n, c, h, w]; they are copied unless they are read-only float32.
 
     Raises:
-        ImageError: not such an array, or not in [0, 1].
+        ImageError: another kind of array, or values outside [0, 1].
     """
     array = np.asarray(array)
     if array.dtype.kind != "f" or array.ndim != 4 or array.shape[1] not in (1, 3):
@@ -114,11 +108,11 @@ def from_array(array: Any, source: str) -> Pixels:
 
 
 def _axis_of_channels(shape: list[int], source: str) -> int | None:
-    """1 or 3; none for grey images without such an axis."""
+    """1 or 3; none for grey images [n, h, w]."""
     if len(shape) == 3:
         if shape[0] == 3 or shape[2] in (1, 3):
             raise ImageError(
-                f"{source}: shape {shape} may be one image or a row of grey ones; write it with"
+                f"{source}: shape {shape} is ambiguous: one image, or several grey ones; use"
                 " four axes, [n, c, h, w] or [n, h, w, c]"
             )
         return None
@@ -129,8 +123,7 @@ def _axis_of_channels(shape: list[int], source: str) -> int | None:
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)
     if first and last:
         raise ImageError(
-            f"{source}: shape {shape} does not tell which axis is the channels: axis 1 and axis 3"
-            " both could be"
+            f"{source}: shape {shape} is ambiguous: both axis 1 and axis 3 could be the channels"
         )
     if not first and not last:
         raise ImageError(
@@ -141,13 +134,13 @@ def _axis_of_channels(shape: list[int], source: str) -> int | None:
 
 
 def _checked(stored: Stored, channels: int | None, source: str) -> Pixels:
-    n, none = stored.shape[0], Pixels(stored, channels, np.arange(0))
-    if not prod((n, *none.shape[1:])):
-        raise ImageError(f"{source}: shape {[n, *none.shape[1:]]} holds no images")
+    n, empty = stored.shape[0], Pixels(stored, channels, np.arange(0))
+    if not prod((n, *empty.shape[1:])):
+        raise ImageError(f"{source}: shape {[n, *empty.shape[1:]]} contains no images")
     check_memory(source, (n,), 8)  # of the ids
-    pixels = replace(none, rows=np.arange(n))
+    pixels = replace(empty, rows=np.arange(n))
     if stored.dtype == np.uint8:
-        return pixels  # whatever they are, they lie in [0, 1]
+        return pixels  # in [0, 1] by construction
     lowest, highest, first = np.inf, -np.inf, 0
     for part in pixels.chunks():
         low, high = float(part.min()), float(part.max())
@@ -157,7 +150,7 @@ def _checked(stored: Stored, channels: int | None, source: str) -> Pixels:
         lowest, highest, first = min(lowest, low), max(highest, high), first + len(part)
     if lowest < 0 or highest > 1:
         remedy = _remedy(lowest, highest)
-        raise ImageError(f"{source}: pixels lie in [{lowest:.9g}, {highest:.9g}]; {remedy}")
+        raise ImageError(f"{source}: pixels are in [{lowest:.9g}, {highest:.9g}]; {remedy}")
     return pixels
 
 

@@ -1,8 +1,8 @@
-"""Files of images as others write them: arrays, idx, CIFAR, Parquet tables, folders of pictures.
+"""Choice of the reader of an image source: arrays, idx, CIFAR, Parquet tables, folders of pictures.
 
-Readers return `RawImages` in the file's own layout and number type, which `pixels` checks and
-converts, a part at a time; pixels stay in the file where they can. Nothing in a file is executed,
-and the size it claims is checked before memory is taken.
+Readers return `RawImages` in the layout and number type of the file, which `pixels` checks and
+converts in parts; pixels stay on disk where possible. Nothing in a file is executed, and its
+declared size is checked before memory is allocated.
 """
 
 from collections.abc import Callable
@@ -19,42 +19,23 @@ from purify_audit.images.cifar import (
     read_cifar_bin,
 )
 from purify_audit.images.idx import is_idx, is_idx_folder, read_idx, read_idx_folder
-from purify_audit.images.limits import check_memory, reading
-from purify_audit.images.options import Options, split_source
+from purify_audit.images.options import Options
 from purify_audit.images.parquet import is_parquet_folder, read_parquet
 from purify_audit.images.pictures import holds_pictures, read_folder
-from purify_audit.images.pixels import Pixels, from_array, from_stored
 from purify_audit.images.stored import RawImages
-
-__all__ = [
-    "Options",
-    "Pixels",
-    "RawImages",
-    "check_memory",
-    "from_array",
-    "from_stored",
-    "is_cifar",
-    "read_arrays",
-    "read_cifar",
-    "read_cifar_bin",
-    "read_folder",
-    "read_source",
-    "reading",
-    "split_source",
-]
 
 
 class _Format(NamedTuple):
-    """How to know a kind of file or folder, how to read it, and the options it has."""
+    """Recognition, reader and options of one kind of file or folder."""
 
-    fits: Callable[[Path], bool]
+    matches: Callable[[Path], bool]
     read: Callable[[Path, Options], RawImages]
     options: tuple[str, ...] = ()
 
 
-def _without_pictures(fits: Callable[[Path], bool]) -> Callable[[Path], bool]:
-    """Pictures come first: a folder of them may hold other files, which are ignored."""
-    return lambda path: path.is_dir() and fits(path) and not holds_pictures(path)
+def _without_pictures(matches: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    """A folder of pictures may contain other files, which are ignored."""
+    return lambda path: path.is_dir() and matches(path) and not holds_pictures(path)
 
 
 def _ends_in(*suffixes: str) -> Callable[[Path], bool]:
@@ -62,51 +43,52 @@ def _ends_in(*suffixes: str) -> Callable[[Path], bool]:
 
 
 _TABLE = ("label", "image")
-_FORMATS = (  # in this order
-    _Format(is_cifar, lambda path, asked: read_cifar(path, asked.part == "train"), ("train",)),
+_FORMATS = (  # the first match is used
+    _Format(is_cifar, lambda path, options: read_cifar(path, options.part == "train"), ("train",)),
     _Format(
         _without_pictures(is_cifar100),
-        lambda path, asked: read_cifar100(path, asked.part == "train", asked.coarse),
+        lambda path, options: read_cifar100(path, options.part == "train", options.coarse),
         ("train", "coarse"),
     ),
     _Format(
         _without_pictures(is_idx_folder),
-        lambda path, asked: read_idx_folder(path, asked.part == "train"),
+        lambda path, options: read_idx_folder(path, options.part == "train"),
         ("train",),
     ),
     _Format(_without_pictures(is_parquet_folder), read_parquet, ("train", "validation", *_TABLE)),
     _Format(Path.is_dir, lambda path, _: read_folder(path)),
     _Format(is_idx, lambda path, _: read_idx(path)),
-    _Format(_ends_in(".bin"), lambda path, asked: read_cifar_bin(path, asked.coarse), ("coarse",)),
+    _Format(
+        _ends_in(".bin"), lambda path, options: read_cifar_bin(path, options.coarse), ("coarse",)
+    ),
     _Format(_ends_in(".parquet"), read_parquet, _TABLE),
     _Format(_ends_in(*ARRAY_SUFFIXES), lambda path, _: read_arrays(path)),
 )
-_HAVE = {
-    "train": "digits and CIFAR-10 folders have a part ':train', as have folders of CIFAR-100,"
-    " idx and Parquet files",
-    "validation": "folders of Parquet files have a part ':validation'",
-    "coarse": "CIFAR-100 has labels ':coarse'",
-    "label": "Parquet files take ':label=NAME'",
-    "image": "Parquet files take ':image=NAME'",
+_SUPPORT = {
+    "train": "digits and folders of CIFAR-10, CIFAR-100, idx and Parquet files support ':train'",
+    "validation": "folders of Parquet files support ':validation'",
+    "coarse": "CIFAR-100 supports ':coarse'",
+    "label": "Parquet files support ':label=NAME'",
+    "image": "Parquet files support ':image=NAME'",
 }
 
 
-def read_source(path: Path, asked: Options) -> RawImages:
-    """Images of a file or a folder of any kind that there is a reader for.
+def read_source(path: Path, options: Options) -> RawImages:
+    """Images of a file or folder of any supported kind.
 
     Raises:
-        ImageError: there is no such file, its kind is not known or has no such options, or the
-            reader refuses it.
+        ImageError: there is no such file, its kind is unknown or lacks an option, or its reader
+            raises it.
     """
     if not path.exists():
-        raise ImageError(f"{path}: no such file or folder; bundled images are called 'digits'")
+        raise ImageError(f"{path}: no such file or folder; the bundled images are named 'digits'")
     for kind in _FORMATS:
-        if kind.fits(path):
-            for word in asked.words:
+        if kind.matches(path):
+            for word in options.words:
                 if word not in kind.options:
-                    raise ImageError(f"{path}: only {_HAVE[word]}")
-            return kind.read(path, asked)
+                    raise ImageError(f"{path}: only {_SUPPORT[word]}")
+            return kind.read(path, options)
     raise ImageError(
-        f"{path}: is none of {', '.join(ARRAY_SUFFIXES)} and .bin, .parquet, or an idx file such as"
-        " t10k-images-idx3-ubyte.gz; give one of these, or a folder"
+        f"{path}: unknown kind of file; supported are {', '.join(ARRAY_SUFFIXES)}, .bin, .parquet,"
+        " idx files such as t10k-images-idx3-ubyte.gz, and folders"
     )

@@ -1,7 +1,7 @@
-"""Images before anybody asks for them: numbers in memory, or still in the file they came in.
+"""Images in memory, or read from their file on demand.
 
-A file is read by the row and never mapped into memory: pages of a mapped file count as memory of
-the process for as long as the system likes.
+Files are read row by row and not mapped into memory, because the resident pages of a mapped file
+count as memory of the process.
 """
 
 import os
@@ -17,33 +17,33 @@ from purify_audit.core.errors import ImageError
 from purify_audit.images.limits import reading
 
 Rows = NDArray[np.int64]
-"""Places of images, each in [0, n)."""
+"""Indices of images, each in [0, n)."""
 
 
 class Stored(Protocol):
-    """Images in the layout and the number type that their file has."""
+    """Images in the layout and number type of their file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[n, ...], whichever axes follow."""
+        """[n, ...]."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """The number type."""
         ...
 
     def read(self, rows: Rows) -> NDArray[Any]:
-        """The images of these rows, [len(rows), ...], not to be written to.
+        """The images of these rows, [len(rows), ...]; read-only.
 
         Raises:
-            ImageError: the file cannot be read, or is another than when it was opened first.
+            ImageError: the file cannot be read, or changed since it was first opened.
         """
         ...
 
 
 class RawImages(NamedTuple):
-    """What a source holds: images in any layout and number type, perhaps labels, perhaps ids."""
+    """The contents of a source: images in any layout and number type, optional labels and ids."""
 
     pixels: Stored
     labels: NDArray[Any] | None = None
@@ -51,7 +51,7 @@ class RawImages(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """What shows that a file is still the same."""
+    """Size and time of modification, by which changes of a file are detected."""
 
     size: int
     modified_ns: int
@@ -68,18 +68,18 @@ def stamp(file: int | str) -> Stamp:
 
 
 def changed(path: str | Path) -> ImageError:
-    """The error for a file that is another than when it was opened first."""
+    """The error for a file that changed since it was first opened."""
     return ImageError(f"{path}: changed while it was being read; start again")
 
 
 def is_everything(rows: Rows, n: int) -> bool:
-    """Whether these are all n rows in their order."""
+    """Whether these are all n rows in order."""
     return len(rows) == n and bool((rows == np.arange(n)).all())
 
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """Images that are in memory already.
+    """Images in memory.
 
     Attributes:
         array: [n, ...].
@@ -89,12 +89,12 @@ class InMemory:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the array."""
+        """[n, ...]."""
         return self.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of the array."""
+        """The number type."""
         return self.array.dtype
 
     def read(self, rows: Rows) -> NDArray[Any]:
@@ -104,14 +104,14 @@ class InMemory:
 
 @dataclass(frozen=True, slots=True)
 class InFile:
-    """Images that follow each other in a file, as many bytes apart.
+    """Images at equal distances in a file.
 
     Attributes:
         path: the file.
-        stamp: of the file, when its header was read.
-        start: the first image's first byte.
+        stamp: of the file when its header was read.
+        start: offset of the first image, in bytes.
         shape: [n, ...].
-        dtype: of the numbers, in C order.
+        dtype: number type; the order is C.
         gap: bytes between the end of an image and the next.
     """
 
@@ -123,37 +123,37 @@ class InFile:
     gap: int = 0
 
     def read(self, rows: Rows) -> NDArray[Any]:
-        """These rows, read now."""
+        """These rows, read from the file."""
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         length = prod(self.shape[1:]) * self.dtype.itemsize
-        whole, places = True, out.view(np.uint8).reshape(len(rows), length)
+        complete, buffers = True, out.view(np.uint8).reshape(len(rows), length)
         with reading(self.path), self.path.open("rb") as file:
-            for place, row in zip(places, rows.tolist(), strict=True):
+            for buffer, row in zip(buffers, rows.tolist(), strict=True):
                 file.seek(self.start + row * (length + self.gap))
-                whole = whole and file.readinto(place.data) == length
-            if not whole or stamp(file.fileno()) != self.stamp:
+                complete = complete and file.readinto(buffer.data) == length
+            if not complete or stamp(file.fileno()) != self.stamp:
                 raise changed(self.path)
         return out
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Images of several sources, one source after the other.
+    """Images of several sources, concatenated.
 
     Attributes:
-        parts: of one number type, and of one shape but for the number of images.
+        parts: of equal number type and image shape.
     """
 
     parts: tuple[Stored, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of all parts together."""
+        """[n, ...], with n the total of all parts."""
         return sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of every part."""
+        """The common number type."""
         return self.parts[0].dtype
 
     def read(self, rows: Rows) -> NDArray[Any]:
@@ -161,8 +161,8 @@ class Joined:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         first = 0
         for part in self.parts:
-            here = (rows >= first) & (rows < first + part.shape[0])
-            if here.any():
-                out[here] = part.read(rows[here] - first)
+            inside = (rows >= first) & (rows < first + part.shape[0])
+            if inside.any():
+                out[inside] = part.read(rows[inside] - first)
             first += part.shape[0]
         return out

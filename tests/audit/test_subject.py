@@ -275,10 +275,10 @@ def test_labels_that_the_classifier_does_not_know(stored, images):
 
 
 def test_more_images_than_there_are(images, refused):
-    message = "digits: 451 images were asked for; choose from 1 to the 450 here"
+    message = "digits: 451 images were requested; choose between 1 and 450"
     assert fault(ImageError, checkpoint="identity", images=451) == message
     assert refused("compress", "identity", "--images", 451) == message
-    message = r"13 images were asked for; choose from 1 to the 12 here$"
+    message = r"13 images were requested; choose between 1 and 12$"
     assert re.search(message, fault(ImageError, checkpoint="identity", data=images(), images=13))
 
 
@@ -302,7 +302,7 @@ def test_no_transformation_is_a_classifier():
 
 
 def test_images_that_are_not_there(stored):
-    message = "nowhere.npz: no such file or folder; bundled images are called 'digits'"
+    message = "nowhere.npz: no such file or folder; the bundled images are named 'digits'"
     assert fault(ImageError, checkpoint=stored("diffusion"), data="nowhere.npz") == message
 
 
@@ -361,7 +361,7 @@ def test_a_continuous_sampler_of_a_cosine_schedule(stored):
     assert message.endswith("the vp-ode sampler needs a linear or vp schedule")
 
 
-# --- perturbed images that are user_images ----------------------------------------------------------
+# --- perturbed images of the user ----------------------------------------------------------------
 
 
 def file_probe(path):
@@ -434,3 +434,15 @@ def test_power_iteration_is_no_default_in_a_low_precision(precision, probes, sto
     assert kinds(prepare(asked_for, CPU)) == probes
     named = prepare(asked_for | {"probes": [{"kind": "power"}]}, CPU)
     assert kinds(named) == ["power"]
+
+
+@pytest.mark.parametrize("data", [None, "digits"])
+def test_a_checkpoint_is_opened_once(stored, monkeypatch, data):
+    """Opening hashes and scans the file, which takes long for a large one."""
+    opened = []
+    monkeypatch.setattr(
+        "purify_audit.audit.subject.open_checkpoint",
+        lambda *given: opened.append(given) or open_checkpoint(*given),
+    )
+    prepare({"checkpoint": str(stored("diffusion")), "data": data}, CPU)
+    assert len(opened) == 1

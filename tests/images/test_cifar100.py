@@ -86,7 +86,7 @@ def test_length_and_name_tell_the_two_data_sets_apart(tmp_path):
         load_images(str(tmp_path / "a.bin"))
     (tmp_path / "test.bin").write_bytes(bytes(2 * 3073))  # CIFAR-10 under a name of CIFAR-100
     assert len(load_images(str(tmp_path / "test.bin"))) == 2
-    with pytest.raises(ImageError, match=r"test\.bin: CIFAR-10 has no coarse labels; leave"):
+    with pytest.raises(ImageError, match=r"test\.bin: CIFAR-10 has no coarse labels; remove"):
         load_images(f"{tmp_path / 'test.bin'}:coarse")
     (tmp_path / "test.bin").write_bytes(bytes(3075))
     with pytest.raises(ImageError, match="3075 bytes are not whole CIFAR-100 records of 3074"):
@@ -98,7 +98,7 @@ def test_length_and_name_tell_the_two_data_sets_apart(tmp_path):
 
 def test_coarse_labels_of_cifar_10(tmp_path):
     (tmp_path / "test_batch.bin").write_bytes(bytes(3073))
-    with pytest.raises(ImageError, match="only CIFAR-100 has labels ':coarse'"):
+    with pytest.raises(ImageError, match="only CIFAR-100 supports ':coarse'"):
         load_images(f"{tmp_path}:coarse")
 
 
@@ -106,10 +106,10 @@ REFUSED = {
     "fine": ({b"fine_labels": [99, 100]}, "", "label 100 of row 1 is not one of CIFAR-100's 0..99"),
     "negative": ({b"fine_labels": [-1, 0]}, "", "label -1 of row 0 is not one of CIFAR-100's"),
     "coarse": ({b"coarse_labels": [19, 20]}, ":coarse", "label 20 .* CIFAR-100's coarse 0..19"),
-    "few": ({b"fine_labels": [1]}, "", "'fine_labels' is not one whole number for each image"),
-    "one kind": ({b"coarse_labels": None}, ":coarse", "'coarse_labels' is not one whole number"),
+    "few": ({b"fine_labels": [1]}, "", "'fine_labels' is not one integer per image"),
+    "one kind": ({b"coarse_labels": None}, ":coarse", "'coarse_labels' is not one integer"),
     "list": ({b"data": [1, 2]}, "", r"'data' is not an array of uint8 \[n, 3072\]"),
-    "code": ({b"fine_labels": print}, "", r"asks for '__builtin__\.print', which could run code"),
+    "code": ({b"fine_labels": print}, "", r"names '__builtin__\.print', which could run code"),
 }
 
 

@@ -139,18 +139,20 @@ def test_of_a_file_and_its_gz_the_file_is_read(tmp_path):
 
 def test_a_set_that_is_missing_from_a_folder(tmp_path):
     pair(tmp_path, "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    message = "holds no t10k-images-idx3-ubyte; fetch it, or write ':train' after the folder"
+    message = "has no t10k-images-idx3-ubyte; download it, or append ':train' to the folder"
     with pytest.raises(ImageError, match=f"^{re.escape(f'{tmp_path}: {message}')}$"):
         load_images(str(tmp_path))
     (tmp_path / "train-images-idx3-ubyte").rename(tmp_path / "t10k-images-idx3-ubyte")
-    with pytest.raises(ImageError, match=r"holds no train-images-idx3-ubyte; fetch it$"):
+    with pytest.raises(ImageError, match=r"has no train-images-idx3-ubyte; download it$"):
         load_images(f"{tmp_path}:train")
 
 
 def test_two_data_sets_in_one_folder(tmp_path):
     pair(tmp_path, "mnist_t10k-images-idx3-ubyte", "mnist_t10k-labels-idx1-ubyte")
     pair(tmp_path, "fashion_t10k-images-idx3-ubyte", "fashion_t10k-labels-idx1-ubyte")
-    message = "'fashion_t10k-images-idx3-ubyte' and 'mnist_t10k-images-idx3-ubyte' compete; give"
+    message = (
+        "'fashion_t10k-images-idx3-ubyte' and 'mnist_t10k-images-idx3-ubyte' are ambiguous; name"
+    )
     with pytest.raises(ImageError, match=message):
         load_images(str(tmp_path))
 
@@ -190,21 +192,24 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
 # --- what is refused ----------------------------------------------------------------------------
 
 REFUSED = {
-    "empty": (b"", "does not begin as an idx file does; fetch it again"),
-    "page": (b"<html>not found</html>", "does not begin as an idx file does"),
-    "little-endian": (b"\x03\x08\0\0" + bytes(140), "does not begin as an idx file does"),
-    "unknown type": (idx(PIXELS, 0x07), "does not begin as an idx file does"),
-    "labels": (idx(LABELS), "holds uint8 on 1 axis; images are uint8 on 3 axes"),
-    "colour": (idx(PIXELS[:, None]), "holds uint8 on 4 axes; images are uint8 on 3 axes"),
-    "int32": (idx(PIXELS.astype(">i4"), 0x0C), "holds int32 on 3 axes; images are uint8"),
-    "float64": (idx(PIXELS.astype(">f8"), 0x0E), "holds float64 on 3 axes; images are uint8"),
+    "empty": (b"", "does not begin like an idx file; download it again"),
+    "page": (b"<html>not found</html>", "does not begin like an idx file"),
+    "little-endian": (b"\x03\x08\0\0" + bytes(140), "does not begin like an idx file"),
+    "unknown type": (idx(PIXELS, 0x07), "does not begin like an idx file"),
+    "labels": (idx(LABELS), "contains uint8 on 1 axis; images are uint8 on 3 axes"),
+    "colour": (idx(PIXELS[:, None]), "contains uint8 on 4 axes; images are uint8 on 3 axes"),
+    "int32": (idx(PIXELS.astype(">i4"), 0x0C), "contains int32 on 3 axes; images are uint8"),
+    "float64": (idx(PIXELS.astype(">f8"), 0x0E), "contains float64 on 3 axes; images are uint8"),
     "header": (idx(PIXELS)[:9], "ends within its header: truncated or damaged"),
-    "truncated": (idx(PIXELS)[:-1], r"shape \[6, 5, 4\] needs 120 bytes but fewer are there: trun"),
-    "trailing": (idx(PIXELS) + b"\0", "needs 120 bytes but more are there: truncated or damaged"),
+    "truncated": (
+        idx(PIXELS)[:-1],
+        r"shape \[6, 5, 4\] needs 120 bytes but fewer are present: trun",
+    ),
+    "trailing": (idx(PIXELS) + b"\0", "needs 120 bytes but more are present: truncated or damaged"),
     "absurd": (idx(PIXELS, shape=(2**32 - 1,) * 3), "GiB of memory, more than the 16 GiB allowed"),
-    "claims": (idx(PIXELS, shape=(10**6, 50, 50)), "needs 2500000000 bytes but fewer are there"),
-    "no images": (idx(PIXELS[:0]), r"shape \[0, 1, 5, 4\] holds no images"),
-    "no pixels": (idx(PIXELS[:, :0]), r"shape \[6, 1, 0, 4\] holds no images"),
+    "claims": (idx(PIXELS, shape=(10**6, 50, 50)), "needs 2500000000 bytes but fewer are present"),
+    "no images": (idx(PIXELS[:0]), r"shape \[0, 1, 5, 4\] contains no images"),
+    "no pixels": (idx(PIXELS[:, :0]), r"shape \[6, 1, 0, 4\] contains no images"),
 }
 
 
@@ -249,7 +254,7 @@ def sizes_read(monkeypatch):
 def test_a_gzip_bomb_is_not_unpacked(tmp_path, sizes_read):
     """40 MB of zeros behind a header that claims 120 bytes: one byte more than that is read."""
     source = store(tmp_path / "t10k-images-idx3-ubyte.gz", idx(PIXELS) + bytes(40_000_000))
-    with pytest.raises(ImageError, match="needs 120 bytes but more are there"):
+    with pytest.raises(ImageError, match="needs 120 bytes but more are present"):
         load_images(source)
     assert sizes_read == [16, 121]
 
@@ -257,7 +262,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path, sizes_read):
 def test_memory_is_not_taken_for_what_a_gzip_file_cannot_hold(tmp_path, sizes_read):
     """Deflate packs at most 1032 bytes into one."""
     source = store(tmp_path / "a-idx3-ubyte.gz", idx(PIXELS, shape=(1000, 1000, 1000)))
-    with pytest.raises(ImageError, match="needs 1000000000 bytes but fewer are there"):
+    with pytest.raises(ImageError, match="needs 1000000000 bytes but fewer are present"):
         load_images(source)
     assert sizes_read == [16]
     zeros = np.zeros((10_000, 30, 30), np.uint8)  # packed about as tightly as can be
@@ -270,26 +275,28 @@ def test_labels_that_do_not_fit_their_images(tmp_path):
     source = pair(tmp_path)
     labels = tmp_path / "t10k-labels-idx1-ubyte"
     store(labels, idx(LABELS[:5]))
-    message = f"{labels}: holds 5 labels, but t10k-images-idx3-ubyte holds 6 images; fetch both"
+    message = (
+        f"{labels}: contains 5 labels, but t10k-images-idx3-ubyte contains 6 images; download both"
+    )
     with pytest.raises(ImageError, match=re.escape(message)):
         load_images(source)
     store(labels, idx(PIXELS))
-    with pytest.raises(ImageError, match="labels-idx1-ubyte: holds uint8 on 3 axes; labels are"):
+    with pytest.raises(ImageError, match="labels-idx1-ubyte: contains uint8 on 3 axes; labels are"):
         load_images(source)
 
 
 def test_options_that_an_idx_file_does_not_have(tmp_path):
     source = pair(tmp_path)
     for word, message in {
-        "train": "only digits and CIFAR-10 folders have a part ':train', as have folders of",
-        "coarse": "only CIFAR-100 has labels ':coarse'",
-        "label=y": "only Parquet files take ':label=NAME'",
-        "image=x": "only Parquet files take ':image=NAME'",
-        "validation": "only folders of Parquet files have a part ':validation'",
+        "train": "only digits and folders of CIFAR-10, CIFAR-100, idx and Parquet files support",
+        "coarse": "only CIFAR-100 supports ':coarse'",
+        "label=y": "only Parquet files support ':label=NAME'",
+        "image=x": "only Parquet files support ':image=NAME'",
+        "validation": "only folders of Parquet files support ':validation'",
     }.items():
         with pytest.raises(ImageError, match=f"ubyte: {re.escape(message)}"):
             load_images(f"{source}:{word}")
-    with pytest.raises(ImageError, match="'train' repeats or contradicts what is before it"):
+    with pytest.raises(ImageError, match="'train' repeats or contradicts an option before it"):
         load_images(f"{tmp_path}:validation,train")
 
 

@@ -100,9 +100,13 @@ def test_columns_by_choice(tmp_path):
         "target": [5, 4, 3, 2, 1, 0],
     }
     source = write(tmp_path / "a.parquet", columns)
-    with pytest.raises(ImageError, match="columns 'image' and 'img' compete; write ':image=NAME'"):
+    with pytest.raises(
+        ImageError, match="columns 'image' and 'img' are ambiguous; append ':image=NAME'"
+    ):
         load_images(source)
-    with pytest.raises(ImageError, match="'label' and 'labels' compete; write ':label=NAME' after"):
+    with pytest.raises(
+        ImageError, match="'label' and 'labels' are ambiguous; append ':label=NAME'"
+    ):
         load_images(f"{source}:image=img")
     images = load_images(f"{source}:image=img,label=target")
     assert images.pixels == pytest.approx(1 - EXPECTED, abs=1e-6)
@@ -149,17 +153,17 @@ def test_a_folder_of_files_with_other_names(tmp_path):
     write(tmp_path / "0001.parquet", part([4, 5]))
     write(tmp_path / "0000.parquet", part([0, 1, 2, 3]))
     assert np.array_equal(load_images(str(tmp_path)).pixels, EXPECTED)
-    with pytest.raises(ImageError, match=r"0000\.parquet: is not named as a shard of a split"):
+    with pytest.raises(ImageError, match=r"0000\.parquet: is not named like a shard of a split"):
         load_images(f"{tmp_path}:train")
     write(tmp_path / "test-00000-of-00001.parquet")
-    with pytest.raises(ImageError, match=r"0000\.parquet: is not named as a shard .*; give one"):
+    with pytest.raises(ImageError, match=r"0000\.parquet: is not named like a shard .*; name one"):
         load_images(str(tmp_path))
 
 
 def test_a_split_that_is_not_there(tmp_path):
     write(tmp_path / "train-00000-of-00001.parquet")
     write(tmp_path / "validation-00000-of-00001.parquet")
-    message = "holds no split 'test' but train, validation; write ':train' or ':validation' after"
+    message = "has no split 'test', only train, validation; append ':train' or ':validation' to"
     with pytest.raises(ImageError, match=message):
         load_images(str(tmp_path))
 
@@ -168,7 +172,7 @@ def test_a_split_that_is_not_there(tmp_path):
 def test_shards_that_are_missing_or_twice_there(tmp_path, missing):
     for number in {"0", "1", "2"} - {missing}:
         write(tmp_path / f"test-0000{number}-of-00003.parquet", part([0]))
-    message = "the shards of split 'test' are not each there once; fetch it again, or give one"
+    message = "shards of split 'test' are missing or repeated; download it again, or name one"
     with pytest.raises(ImageError, match=message):
         load_images(str(tmp_path))
     write(tmp_path / f"test-0000{missing}-of-00003.parquet", part([0]))
@@ -181,7 +185,7 @@ def test_shards_that_are_missing_or_twice_there(tmp_path, missing):
 def test_shards_with_different_columns(tmp_path):
     write(tmp_path / "0.parquet", part([0]))
     write(tmp_path / "1.parquet", {"image": pictures(COLOUR[:1])})
-    with pytest.raises(ImageError, match=r"1\.parquet: has other columns .* than 0\.parquet; give"):
+    with pytest.raises(ImageError, match=r"1\.parquet: has other columns .* than 0\.parquet; name"):
         load_images(str(tmp_path))
 
 
@@ -232,16 +236,16 @@ def struct_of(**fields):
 REFUSED = {
     "no pictures": (
         {"x": [1], "text": ["a"]},
-        r"no column holds pictures \(a struct of bytes and path\); its columns are 'x', 'text'",
+        r"no column contains pictures \(a struct of bytes and path\); its columns are 'x', 'text'",
     ),
-    "plain bytes": ({"image": [b"PNG"]}, "no column holds pictures"),
-    "other struct": ({"image": struct_of(bytes=pa.binary())}, "no column holds pictures"),
+    "plain bytes": ({"image": [b"PNG"]}, "no column contains pictures"),
+    "other struct": ({"image": struct_of(bytes=pa.binary())}, "no column contains pictures"),
     "path only": (
         {"image": row(path="/etc/hostname")},
-        "row 1: holds no picture but the name '/etc/hostname'; such files are not opened: save the",
+        "row 1: contains no picture but the file name '/etc/hostname', which is not opened",
     ),
-    "nothing": ({"image": row()}, "row 1: holds no picture but the name 'None'"),
-    "line break": ({"image": row(path="a\nb")}, r"the name 'a\\nb'; such"),
+    "nothing": ({"image": row()}, "row 1: contains no picture but the file name 'None'"),
+    "line break": ({"image": row(path="a\nb")}, r"the file name 'a\\nb', which"),
     "text": ({"image": row(bytes=b"hello")}, "row 1: cannot be read: neither PNG nor JPEG"),
     "gif": (
         {"image": row(bytes=encoded(COLOUR[0], "GIF"))},
@@ -252,7 +256,7 @@ REFUSED = {
         {"image": row(bytes=encoded(COLOUR[0, :4]))},
         r"row 1: is \[4, 4, 3\] \(height, width, channels\) but row 0 of a\.parquet is \[5, 4, 3\]",
     ),
-    "grey": ({"image": row(bytes=encoded(COLOUR[0, ..., 0]))}, "one size and one mode"),
+    "grey": ({"image": row(bytes=encoded(COLOUR[0, ..., 0]))}, "the same size and mode"),
     "mode": (
         {"image": row(bytes=encoded(np.zeros((5, 4, 4), np.uint8)))},
         r"row 1: has mode RGBA; save it as 8-bit grey \(L\) or RGB",
@@ -261,10 +265,10 @@ REFUSED = {
         {"image": row(bytes=encoded(np.zeros((9500, 9500), np.uint8)))},
         "row 1: cannot be read: .*decompression bomb",
     ),
-    "no rows": ({"image": pictures(COLOUR[:0])}, "holds no pictures"),
+    "no rows": ({"image": pictures(COLOUR[:0])}, "contains no pictures"),
     "null label": (
         {"image": pictures(), "label": [*LABELS[:5], None]},
-        "row 5: has no label; leave such rows out",
+        "row 5: has no label; remove such rows",
     ),
     "hidden labels": (
         {"image": pictures(), "label": [-1] * 6},
@@ -272,11 +276,11 @@ REFUSED = {
     ),
     "names": (
         {"image": pictures(), "label": ["cat"] * 6, "id": LABELS},
-        "no column 'label' holds whole numbers; those that do: 'id'; write ':label=NAME' after",
+        "no column 'label' of integers; there are: 'id'; append ':label=NAME'",
     ),
     "lists": (
         {"image": pictures(), "labels": [[i] for i in LABELS]},
-        "no column 'labels' holds whole numbers; those that do: none",
+        "no column 'labels' of integers; there are: none",
     ),
 }
 
@@ -293,13 +297,11 @@ def test_refused_tables(tmp_path, case):
 
 def test_columns_that_are_not_there(tmp_path):
     source = write(tmp_path / "a.parquet")
-    with pytest.raises(
-        ImageError, match=r"no column 'x' holds pictures .*; those that do: 'image'"
-    ):
+    with pytest.raises(ImageError, match=r"no column 'x' of pictures .*; there are: 'image'"):
         load_images(f"{source}:image=x")
-    with pytest.raises(ImageError, match=r"no column 'image' holds whole numbers; .* do: 'label';"):
+    with pytest.raises(ImageError, match=r"no column 'image' of integers; .* are: 'label';"):
         load_images(f"{source}:label=image")
-    with pytest.raises(ImageError, match=r"a\.parquet: only digits and CIFAR-10 folders have a"):
+    with pytest.raises(ImageError, match=r"a\.parquet: only digits and folders of CIFAR-10"):
         load_images(f"{source}:train")
 
 

@@ -213,7 +213,7 @@ def test_faults_are_told_of_the_whole_and_not_of_a_part(tmp_path, dtype):
     low_and_high = EXPECTED.astype(dtype)
     low_and_high[1, 0, 0, 0], low_and_high[6, 0, 0, 0] = -0.5, 1.5
     np.save(tmp_path / "a.npy", low_and_high)
-    with pytest.raises(ImageError, match=r"lie in \[-0\.5, 1\.5\]; undo their normalisation"):
+    with pytest.raises(ImageError, match=r"are in \[-0\.5, 1\.5\]; undo their normalisation"):
         load_images(str(tmp_path / "a.npy"))
     low_and_high[5, 1, 2, 3] = np.nan  # worse than what was seen before it
     np.save(tmp_path / "a.npy", low_and_high)

@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 
 from purify_audit.core.errors import CheckpointError, ImageError
 from purify_audit.images.image_set import load_images
-from purify_audit.images.sources import reading
+from purify_audit.images.limits import reading
 from purify_audit.models.containers.read import read_weights
 
 ROOT = Path(__file__).parents[3]
@@ -122,9 +122,9 @@ def _npy(header, version=1):
         (
             "x.npy",
             _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (9007199254740992, 0, 8)}"),
-            "shape [9007199254740992, 1, 0, 8] holds no images",
+            "shape [9007199254740992, 1, 0, 8] contains no images",
         ),
-        ("x.npy", _npy("{}", version=2), "the header claims 2105213047 bytes of 129: damaged"),
+        ("x.npy", _npy("{}", version=2), "the header declares 2105213047 bytes of 129: damaged"),
         ("x.safetensors", save({"y" * 5000: torch.ones(1)}), "…"),
     ],
 )

@@ -67,11 +67,31 @@ def _listed(eps: object) -> list[object]:
     return list(eps) if isinstance(eps, list | tuple) else [eps]
 
 
-def _default_probes(norm: str, given: dict[str, Any]) -> tuple[str, ...]:
-    """Power iteration follows what it measures: in a low precision it may end anywhere."""
+def default_fields(
+    given: Mapping[str, Any], available: int, *, randomised: bool, digits: bool
+) -> dict[str, Any]:
+    """Defaults of the fields of an audit plan.
+
+    Args:
+        given: the fields that are given; `preset_images` among them is a preset's number of images.
+        available: number of images to choose from.
+        randomised: whether the purifier is.
+        digits: whether the images are the bundled digits.
+    """
+    norm = str(given.get("norm", "linf"))
     precision = dict(given.get("engine", {})).get("precision", "float32")
-    exact = precision in ("float32", "tf32")
-    return (_DEFAULT_PROBES.get(norm, ""), "lowfreq", *(("power",) if exact else ()))
+    # Power iteration amplifies rounding: in a low precision it may converge to anything.
+    power = ("power",) if precision in ("float32", "tf32") else ()
+    return {
+        "norm": norm,
+        "images": min(given.get("preset_images", _DEFAULT_IMAGES), available),
+        "eps": (_DIGITS_EPS if digits else _DEFAULT_EPS).get(norm, ()),
+        "probes": [{"kind": k} for k in (_DEFAULT_PROBES.get(norm, ""), "lowfreq", *power)],
+        "draws": 4 if randomised else 1,
+        "directions": 8,
+        "seed": 0,
+        "microbatch": 1,
+    }
 
 
 def attack_plan(
@@ -92,8 +112,9 @@ def attack_plan(
     ball = {name: options.get(name, getattr(plan, name)) for name in ("norm", "eps")}
     if ball["norm"] != plan.norm and "eps" not in options:
         raise PlanError(f"--norm {ball['norm']} is not the report's: give --eps with it")
-    sizes = plan.images, shape
-    settings = _attack_settings(options["attack"] | ball, plan.draws > 1, device, sizes)
+    settings = attack_settings(
+        options["attack"] | ball, plan.images, shape, device, randomised=plan.draws > 1
+    )
     changes = {
         "classifier": classifier,
         "attack": settings,
@@ -108,16 +129,25 @@ def attack_plan(
         raise PlanError(f"the attack cannot be carried out: {first_fault(error)}") from None
 
 
-def _attack_settings(
-    options: dict[str, Any],
-    randomised: bool,
+def attack_settings(
+    given: Mapping[str, Any],
+    images: int,
+    shape: tuple[int, int, int],
     device: torch.device,
-    images: tuple[int, tuple[int, int, int]],
+    *,
+    randomised: bool,
 ) -> dict[str, Any]:
-    """Attack settings with defaults for the purifier, the device, and (number, shape) of images."""
-    settings = {name: value for name, value in options.items() if value is not None}
+    """Fields of an attack plan, with defaults for what is not given.
+
+    Args:
+        given: the fields that are given; those that are none are absent.
+        images: how many are attacked.
+        shape: of the images.
+        device: where the attack will run.
+        randomised: whether the purifier is; if not, one draw is all there are.
+    """
+    settings = {name: value for name, value in given.items() if value is not None}
     if not randomised:
         settings |= {"draws": 1, "held_out": 1}
-    count, shape = images
-    rows = max(1, count * settings.get("draws", 1))
+    rows = max(1, images * settings.get("draws", 1))
     return {"microbatch": attack_microbatch(rows, shape, device)} | settings

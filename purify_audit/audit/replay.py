@@ -235,8 +235,8 @@ def check_trust(plan: AuditPlan, allow_pickle: bool) -> None:
     readings = (plan.load_options, plan.classifier_load_options)
     if not allow_pickle and any(each and each.allow_pickle for each in readings):
         raise ReportError(
-            "the report's models were unpickled, which can execute any code; give --allow-pickle too"
-            " if you trust their author"
+            "the report's models were unpickled, which can execute any code; give --allow-pickle"
+            " too if you trust their author"
         )
 
 

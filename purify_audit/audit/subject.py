@@ -7,13 +7,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
-from purify_audit.audit.defaults import (
-    _DEFAULT_EPS,
-    _DEFAULT_IMAGES,
-    _DIGITS_EPS,
-    _attack_settings,
-    _default_probes,
-)
+from purify_audit.audit.defaults import attack_settings, default_fields
 from purify_audit.compression.microbatches import default_microbatch
 from purify_audit.core.errors import PlanError
 from purify_audit.core.records import first_fault
@@ -104,35 +98,30 @@ def prepare(fields: dict[str, object], device: torch.device) -> Subject:
             that do not fit together; see the subclass.
     """
     given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-    source, norm = str(given["checkpoint"]), str(given.get("norm", "linf"))
-    if "data" not in given:
-        given["data"] = _bundled_data(source, given)
+    source, checkpoint = str(given["checkpoint"]), None
+    reading = given.get("load_options"), _overrides(given)
+    if "data" not in given:  # the checkpoint says which of the bundled images it takes
+        checkpoint = open_checkpoint(source, None, *reading)
+        given["data"] = _bundled_data(checkpoint)
     images = _available(given)
-    checkpoint = open_checkpoint(
-        source, _spec(images), given.get("load_options"), _overrides(given)
-    )
-    defaults = {
-        "norm": norm,
-        "images": min(given.pop("preset_images", _DEFAULT_IMAGES), len(images)),
-        "eps": (_DIGITS_EPS if _is_digits(given) else _DEFAULT_EPS).get(norm, ()),
-        "probes": [{"kind": kind} for kind in _default_probes(norm, given)],
-        "draws": 4 if purifier_card(checkpoint).randomised else 1,
-        "directions": 8,
-        "seed": 0,
-        "microbatch": 1,
-    }
+    checkpoint = checkpoint or open_checkpoint(source, _spec(images), *reading)
+    randomised, shape = purifier_card(checkpoint).randomised, images.image_shape
+    digits = str(given["data"]).partition(":")[0] in BUNDLED.values()
+    defaults = default_fields(given, len(images), randomised=randomised, digits=digits)
+    given.pop("preset_images", None)
     if "attack" in given:
-        defaults["classifier"] = shipped_classifier(images.image_shape)
+        defaults["classifier"] = shipped_classifier(shape)
         ball = {name: given.get(name, defaults[name]) for name in ("norm", "eps")}
-        randomised = purifier_card(checkpoint).randomised
-        sizes = given.get("images", defaults["images"]), images.image_shape
-        given["attack"] = _attack_settings(given["attack"] | ball, randomised, device, sizes)
+        count = given.get("images", defaults["images"])
+        given["attack"] = attack_settings(
+            given["attack"] | ball, count, shape, device, randomised=randomised
+        )
     try:
         plan = AuditPlan.model_validate(defaults | given)
     except ValidationError as error:
         raise PlanError(f"the plan cannot be carried out: {first_fault(error)}") from None
     if "microbatch" not in given:
-        size = default_microbatch(plan, images.image_shape, device)
+        size = default_microbatch(plan, shape, device)
         plan = plan.model_copy(update={"microbatch": size})
     return _assemble(plan, images, checkpoint, device)
 
@@ -183,19 +172,14 @@ def _overrides(given: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _bundled_data(source: str, given: dict[str, Any]) -> str:
-    checkpoint = open_checkpoint(source, None, given.get("load_options"), _overrides(given))
+def _bundled_data(checkpoint: Checkpoint) -> str:
     shape = purifier_card(checkpoint).image.shape
     if shape not in BUNDLED:
         raise PlanError(
-            f"{source}: takes images of shape {list(shape)} and none of that shape are bundled;"
-            " name some with --data (docs/data.md lists the formats)"
+            f"{checkpoint.source}: takes images of shape {list(shape)} and none of that shape are"
+            " bundled; name some with --data (docs/data.md lists the formats)"
         )
     return BUNDLED[shape]
-
-
-def _is_digits(given: dict[str, Any]) -> bool:
-    return str(given["data"]).partition(":")[0] in BUNDLED.values()
 
 
 def _spec(images: ImageSet) -> ImageSpec:

@@ -34,10 +34,11 @@ def cli_page() -> str:
 
 
 def _commands(name: str, command: click.Command) -> dict[str, click.Command]:
-    """A command and those below it, by what is typed."""
+    """A command and its subcommands, by what is typed; old names are left out."""
     found = {name: command}
     for part, below in getattr(command, "commands", {}).items():
-        found |= _commands(f"{name} {part}", below)
+        if not below.hidden:
+            found |= _commands(f"{name} {part}", below)
     return found
 
 

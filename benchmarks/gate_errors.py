@@ -17,8 +17,8 @@ import numpy as np
 
 from purify_audit.gate.decide import decide
 from purify_audit.gate.paired import Column, pair
-from purify_audit.statistics.compression import mean_interval, proportion_interval
 from purify_audit.statistics.estimates import Estimate
+from purify_audit.statistics.intervals import mean_interval, proportion_interval
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 Interval = Callable[[np.ndarray, float], tuple[float, float | None, float | None]]

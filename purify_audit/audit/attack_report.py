@@ -16,7 +16,7 @@ from purify_audit.statistics.attack import (
     attack_estimates,
     cap_points,
     disagreements,
-    fuzziness,
+    fooling_rates,
     image_verdicts,
     rank_correlations,
 )
@@ -78,7 +78,7 @@ def _report(subject: Subject, basis: AuditResult, results: AttackResults) -> Rep
         findings += _inflated(estimates) + _robust_without_compression(robust)
         info = AttackInfo(
             gradients=results.gradients,
-            fuzziness=tuple(fuzziness(samples)),
+            fuzziness=tuple(fooling_rates(samples)),
             caps=tuple(cap_points(samples.caps, plan.level)),
             correlations=rank_correlations(verdicts, plan),
             images=tuple(verdicts),

@@ -34,7 +34,7 @@ from purify_audit.report.schema import Report
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.statistics.compression import (
     SPREAD_METRICS,
-    PerImage,
+    PerImageValues,
     estimate,
     per_image,
     quantiles,
@@ -119,7 +119,7 @@ def _measure(
     store: RunStore | None,
 ) -> tuple[CompressionSamples | None, bool]:
     """Rows group by group, until the plan is done, the tolerance is reached, or a stop."""
-    plan, parts, rates = subject.plan, list[CompressionSamples](), list[PerImage]()
+    plan, parts, rates = subject.plan, list[CompressionSamples](), list[PerImageValues]()
     done, shown = 0, -math.inf
     try:
         for unit in compression_phase(subject, runner).units(store):
@@ -138,11 +138,11 @@ def _measure(
     return join(parts), True
 
 
-def _rates(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage]:
+def _rates(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImageValues]:
     return (data for data in per_image(samples, plan) if data.metric == "compression_rate")
 
 
-def _joined(rates: list[PerImage]) -> PerImage:
+def _joined(rates: list[PerImageValues]) -> PerImageValues:
     """One metric of several groups of images."""
     images, values = (np.concatenate([getattr(r, n) for r in rates]) for n in ("images", "values"))
     return replace(rates[0], images=images, values=values)

@@ -1,4 +1,4 @@
-"""The change of one number against a baseline, image by image under the same draws."""
+"""The change of a metric against a baseline, paired by image under the same draws."""
 
 import math
 from dataclasses import dataclass
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from purify_audit.core.errors import ReportError
-from purify_audit.statistics.attack import paired_interval
-from purify_audit.statistics.compression import mean_interval
 from purify_audit.statistics.estimates import Estimate, Pairing
+from purify_audit.statistics.intervals import mean_interval, paired_interval
 from purify_audit.statistics.metrics import metric_info
 
 
@@ -34,11 +33,11 @@ def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) ->
     Anything else: a t interval on the differences.
 
     Args:
-        e: the new estimate, for its names.
+        e: the new estimate; its names are kept.
         new: its values.
         old: the baseline's.
         level: of the interval, and of the test.
-        looks: how many looks share it.
+        looks: number of looks that share it.
 
     Raises:
         ReportError: fewer than two images are in both.
@@ -47,11 +46,13 @@ def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) ->
     _, at_new, at_old = np.intersect1d(new.images, old.images, return_indices=True)
     now, then = new.values[at_new], old.values[at_old]
     if len(now) < 2:
-        raise ReportError(f"{e.metric}: fewer than two images have it here and in the baseline")
+        raise ReportError(
+            f"{e.metric}: fewer than two images are in both the report and the baseline"
+        )
     d, p = now - then, None
     kind = metric_info(e.metric).kind
     if kind in ("share", "difference"):
-        scale = 1.0 if kind == "share" else 2.0  # a change of a difference lies in [−2, 2]
+        scale = 1.0 if kind == "share" else 2.0  # a change of a difference is in [−2, 2]
         value, (lower, upper) = float(d.mean()), paired_interval(d / scale, each)
         lower, upper = scale * lower, scale * upper
         method = "bonett-price on images, paired"
@@ -81,11 +82,11 @@ def pair(e: Estimate, new: Column, old: Column, level: float, looks: int = 1) ->
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Two-sided exact p value of McNemar's test: that changed verdicts go either way alike.
+    """Two-sided exact p value of McNemar's test that changes in both directions are equally likely.
 
     Args:
-        lost: images that were right and are wrong.
-        gained: images that were wrong and are right.
+        lost: images that were classified correctly and no longer are.
+        gained: the reverse.
     """
     n = lost + gained
     tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))

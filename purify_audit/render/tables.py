@@ -1,4 +1,4 @@
-"""One row per image: the values that the estimates are means of, for spreadsheets and notebooks."""
+"""Per-image tables (CSV, safetensors): the values of which the estimates are means."""
 
 import csv
 import io
@@ -12,11 +12,11 @@ import numpy as np
 from purify_audit.report.schema import Report
 from purify_audit.statistics.attack import attack_values
 from purify_audit.statistics.attack_rows import AttackSamples
-from purify_audit.statistics.compression import PerImage, per_image
+from purify_audit.statistics.compression import PerImageValues, per_image
 from purify_audit.statistics.compression_rows import CompressionSamples
 
 Row = dict[str, int | float | str | None]
-"""Columns of an image; none where nothing was measured, infinity where an image never fell."""
+"""Columns of an image; none if not measured, infinity if never fooled."""
 
 
 def per_image_rows(
@@ -24,14 +24,9 @@ def per_image_rows(
 ) -> list[Row]:
     """A row for each image of a report, in its order.
 
-    Columns: `image`, `label`; each metric as `metric/norm/probe/eps`, its parts left out where it
-    has none, whose mean over images is the estimate (of `rms_gain`: whose root mean square is);
-    and what the attack found: `margin` and `fooling_radius`, as `ImageVerdict` defines them.
-
-    Args:
-        report: what was measured.
-        samples: its raw rows.
-        attacks: what its attacks saw.
+    Columns: `image`, `label`; each metric as `metric/norm/probe/eps` (without missing parts),
+    whose mean over images is the estimate (of `rms_gain`: whose root mean square is);
+    and `margin` and `fooling_radius` of the attack, as `ImageVerdict` defines them.
     """
     columns: dict[str, dict[int, float]] = {}
     for data in chain(_compression(report, samples), _attacks(report, attacks)):
@@ -44,29 +39,29 @@ def per_image_rows(
         for v in report.attack.images:
             labels[v.image] = v.label
             columns.setdefault("margin", {})[v.image] = v.margin
-            falls = math.inf if v.fooling_radius is None else v.fooling_radius
-            columns.setdefault("fooling_radius", {})[v.image] = falls
+            fooled_at = math.inf if v.fooling_radius is None else v.fooling_radius
+            columns.setdefault("fooling_radius", {})[v.image] = fooled_at
     rows: list[Row] = [{"image": i, "label": labels.get(i)} for i in report.data.ids]
     for row, i in zip(rows, report.data.ids, strict=True):
         row |= {name: values.get(i) for name, values in columns.items()}
     return rows
 
 
-def _compression(report: Report, samples: CompressionSamples | None) -> Iterator[PerImage]:
+def _compression(report: Report, samples: CompressionSamples | None) -> Iterator[PerImageValues]:
     if samples is not None:
         yield from per_image(samples, report.plan)
 
 
-def _attacks(report: Report, attacks: AttackSamples | None) -> Iterator[PerImage]:
+def _attacks(report: Report, attacks: AttackSamples | None) -> Iterator[PerImageValues]:
     if attacks is not None:
         yield from attack_values(attacks, report.plan)
 
 
-def _values(data: PerImage) -> np.ndarray:
+def _values(data: PerImageValues) -> np.ndarray:
     return np.sqrt(data.values) if data.metric == "rms_gain" else data.values
 
 
-def _name(data: PerImage) -> str:
+def _name(data: PerImageValues) -> str:
     eps = None if data.eps is None else repr(float(data.eps))
     return "/".join(part for part in (data.metric, data.norm, data.probe, eps) if part)
 
@@ -84,7 +79,7 @@ def csv_text(rows: list[Row]) -> str:
 
 
 def _cell(value: float | str | None) -> str:
-    """A cell; text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    """A cell; text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -95,8 +90,8 @@ def _cell(value: float | str | None) -> str:
 def save_per_image(path: Path, rows: list[Row]) -> None:
     """Write the columns of numbers to a safetensors file.
 
-    Columns of whole numbers are int64, others float64 with NaN where a value is missing; columns
-    of text, and columns in which everything is missing, are left out.
+    Columns of whole numbers are int64, others float64 with NaN for missing values; columns of text
+    and columns without any value are left out.
     """
     from safetensors.numpy import save
 

@@ -1,9 +1,9 @@
-"""How to spend network evaluations on images, draws and directions. No torch.
+"""Optimal allocation of network evaluations to images, draws and directions. No torch.
 
 The mean rate of n images, each measured under K draws crossed with Q pairs of directions v, −v, has
-variance (σ²(image) + σ²(draw)/K + σ²(pair)/Q + σ²(draw × pair)/(KQ)) / n: the random-effects layout
-of Searle, Casella and McCulloch (Variance Components, 1992, chapter 4), where what is odd in the
-direction cancels within a pair.
+variance (σ²(image) + σ²(draw)/K + σ²(pair)/Q + σ²(draw × pair)/(KQ)) / n: the random-effects model
+of Searle, Casella and McCulloch (Variance Components, 1992, chapter 4). Effects odd in the
+direction cancel within a pair.
 """
 
 import math
@@ -16,22 +16,24 @@ from scipy.special import stdtrit
 from purify_audit.spec.tuning import Components
 
 DRAWS = (2, 3, 4, 6, 8, 12, 16)
-"""Numbers of draws to choose from; two at least, which tell randomness from perturbation."""
+"""Candidate numbers of draws; at least two, which separate randomness from perturbation."""
 PAIRS = (1, 2, 4, 8, 16, 32)
-"""Numbers of pairs of directions to choose from."""
+"""Candidate numbers of pairs of directions."""
 
-_NEAR = 1.05  # where no design is good enough: how near to the best one a cheaper one must come
+_NEAR = (
+    1.05  # with no design within the tolerance: the widest interval accepted, over the narrowest
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """How many images, and how much for each.
+    """An allocation, with its expected precision and cost.
 
     Attributes:
-        images: how many.
-        draws: of each image.
-        directions: of each image, in pairs.
-        half_width: of the interval that they give.
+        images: number of images.
+        draws: draws per image.
+        directions: directions per image, in pairs.
+        half_width: expected half-width of the interval.
         purifications: of all images together.
     """
 
@@ -46,11 +48,11 @@ def components(rates: np.ndarray) -> Components:
     """Variance components of rates, by analysis of variance.
 
     Args:
-        rates: [images, draws, pairs, 2], at least two images and two pairs. With one draw, what
-            belongs to draws is zero.
+        rates: [images, draws, pairs, 2], at least two images and two pairs. With one draw, its
+            components are zero.
 
     Returns:
-        Unbiased estimates; negative ones become zero.
+        Unbiased estimates, negative ones set to zero.
     """
     n, k, q, _ = rates.shape
     even, odd = rates.mean(3), (rates[..., 0] - rates[..., 1]) / 2
@@ -84,15 +86,15 @@ def variance(parts: Components, draws: int, pairs: int) -> float:
 
 
 def half_width(variance: float, images: int, level: float) -> float:
-    """Of the t interval of the mean of so many images whose values have this variance."""
+    """Half-width of the t interval of a mean over images whose values have this variance."""
     return float(stdtrit(images - 1, 0.5 + level / 2)) * math.sqrt(variance / images)
 
 
 def images_needed(variance: float, tolerance: float, level: float, most: int) -> int | None:
-    """The smallest number of images, two or more, whose interval is as narrow as a tolerance.
+    """The smallest number of images (at least 2) whose half-width is within a tolerance.
 
     Returns:
-        None where `most` are too few.
+        None where `most` images are too few.
     """
     low, high = 2, most  # the half-width falls with n
     if most < 2 or half_width(variance, most, level) > tolerance:
@@ -109,7 +111,9 @@ def images_needed(variance: float, tolerance: float, level: float, most: int) ->
 def cheapest(
     parts: Components,
     cost: Callable[[int, int], int],
-    goal: tuple[float, float],
+    *,
+    tolerance: float,
+    level: float,
     most: int,
     randomised: bool = True,
 ) -> Design:
@@ -118,15 +122,15 @@ def cheapest(
     Args:
         parts: variance components.
         cost: draws and directions -> purifications of one image.
-        goal: half-width and level of the interval.
-        most: images that there are.
+        tolerance: half-width of the interval.
+        level: of the interval.
+        most: images available.
         randomised: whether draws differ.
 
     Returns:
-        Where no design reaches the tolerance, the cheapest of all images whose interval is nearly
-        as narrow as the narrowest.
+        Where no design reaches the tolerance, the cheapest design on all images whose interval is
+        at most 5% wider than the narrowest.
     """
-    tolerance, level = goal
     good, rest = list[Design](), list[Design]()
     for draws in DRAWS if randomised else (1,):
         for pairs in PAIRS:
@@ -134,8 +138,8 @@ def cheapest(
             needed = images_needed(spread, tolerance, level, most)
             n = most if needed is None else needed
             half = half_width(spread, max(n, 2), level)
-            made = Design(n, draws, 2 * pairs, half, n * cost(draws, 2 * pairs))
-            (rest if needed is None else good).append(made)
+            design = Design(n, draws, 2 * pairs, half, n * cost(draws, 2 * pairs))
+            (rest if needed is None else good).append(design)
     if not good:
         limit = _NEAR * min(design.half_width for design in rest)
         good = [design for design in rest if design.half_width <= limit]

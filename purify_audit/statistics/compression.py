@@ -1,8 +1,8 @@
-"""From rows to estimates with intervals. No torch, no randomness, no judgement.
+"""Estimates with confidence intervals from rows of a compression measurement. No torch.
 
-Rows of one image share that image, so every interval is clustered by image: a t interval on
-per-image means. Treating rows as independent covers the truth in about a third of audits
-(`docs/method.md`, section 6, and `tests/statistics/test_compression_estimates.py`).
+Rows of one image are dependent, so every interval is clustered by image: it is computed from
+per-image means. Intervals that treat rows as independent cover the truth in about a third of
+audits (`docs/method.md`, section 6, and `tests/statistics/test_compression_estimates.py`).
 """
 
 import math
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv, stdtrit
 
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.spec.norms import NORMS, Norm
@@ -21,37 +20,18 @@ from purify_audit.statistics.compression_rows import (
     ProbeRows,
     VarianceRows,
 )
+from purify_audit.statistics.confidence import looks_behind
 from purify_audit.statistics.estimates import Estimate, Quantiles
+from purify_audit.statistics.intervals import (
+    mean_interval,
+    paired_interval,
+    proportion_interval,
+    root_mean_interval,
+)
+from purify_audit.statistics.metrics import metric_info
 
 SPREAD_METRICS = ("compression_rate", "randomness_share", "distance_anchor")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-def mean_interval(values: np.ndarray, level: float) -> tuple[float, float | None, float | None]:
-    """Mean and t interval of independent values (Student 1908); no interval for fewer than two."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, None, None
-    half = float(stdtrit(len(values) - 1, 0.5 + level / 2)) * float(
-        values.std(ddof=1) / math.sqrt(len(values))
-    )
-    return mean, mean - half, mean + half
-
-
-def proportion_interval(
-    values: np.ndarray, level: float
-) -> tuple[float, float | None, float | None]:
-    """Mean and Clopper–Pearson interval of values in [0, 1], one for each image.
-
-    Exact for verdicts 0 or 1 (Clopper and Pearson 1934). For means over draws it is conservative:
-    among variables in [0, 1] of one mean, verdicts spread most (Hoeffding 1963). Unlike a t
-    interval it does not shrink to a point when every image is right.
-    """
-    n, hits = len(values), float(values.sum())
-    tail = (1.0 - level) / 2.0
-    lower = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
-    upper = float(betaincinv(hits + 1, n - hits, 1.0 - tail)) if hits < n else 1.0
-    return hits / n, lower, upper
 
 
 def probe_names(plan: AuditPlan) -> list[list[str]]:
@@ -66,17 +46,17 @@ def probe_names(plan: AuditPlan) -> list[list[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class PerImage:
-    """One value for each image: the independent observations behind an estimate.
+class PerImageValues:
+    """One value per image: the independent observations of an estimate.
 
     Attributes:
         metric: see `Estimate`, as for norm, probe and eps.
         norm: l2, linf, or none.
         probe: name of the probe, or none.
         eps: radius, or none.
-        images: their ids.
-        values: float64, one for each image.
-        draws: of each image; none where there is no randomness in the value, or no fixed number.
+        images: image ids, int64 [n].
+        values: float64 [n].
+        draws: draws per image; see `Estimate.n_draws`.
     """
 
     metric: str
@@ -89,13 +69,13 @@ class PerImage:
 
 
 def per_image_means(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mean of each image's rows, in order of image id: what a cluster is, said once."""
+    """The mean of the rows of each image, in order of image id."""
     _, place, counts = np.unique(image, return_inverse=True, return_counts=True)
     return np.asarray(np.bincount(place, weights=values) / counts)
 
 
-def per_image(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage]:
-    """Every metric's value for every image, but those with a row that is not finite (PA202)."""
+def per_image(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImageValues]:
+    """Per-image values of every metric, without images that have a non-finite row (PA202)."""
     broken = broken_images(samples)
     rows = samples.probes
     sound = ~np.isin(rows.image, broken) & (rows.delta_l2 > 0)
@@ -108,15 +88,15 @@ def per_image(samples: CompressionSamples, plan: AuditPlan) -> Iterator[PerImage
                     mask &= rows.direction == rank
                 if mask.any():
                     yield from _of_probe(rows, mask, plan, name, eps)
-            shares = _randomness(samples.variances, broken, (probe, radius))
+            shares = _randomness(samples.variances, broken, probe, radius)
             if shares is not None:
-                yield PerImage("randomness_share", None, names[0], eps, *shares, plan.draws)
+                yield PerImageValues("randomness_share", None, names[0], eps, *shares, plan.draws)
     yield from _of_anchors(samples.anchors, broken, plan.draws)
 
 
 def _of_probe(
     rows: ProbeRows, mask: np.ndarray, plan: AuditPlan, name: str, eps: float | None
-) -> Iterator[PerImage]:
+) -> Iterator[PerImageValues]:
     image = rows.image[mask]
     for norm in NORMS:
         delta, change, unaligned, moved = (
@@ -131,14 +111,14 @@ def _of_probe(
         values |= {"distance_purified": moved, "distance_delta": delta}
         for metric, column in values.items():
             means = per_image_means(image, column)
-            yield PerImage(metric, norm, name, eps, np.unique(image), means, plan.draws)
+            yield PerImageValues(metric, norm, name, eps, np.unique(image), means, plan.draws)
 
 
 def _randomness(
-    rows: VarianceRows, broken: np.ndarray, at: tuple[int, int]
+    rows: VarianceRows, broken: np.ndarray, probe: int, radius: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images, and share of Var P(x+δ; ξ) explained by ξ, by the law of total variance."""
-    mask = (rows.probe == at[0]) & (rows.radius == at[1]) & ~np.isin(rows.image, broken)
+    """Image ids, and the share of Var P(x+δ; ξ) that ξ explains (law of total variance)."""
+    mask = (rows.probe == probe) & (rows.radius == radius) & ~np.isin(rows.image, broken)
     if not mask.any():
         return None
     order = np.argsort(rows.image[mask], kind="stable")
@@ -148,7 +128,7 @@ def _randomness(
     return rows.image[mask][order], share
 
 
-def _of_anchors(rows: AnchorRows, broken: np.ndarray, draws: int) -> Iterator[PerImage]:
+def _of_anchors(rows: AnchorRows, broken: np.ndarray, draws: int) -> Iterator[PerImageValues]:
     mask = ~np.isin(rows.image, broken)
     if not mask.any():
         return
@@ -156,35 +136,31 @@ def _of_anchors(rows: AnchorRows, broken: np.ndarray, draws: int) -> Iterator[Pe
     ids = np.unique(image)
     for norm in NORMS:
         moved = per_image_means(image, getattr(rows, f"moved_{norm}")[mask])
-        yield PerImage("distance_anchor", norm, None, None, ids, moved, draws)
+        yield PerImageValues("distance_anchor", norm, None, None, ids, moved, draws)
     if (rows.correct[mask] >= 0).all():
         clean, right = (per_image_means(image, c[mask]) for c in (rows.clean_correct, rows.correct))
-        yield PerImage("clean_accuracy", None, None, None, ids, clean, None)
-        yield PerImage("anchor_accuracy", None, None, None, ids, right, draws)
+        yield PerImageValues("clean_accuracy", None, None, None, ids, clean, None)
+        yield PerImageValues("anchor_accuracy", None, None, None, ids, right, draws)
 
 
-def estimate(data: PerImage, plan: AuditPlan) -> Estimate:
-    """The estimate of a metric, with the interval that suits it."""
-    method = "t on images"
-    if data.metric in ("clean_accuracy", "anchor_accuracy"):
-        method = "clopper-pearson on images"
-        value, lower, upper = proportion_interval(data.values, plan.look_level)
-    elif data.metric == "rms_gain":
-        value, lower, upper = _root_mean_interval(data.values, plan.look_level)
-    else:
-        value, lower, upper = mean_interval(data.values, plan.look_level)
-    return told(data, plan, (value, lower, upper), method, len(plan.looks))
+def estimate(data: PerImageValues, plan: AuditPlan) -> Estimate:
+    """The mean (or root mean) over images, with the interval of its metric's kind.
 
-
-def told(
-    data: PerImage,
-    plan: AuditPlan,
-    found: tuple[float, float | None, float | None],
-    method: str,
-    looks: int,
-) -> Estimate:
-    """The estimate of a metric from its value and the ends of its interval, split over looks."""
-    value, lower, upper = found
+    The plan's level is split over the looks at the data (Bonferroni).
+    """
+    looks = looks_behind(data.metric, plan)
+    level = 1.0 - (1.0 - plan.level) / looks
+    match metric_info(data.metric).kind:
+        case "share":
+            interval, method = proportion_interval(data.values, level), "clopper-pearson on images"
+        case "difference":
+            ends = paired_interval(data.values, level)
+            interval, method = (float(data.values.mean()), *ends), "bonett-price on images"
+        case "root":
+            interval, method = root_mean_interval(data.values, level), "t on images"
+        case _:
+            interval, method = mean_interval(data.values, level), "t on images"
+    value, lower, upper = interval
     return Estimate(
         metric=data.metric,
         norm=data.norm,
@@ -200,8 +176,8 @@ def told(
     )
 
 
-def quantiles(data: PerImage) -> Quantiles:
-    """How a metric spreads over images."""
+def quantiles(data: PerImageValues) -> Quantiles:
+    """Quantiles of a metric over images."""
     low, lower, middle, upper, high = np.quantile(data.values, QUANTILES).tolist()
     return Quantiles(
         metric=data.metric,
@@ -214,14 +190,14 @@ def quantiles(data: PerImage) -> Quantiles:
 
 
 def broken_images(samples: CompressionSamples) -> np.ndarray:
-    """Ids of images with an output that was not finite."""
+    """Ids of images with a non-finite output."""
     rows, anchors = samples.probes, samples.anchors
     bad = rows.image[~np.isfinite(rows.change_l2)], anchors.image[~np.isfinite(anchors.moved_l2)]
     return np.unique(np.concatenate(bad))
 
 
 def within_tolerance(samples: CompressionSamples, plan: AuditPlan) -> bool:
-    """Whether the first probe's l2 rates are known within the plan's tolerance at every radius."""
+    """Whether the half-widths of the first probe's l2 rates are within the plan's tolerance."""
     if plan.tolerance is None:
         return False
     first = probe_names(plan)[0][0]
@@ -231,12 +207,3 @@ def within_tolerance(samples: CompressionSamples, plan: AuditPlan) -> bool:
         if e.metric == "compression_rate" and e.norm == "l2" and e.probe == first
     ]
     return bool(halves) and max(halves) <= plan.tolerance
-
-
-def _root_mean_interval(
-    squares: np.ndarray, level: float
-) -> tuple[float, float | None, float | None]:
-    """Root of the mean of squares: ‖J‖_F / √d for isotropic directions; the interval's ends too."""
-    mean, lower, upper = mean_interval(squares, level)
-    ends = [None if end is None else math.sqrt(max(end, 0.0)) for end in (lower, upper)]
-    return math.sqrt(mean), ends[0], ends[1]

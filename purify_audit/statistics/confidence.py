@@ -1,8 +1,7 @@
-"""An estimate's interval at another confidence level, from the estimate alone.
+"""An estimate's interval at another confidence level, without its rows.
 
-Each kind of interval in a report is a function of a few numbers that the estimate holds or implies
-(t: mean and half width; Clopper–Pearson: hits and n; Bonett–Price: difference, n and half width),
-so that a saved report can be read at any level, without its rows.
+Each kind of interval in a report is a function of a few numbers that the estimate determines
+(t: mean and half-width; Clopper–Pearson: hits and n; Bonett–Price: difference, n and half-width).
 """
 
 import math
@@ -12,29 +11,29 @@ from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.statistics.estimates import Estimate
 from purify_audit.statistics.metrics import metric_info
 
-_ONCE = ", level split over"
+_SPLIT = ", level split over"
 
 
 def looks_behind(metric: str, plan: AuditPlan) -> int:
-    """How many looks at the data share the level of a metric's interval."""
+    """Looks at the data over which the level of a metric's interval is split."""
     return len(plan.looks if metric_info(metric).stage == "compress" else plan.attack_looks)
 
 
 def at_level(estimate: Estimate, level: float, looks: int = 1) -> Estimate:
     """The same estimate with its interval at another level.
 
-    An interval that was split over looks stays split: each look gets its part of 1 − level.
+    An interval that was split over looks stays split (Bonferroni).
 
     Args:
         estimate: the estimate.
-        level: of its new interval, all looks together.
-        looks: how many they were.
+        level: of its new interval, over all looks together.
+        looks: how many looks.
     """
     if estimate.lower is None or estimate.upper is None or level == estimate.level:
         return estimate
     before = 1.0 - (1.0 - estimate.level) / looks
     now = 1.0 - (1.0 - level) / looks
-    method = estimate.method.partition(_ONCE)[0]
+    method = estimate.method.partition(_SPLIT)[0]
     if method.startswith("clopper-pearson"):
         lower, upper = _shares(estimate, now)
     elif method.startswith("bonett-price"):
@@ -48,7 +47,7 @@ def at_level(estimate: Estimate, level: float, looks: int = 1) -> Estimate:
 
 
 def _t_ratio(n: int, before: float, now: float) -> float:
-    """How much longer a t interval on n values is at one level than at another."""
+    """Ratio of the widths of t intervals on n values: at level `now` over level `before`."""
     from scipy.special import stdtrit
 
     wide, narrow = (float(stdtrit(n - 1, 0.5 + level / 2)) for level in (now, before))
@@ -56,19 +55,16 @@ def _t_ratio(n: int, before: float, now: float) -> float:
 
 
 def _shares(e: Estimate, level: float) -> tuple[float, float]:
-    from scipy.special import betaincinv
+    from purify_audit.statistics.intervals import clopper_pearson
 
-    hits, n, tail = e.value * e.n_images, e.n_images, (1.0 - level) / 2.0
-    lower = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
-    upper = float(betaincinv(hits + 1, n - hits, 1.0 - tail)) if hits < n else 1.0
-    return lower, upper
+    return clopper_pearson(e.value * e.n_images, e.n_images, level)
 
 
 def _differences(e: Estimate, before: float, now: float) -> tuple[float, float]:
     """The middle of a Bonett–Price interval is n d / (n + 2), and its ends may be cut at ±1."""
-    assert e.lower is not None, "the caller has looked"
-    assert e.upper is not None, "the caller has looked"
-    if (e.lower, e.upper) == (-1.0, 1.0):  # cut at both ends: how wide it was is not known
+    assert e.lower is not None, "the caller has checked"
+    assert e.upper is not None, "the caller has checked"
+    if (e.lower, e.upper) == (-1.0, 1.0):  # cut at both ends: its width is unknown
         return -1.0, 1.0
     middle = e.value * e.n_images / (e.n_images + 2)
     half = max(e.upper - middle, middle - e.lower)
@@ -79,6 +75,6 @@ def _differences(e: Estimate, before: float, now: float) -> tuple[float, float]:
 
 def _roots(e: Estimate, before: float, now: float) -> tuple[float, float]:
     """The interval is of the mean square; its lower end may be cut at 0, its upper end never."""
-    assert e.upper is not None, "the caller has looked"
+    assert e.upper is not None, "the caller has checked"
     half = (e.upper**2 - e.value**2) * _t_ratio(e.n_images, before, now)
     return math.sqrt(max(e.value**2 - half, 0.0)), math.sqrt(e.value**2 + half)

@@ -1,21 +1,22 @@
-"""How two numbers of several purifiers go together, and how sure that is. No torch.
+"""Correlation coefficients of few pairs, with intervals and permutation tests. No torch.
 
 Pearson's r, Spearman's rank correlation (average ranks; Spearman 1904) and Kendall's tau-b
 (Kendall, "The treatment of ties in ranking problems", Biometrika 1945), each with
 
 - the BCa bootstrap interval (Efron, "Better bootstrap confidence intervals", JASA 1987), the
-  acceleration from the jackknife. It treats the pairs as a random sample, which purifiers that
-  people chose are not;
+  acceleration from the jackknife. It treats the pairs as a random sample, which a hand-picked set
+  of purifiers is not;
 - a two-sided permutation test of independence, exact for few pairs, otherwise
   (1 + count) / (1 + permutations) (Davison and Hinkley, "Bootstrap methods", 1997, section 4.3);
 - the smallest and the largest value that leaving out one pair gives.
 
-A resample is a row of weights: how often each pair was drawn. EarlyStopping one out is a weight of 0. So
-one formula for each coefficient serves the bootstrap and the jackknife, many rows at a time.
+A resample is a row of weights: how often each pair was drawn. A pair left out has weight 0. So one
+formula per coefficient serves the bootstrap and the jackknife, many rows at a time.
 
-A resample that makes x or y constant has no coefficient and is skipped: the interval holds given
-that both vary. In 1,000 simulated samples of a bivariate normal with r = 0.6, nominal 95% intervals
-of Pearson's r held it in 85% for 4 pairs, 95% for 8 and 94% for 25 (`tests/statistics/test_correlation.py`).
+A resample that makes x or y constant has no coefficient and is skipped: the interval is conditional
+on both varying. In 1,000 simulated samples of a bivariate normal with r = 0.6, 95% intervals of
+Pearson's r covered it in 85% for 4 pairs, 95% for 8 and 94% for 25
+(`tests/statistics/test_correlation.py`).
 """
 
 import itertools
@@ -31,12 +32,12 @@ from scipy.special import ndtr, ndtri
 from purify_audit.statistics.estimates import Correlation, Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-FEWEST = 4  # pairs; fewer tell nothing about the spread
+FEWEST = 4  # pairs; fewer do not show the spread
 
 _RESAMPLES = 5000
 _PERMUTATIONS = 4999
-_LARGEST_EXACT = 7  # pairs whose every order is tried: at most 5,040
-_DIGITS = 12  # smaller differences are rounding; as an order of purifiers they would mean nothing
+_LARGEST_EXACT = 7  # pairs whose permutations are enumerated: at most 5,040
+_DIGITS = 12  # smaller differences are rounding errors
 _SAME = 1e-9  # coefficients that differ by less are equal
 _BLOCK = 2**22  # numbers computed at a time
 
@@ -44,10 +45,10 @@ _BLOCK = 2**22  # numbers computed at a time
 def correlations(
     x: ArrayLike, y: ArrayLike, seed: int, level: float = 0.95, kinds: tuple[Kind, ...] = KINDS
 ) -> tuple[Correlation, ...]:
-    """Coefficients of paired numbers, which do not depend on the order of the pairs.
+    """Correlation coefficients of paired numbers, independent of the order of the pairs.
 
     Args:
-        x: n finite numbers. Differences below 1e-12 of the largest number count as none.
+        x: n finite numbers; differences below 1e-12 of the largest magnitude count as zero.
         y: n finite numbers.
         seed: of resamples and permutations, in [0, 2**64).
         level: of the intervals, in (0, 1).
@@ -69,21 +70,22 @@ def correlations(
     rng = Generator(Philox(key=seed))
     resampled = _weighted(kinds, u, v, _resamples(n, rng))
     p_values = _p_values(values, u, v, _orders(n, rng))
-    found = []
+    results = []
     for kind in kinds:
         lower, upper = _bca(values[kind], resampled[kind], left[kind], level)
-        sure = {"lower": lower, "upper": upper, "p": p_values[kind]}
-        found.append(_correlation(kind, values[kind], left[kind], level).model_copy(update=sure))
-    return tuple(found)
+        interval = {"lower": lower, "upper": upper, "p": p_values[kind]}
+        whole = _correlation(kind, values[kind], left[kind], level)
+        results.append(whole.model_copy(update=interval))
+    return tuple(results)
 
 
 def spearman_interval(x: ArrayLike, y: ArrayLike, seed: int, level: float = 0.95) -> Correlation:
-    """Spearman's correlation alone: also for the images of one report, thousands of them."""
+    """Spearman's correlation alone, fast enough for thousands of images."""
     return correlations(x, y, seed, level, ("spearman",))[0]
 
 
 def _correlation(kind: Kind, value: float, left: np.ndarray, level: float) -> Correlation:
-    """Without an interval: the value, and the n values that leave out one pair."""
+    """A coefficient without an interval; `left` [n] are its values with one pair left out."""
     ends = (float(left.min()), float(left.max())) if np.isfinite(left).all() else None
     return Correlation(kind=kind, value=value, level=level, leave_one_out=ends, n=len(left))
 
@@ -192,16 +194,15 @@ def _signs(u: np.ndarray) -> np.ndarray:
     return np.asarray(np.sign(u[:, None] - u[None, :]))
 
 
-# --- what the resamples say ------------------------------------------------------------------
+# --- intervals and p values ------------------------------------------------------------------
 
 
 def _bca(
     value: float, resampled: np.ndarray, left: np.ndarray, level: float
 ) -> tuple[float | None, float | None]:
-    """Efron's bias-corrected and accelerated interval, widened to hold the value if it must be.
+    """Efron's bias-corrected and accelerated interval, widened to contain the value if need be.
 
-    None without spread, and where the bias or the acceleration is not finite: an interval from
-    such data would be a point or a guess.
+    None where resamples do not vary, or the bias or the acceleration is not finite.
     """
     resampled = resampled[np.isfinite(resampled)]
     if not np.isfinite(left).all() or np.ptp(resampled) < _SAME:
@@ -222,7 +223,7 @@ def _bca(
 
 
 def _orders(n: int, rng: Generator) -> Iterator[np.ndarray]:
-    """Orders [rows, n] of y, a block at a time: all but the one observed, or as many as drawn."""
+    """Permutations [rows, n] of y in blocks: all but the identity, or a random sample."""
     if n <= _LARGEST_EXACT:
         yield np.array(list(itertools.permutations(range(n)))[1:])
         return
@@ -233,7 +234,7 @@ def _orders(n: int, rng: Generator) -> Iterator[np.ndarray]:
 def _p_values(
     values: dict[Kind, float], u: np.ndarray, v: np.ndarray, orders: Iterable[np.ndarray]
 ) -> dict[Kind, float]:
-    """Share of orders with a coefficient as far from 0, the observed order counted as one."""
+    """Share of permutations, the identity included, with a coefficient at least as far from 0."""
     counts, total = dict.fromkeys(values, 1), 1
     for block in orders:
         total += len(block)
@@ -244,7 +245,7 @@ def _p_values(
 
 
 def _permuted(kind: Kind, u: np.ndarray, v: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """The coefficient of u and of v in each order [rows]."""
+    """The coefficient of u and each permutation of v [rows]."""
     if kind == "kendall":
         a, b = _signs(u), _signs(v)
         agree = (a * b[orders[:, :, None], orders[:, None, :]]).sum((1, 2))

@@ -105,7 +105,7 @@ def test_with_so_many_more_images_it_would_be_decided(value, half, distance, n):
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_so_many_images_of_the_same_share_are_about_enough(share, threshold, level):
     """Against Clopper and Pearson's own interval, tried image by image."""
-    from purify_audit.statistics.compression import proportion_interval
+    from purify_audit.statistics.intervals import proportion_interval
 
     def decided(n):
         hits = round(share * n)

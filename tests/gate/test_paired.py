@@ -7,7 +7,7 @@ from scipy.stats import binomtest, ttest_rel
 
 from purify_audit.core.errors import ReportError
 from purify_audit.gate.paired import Column, mcnemar, pair
-from purify_audit.statistics.attack import paired_interval
+from purify_audit.statistics.intervals import paired_interval
 
 RNG = np.random.default_rng(5)
 
@@ -81,7 +81,7 @@ def test_looks_share_the_level():
 
 def test_fewer_than_two_images_in_common_are_refused():
     for old in (column([2.0]), column([1.0, 2.0], first=5)):
-        with pytest.raises(ReportError, match="fewer than two images have it"):
+        with pytest.raises(ReportError, match="fewer than two images are in both"):
             pair(estimate(), column([1.0]), old, 0.9)
 
 

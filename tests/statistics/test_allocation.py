@@ -83,7 +83,7 @@ def cost(draws, directions):
 @pytest.mark.parametrize("parts", [TRUE, Components(image=9, draw=0.01, pair=0.01, both=0, odd=1)])
 @pytest.mark.parametrize("randomised", [True, False])
 def test_the_cheapest_of_all_designs(parts, randomised):
-    made = cheapest(parts, cost, (0.2, 0.95), 10**5, randomised)
+    made = cheapest(parts, cost, tolerance=0.2, level=0.95, most=10**5, randomised=randomised)
     assert made.half_width <= 0.2
     assert made.purifications == made.images * cost(made.draws, made.directions)
     for draws, pairs in itertools.product(DRAWS if randomised else (1,), PAIRS):
@@ -93,20 +93,26 @@ def test_the_cheapest_of_all_designs(parts, randomised):
 
 def test_where_images_differ_most_each_gets_least():
     parts = Components(image=9.0, draw=0.01, pair=0.01, both=0.01, odd=9.0)
-    made = cheapest(parts, cost, (0.1, 0.95), 10**6)
+    made = cheapest(parts, cost, tolerance=0.1, level=0.95, most=10**6)
     assert (made.draws, made.directions) == (DRAWS[0], 2 * PAIRS[0])
 
 
 def test_where_directions_differ_most_and_anchors_are_dear_each_draw_gets_many():
     parts = Components(image=0.01, draw=0.01, pair=9.0, both=0.0, odd=0.0)
-    made = cheapest(parts, lambda draws, directions: draws * (100 + directions), (0.1, 0.95), 10**6)
+    made = cheapest(
+        parts,
+        lambda draws, directions: draws * (100 + directions),
+        tolerance=0.1,
+        level=0.95,
+        most=10**6,
+    )
     assert made.directions == 2 * PAIRS[-1]
     assert made.draws == DRAWS[0]
 
 
 def test_with_too_few_images_nearly_the_narrowest_and_not_the_dearest():
     parts = Components(image=1.0, draw=1.0, pair=1e-6, both=0.0, odd=0.0)
-    made = cheapest(parts, cost, (0.001, 0.95), 30)
+    made = cheapest(parts, cost, tolerance=0.001, level=0.95, most=30)
     narrowest = half_width(variance(parts, DRAWS[-1], PAIRS[-1]), 30, 0.95)
     assert made.images == 30
     assert narrowest <= made.half_width <= 1.05 * narrowest

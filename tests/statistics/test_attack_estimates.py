@@ -14,13 +14,11 @@ from purify_audit.statistics.attack import (
     attack_norm,
     cap_points,
     disagreements,
-    fuzziness,
+    fooling_rates,
     image_verdicts,
-    paired_interval,
     rank_correlations,
 )
 from purify_audit.statistics.attack_rows import AttackSamples, CapRows, Scored
-from purify_audit.statistics.compression import proportion_interval
 from purify_audit.statistics.compression_rows import (
     AnchorRows,
     CompressionSamples,
@@ -28,6 +26,7 @@ from purify_audit.statistics.compression_rows import (
     VarianceRows,
 )
 from purify_audit.statistics.estimates import ImageVerdict
+from purify_audit.statistics.intervals import paired_interval, proportion_interval
 
 
 def plan(n=5, norm="linf", **settings):
@@ -328,7 +327,7 @@ def test_fuzziness_counts_images_by_their_share_of_fooled_draws():
         scored("aligned", 0.2, ALIGNED, LABELS[:, None].repeat(4, 1)),
         scored("square", 0.1, ALIGNED),
     )
-    clean, aligned, fresh, other = fuzziness(samples)
+    clean, aligned, fresh, other = fooling_rates(samples)
     assert [(f.attack, f.eps) for f in (clean, aligned, fresh, other)] == [
         ("clean", None),
         ("aligned", 0.1),
@@ -348,7 +347,7 @@ def test_fuzziness_counts_images_by_their_share_of_fooled_draws():
 
 def test_no_scoring_draws_no_fuzziness():
     samples = table(scored("aligned", 0.1, ALIGNED), clean_held_out=np.zeros((5, 0), np.int64))
-    assert fuzziness(samples) == []
+    assert fooling_rates(samples) == []
 
 
 def test_cap_points():

@@ -9,11 +9,9 @@ from purify_audit.core.errors import ReportError
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.images.image_set import ImageSet
 from purify_audit.statistics.compression import (
-    PerImage,
+    PerImageValues,
     estimate,
-    mean_interval,
     per_image,
-    proportion_interval,
     within_tolerance,
 )
 from purify_audit.statistics.compression_rows import (
@@ -25,6 +23,7 @@ from purify_audit.statistics.compression_rows import (
     load_samples,
     save_samples,
 )
+from purify_audit.statistics.intervals import mean_interval, proportion_interval
 
 
 def test_the_t_interval_is_scipys():
@@ -60,7 +59,7 @@ def test_images_are_the_clusters_however_many_rows_they_have():
 
 
 def test_an_interval_widens_with_its_level():
-    data = PerImage(
+    data = PerImageValues(
         "compression_rate", "l2", "sign", 0.1, np.arange(3), np.array([0.1, 0.2, 0.4]), 4
     )
     widths = []
@@ -76,7 +75,8 @@ def test_looks_split_the_level():
     assert plan.look_level == pytest.approx(1 - 0.05 / 4)
     values = np.linspace(0, 1, 16)
     e = estimate(
-        PerImage("compression_rate", "l2", "sign", 0.1, np.arange(len(values)), values, 4), plan
+        PerImageValues("compression_rate", "l2", "sign", 0.1, np.arange(len(values)), values, 4),
+        plan,
     )
     assert (e.lower, e.upper) == pytest.approx(mean_interval(values, 1 - 0.05 / 4)[1:])
     assert e.level == 0.95

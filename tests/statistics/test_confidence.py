@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from purify_audit.spec.audit_plan import AuditPlan
-from purify_audit.statistics.attack import paired_interval
 from purify_audit.statistics.compression import (
-    PerImage,
+    PerImageValues,
     estimate,
-    mean_interval,
-    proportion_interval,
 )
 from purify_audit.statistics.confidence import at_level, looks_behind
 from purify_audit.statistics.estimates import Estimate
+from purify_audit.statistics.intervals import mean_interval, paired_interval, proportion_interval
 
 LEVELS = (0.6, 0.8, 0.9, 0.95, 0.99, 0.999)
 PLAN = {
@@ -38,7 +36,7 @@ def plan(**changes):
 
 
 def told(metric, values, level, **changes):
-    data = PerImage(metric, "l2", "sign", 0.1, np.arange(len(values)), values, 2)
+    data = PerImageValues(metric, "l2", "sign", 0.1, np.arange(len(values)), values, 2)
     return estimate(data, plan(level=level, **changes))
 
 

@@ -54,9 +54,16 @@ def allocated(subject: Subject) -> tuple[Subject, Pilot | None]:
         return rows_per_image(changed)
 
     assert plan.tolerance is not None, "checked before"
-    goal = _MARGIN * plan.tolerance, plan.look_level
-    design = cheapest(parts, cost, goal, most, subject.purifier.randomised)
-    reached = design.half_width <= goal[0]
+    tolerance = _MARGIN * plan.tolerance
+    design = cheapest(
+        parts,
+        cost,
+        tolerance=tolerance,
+        level=plan.look_level,
+        most=most,
+        randomised=subject.purifier.randomised,
+    )
+    reached = design.half_width <= tolerance
     spare = _SPARE if _SPARE * design.images <= most else _LESS_SPARE
     images = min(most, max(few, math.ceil(spare * design.images)))
     changes = {"draws": design.draws, "directions": design.directions, "first_look": few}

@@ -7,7 +7,6 @@ import torch
 
 from purify_audit.audit.subject import Subject
 from purify_audit.models.checkpoint import Checkpoint
-from purify_audit.models.exported.captured import CapturedGraph
 from purify_audit.models.user_code.draws import UnalignedRandomnessError
 from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.report.schema import DataInfo, DrawInfo, ModelInfo
@@ -17,7 +16,7 @@ from purify_audit.spec.card import ClassifierCard, PurifierCard
 def captured_draws(subject: Subject) -> tuple[DrawInfo, ...]:
     """Draws of user code in one purification; none where they cannot be aligned."""
     purifier = subject.purifier
-    if not isinstance(purifier, UserPurifier | CapturedGraph):
+    if not isinstance(purifier, UserPurifier):
         return ()
     few = subject.images.select(list(range(min(2, len(subject.images)))))
     x = torch.from_numpy(few.pixels.copy()).to(subject.device)

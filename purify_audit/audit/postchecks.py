@@ -6,7 +6,6 @@ from purify_audit.audit.replay import Address, replay
 from purify_audit.audit.subject import Subject
 from purify_audit.core.findings import Finding, finding
 from purify_audit.core.noise import Noise, Stream
-from purify_audit.models.exported.captured import CapturedGraph
 from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.statistics.compression import broken_images, estimate, per_image, within_tolerance
@@ -45,7 +44,7 @@ def recheck(subject: Subject, samples: CompressionSamples) -> list[Finding]:
 
 def _late_findings(subject: Subject, before: list[Finding]) -> list[Finding]:
     """Findings that user code caused only while it was measured."""
-    if not isinstance(subject.purifier, UserPurifier | CapturedGraph):
+    if not isinstance(subject.purifier, UserPurifier):
         return []
     known = {f.code for f in before}
     return [f for f in subject.purifier.findings() if f.code not in known]

@@ -88,7 +88,7 @@ def _errors(
         ids = tuple(some.ids.tolist())
         noise = Noise(runner.seed, ids, (0,) * len(ids), Stream.PREFLIGHT, runner.device)
         for step, index in enumerate(indices):
-            z, left = noise.normal(step, some.image_shape), schedule.left(index)
+            z, left = noise.normal(step, some.image_shape), schedule.alpha_bar(index)
             eps = purifier.predict(left**0.5 * x + (1.0 - left) ** 0.5 * z, index).eps
             error = (eps - z).square().mean((1, 2, 3)).sum()
             squares[step] += float(error.nan_to_num(float("inf")).clamp(max=1e9))

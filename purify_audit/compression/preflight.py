@@ -14,7 +14,6 @@ import torch
 from purify_audit.compression.denoising import check_denoising
 from purify_audit.core.findings import Finding, finding
 from purify_audit.images.image_set import ImageSet
-from purify_audit.models.exported.captured import CapturedGraph
 from purify_audit.models.protocols import Purifier
 from purify_audit.models.purifiers.engine import in_float32
 from purify_audit.models.runner import Runner
@@ -160,7 +159,7 @@ def _perturbed(x: np.ndarray, size: float) -> np.ndarray:
 def _foreign(runner: Runner) -> list[Finding]:
     """What somebody's own code has shown of itself while it was run."""
     purifier = runner.purifier
-    if not isinstance(purifier, UserPurifier | CapturedGraph):
+    if not isinstance(purifier, UserPurifier):
         return []
     return purifier.findings()
 

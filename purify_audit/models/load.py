@@ -158,7 +158,7 @@ def _check_schedule(source: str, card: DiffusionCard) -> None:
     left = schedule.abar[: card.t_star]
     if isinstance(card.sampler, VPSDESampler | VPODESampler):
         times = end / (card.sampler.steps or card.t_star), end
-        left = np.array([schedule.continuous_left(t) for t in times])
+        left = np.array([schedule.continuous_alpha_bar(t) for t in times])
     if left[-1] <= 0.0 or np.diff(left, prepend=1.0).max() > 0.0 or left[0] >= 1.0:
         raise CardError(
             f"{source}: the noise schedule leaves {left[0]:g} of the image's variance at first and"

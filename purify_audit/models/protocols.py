@@ -1,7 +1,7 @@
-"""The protocols: all that estimators and attacks know of a model."""
+"""Interfaces of purifiers and classifiers, as estimators and attacks use them."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -48,12 +48,12 @@ Step = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Chained(Protocol):
-    """A purifier that tells its steps, so that a gradient needs the memory of one of them."""
+    """A purifier given step by step, so that a gradient needs the memory of one step only."""
 
     def chain(self, noise: Noise) -> Iterator[Step]:
         """Steps whose composition, first to last, is exactly the purification under `noise`.
 
-        A step may be called again, and then gives the same bits: its numbers are addressed.
+        A step that is called again returns the same bits: its random numbers are addressed.
         """
         ...
 
@@ -76,6 +76,46 @@ class Classifier(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1]."""
         ...
+
+
+class FromCard:
+    """Properties that every model reads from its card."""
+
+    __slots__ = ()
+    card: Any
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images it takes; a purifier returns such images too."""
+        spec: ImageSpec = self.card.image
+        return spec
+
+
+class PurifierFromCard(FromCard):
+    """Properties that a purifier reads from its card."""
+
+    __slots__ = ()
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the output depends on the draw."""
+        return bool(self.card.randomised)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one purification of one image."""
+        return int(self.card.evaluations)
+
+
+class ClassifierFromCard(FromCard):
+    """Properties that a classifier reads from its card."""
+
+    __slots__ = ()
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return int(self.card.classes)
 
 
 def is_differentiable(model: Purifier | Classifier) -> bool:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from purify_audit.core.errors import PlanError
 from purify_audit.core.records import Record
-from purify_audit.spec.norms import Norm, Radius
+from purify_audit.spec.norms import Norm, Radius, check_radii
 
 HELD_OUT = 2**16
 """First draw that scores an attack and never helps it; the aligned draws count from 0."""
@@ -73,10 +73,7 @@ class AttackPlan(Record):
 
     @model_validator(mode="after")
     def _enough_addresses(self) -> Self:
-        if len(set(self.eps)) != len(self.eps):
-            raise ValueError("a radius is given twice")
-        if self.norm == "linf" and max(self.eps) > 1:
-            raise ValueError(f"an l-inf radius of {max(self.eps)} is more than the pixel range")
+        check_radii(self.norm, self.eps)
         if (self.steps + 1) * self.draws * self.restarts > 2**31:
             raise ValueError("steps x draws x restarts needs more draws than there are addresses")
         return self

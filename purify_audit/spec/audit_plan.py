@@ -10,7 +10,7 @@ from purify_audit.core.records import Record
 from purify_audit.spec.attack_plan import AttackPlan
 from purify_audit.spec.engine import PLAIN, Engine
 from purify_audit.spec.load_options import LoadOptions
-from purify_audit.spec.norms import Norm, Radius
+from purify_audit.spec.norms import Norm, Radius, check_radii
 from purify_audit.spec.probes import Probe
 from purify_audit.spec.samplers import Sampler
 
@@ -70,10 +70,7 @@ class AuditPlan(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.eps)) != len(self.eps):
-            raise ValueError("a radius is given twice")
-        if self.norm == "linf" and max(self.eps) > 1:
-            raise ValueError(f"an l-inf radius of {max(self.eps)} is more than the pixel range")
+        check_radii(self.norm, self.eps)
         kinds = [probe.kind for probe in self.probes]
         if len(set(kinds)) != len(kinds):
             raise ValueError("a kind of probe is given twice")

@@ -216,6 +216,11 @@ class FeedforwardCard(_Card):
         """Whether noise is added before the network."""
         return self.sigma > 0.0
 
+    @property
+    def evaluations(self) -> int:
+        """One network evaluation, or one for each colour."""
+        return self.image.channels if self.per_channel else 1
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if isinstance(self.network, AutoencoderArgs):
@@ -237,6 +242,11 @@ class TransformCard(_Card):
     def randomised(self) -> bool:
         """Only Gaussian noise is."""
         return isinstance(self.transform, GaussianNoise)
+
+    @property
+    def evaluations(self) -> int:
+        """One pass over the image."""
+        return 1
 
 
 class CodeCard(_Card):

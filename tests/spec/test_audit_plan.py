@@ -372,7 +372,7 @@ def test_an_unknown_sampler_is_answered_with_those_there_are(preset):
         (["--probe", "sign", "--probe", "sign"], "the plan cannot be carried out: "),
         (["--ids", "5"], "--ids '5' is not FIRST:LAST"),
         (["--ids", "0:0"], "the plan cannot be carried out: field 'last_id': "),
-        (["--ids", "9:3"], "digits: no id lies in [9, 3)"),
+        (["--ids", "9:3"], "digits: no id is in [9, 3)"),
         (["--device", "tpu"], "device 'tpu' is not auto, cpu, cuda or cuda:N"),
     ],
 )

@@ -274,7 +274,7 @@ def test_a_network_must_be_buildable(card_data):
 
     assert "width 4 is not a multiple of groups 3" in refusal(groups=3)
     assert "width 3 must be even" in refusal(width=3, groups=1)
-    assert "multipliers must name at least one level" in refusal(multipliers=[])
+    assert "multipliers': Tuple should have at least 1 item" in refusal(multipliers=[])
 
 
 @pytest.mark.parametrize("family", ["diffusion", "feedforward"])

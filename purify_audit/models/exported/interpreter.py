@@ -153,14 +153,7 @@ class Program:
                 _keep(call.results, call.function(*arguments, **keywords), values)
             except torch.OutOfMemoryError:
                 raise
-            except (
-                RuntimeError,
-                TypeError,
-                ValueError,
-                IndexError,
-                KeyError,
-                ArithmeticError,
-            ) as e:
+            except _FAULTS as e:
                 fault = printable(str(e).partition("\n")[0])
                 raise CheckpointError(
                     f"{self._source}: operator {call.told} cannot be computed: {fault}"

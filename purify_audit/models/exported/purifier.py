@@ -18,37 +18,16 @@ from purify_audit.models.exported.onnx_runtime import OnnxNetwork
 from purify_audit.models.exported.pt2 import read_exported, read_tensors
 from purify_audit.models.exported.signature import Signature, TensorSpec
 from purify_audit.models.exported.torchscript import TorchNetwork
-from purify_audit.models.protocols import Purifier
+from purify_audit.models.protocols import ClassifierFromCard, Purifier, PurifierFromCard
 from purify_audit.spec.architectures import GraphArgs
-from purify_audit.spec.card import ClassifierCard, GraphCard, ImageSpec
+from purify_audit.spec.card import ClassifierCard, GraphCard
 
 
-@dataclass(frozen=True, slots=True)
-class GraphPurifier:
-    """An exported graph as a purifier whose randomness is given to it, or that has none.
+class _Exported:
+    """What a graph's container decides: ONNX Runtime computes forward only, in float32."""
 
-    Attributes:
-        card: what is known of it.
-        graph: images in the card's data range, and noise or a seed, to images in that range.
-    """
-
-    card: GraphCard
+    __slots__ = ()
     graph: Graph
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes and returns."""
-        return self.card.image
-
-    @property
-    def randomised(self) -> bool:
-        """Whether the output depends on the draw."""
-        return self.card.randomised
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations in one purification, as its card says."""
-        return self.card.evaluations
 
     @property
     def differentiable(self) -> bool:
@@ -59,6 +38,19 @@ class GraphPurifier:
     def any_precision(self) -> bool:
         """Whether it runs in float64 when given float64."""
         return self.graph.differentiable
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPurifier(PurifierFromCard, _Exported):
+    """An exported graph as a purifier whose randomness is given to it, or that has none.
+
+    Attributes:
+        card: what is known of it.
+        graph: images in the card's data range, and noise or a seed, to images in that range.
+    """
+
+    card: GraphCard
+    graph: Graph
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws.
@@ -90,7 +82,7 @@ class GraphPurifier:
 
 
 @dataclass(frozen=True, slots=True)
-class GraphClassifier:
+class GraphClassifier(ClassifierFromCard, _Exported):
     """An exported graph as a classifier, behind the normalisation on its card.
 
     Attributes:
@@ -100,26 +92,6 @@ class GraphClassifier:
 
     card: ClassifierCard
     graph: Graph
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes."""
-        return self.card.image
-
-    @property
-    def classes(self) -> int:
-        """The number of logits."""
-        return self.card.classes
-
-    @property
-    def differentiable(self) -> bool:
-        """Whether a gradient can be taken through it."""
-        return self.graph.differentiable
-
-    @property
-    def any_precision(self) -> bool:
-        """Whether it runs in float64 when given float64."""
-        return self.graph.differentiable
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1].

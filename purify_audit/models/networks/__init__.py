@@ -14,24 +14,7 @@ from purify_audit.models.networks.restoration import DnCNN, DRUNet, FFDNet
 from purify_audit.models.networks.sequential import build_sequential
 from purify_audit.models.networks.unet import UNet
 from purify_audit.models.networks.wideresnet import WideResNet
-from purify_audit.spec.architectures import (
-    ADMArgs,
-    AutoencoderArgs,
-    CifarResNetArgs,
-    CnnArgs,
-    DDPMUNetArgs,
-    DiffusersArgs,
-    DnCNNArgs,
-    DRUNetArgs,
-    EDMArgs,
-    FFDNetArgs,
-    LucidrainsArgs,
-    NCSNppArgs,
-    SequentialArgs,
-    SpandrelArgs,
-    UNetArgs,
-    WideResNetArgs,
-)
+from purify_audit.spec import architectures as spec
 from purify_audit.spec.card import ClassifierCard, DiffusionCard, FeedforwardCard
 
 
@@ -51,52 +34,53 @@ def _diffusion_network(card: DiffusionCard) -> nn.Module:
     channels = card.image.channels
     out = channels * (2 if card.learned_variance else 1)
     match card.network:
-        case UNetArgs() as a:
-            layout = a.width, a.multipliers, a.blocks, a.attention, a.groups, a.patch
-            return UNet(channels, out, *layout)
-        case NCSNppArgs() as a:
+        case spec.UNetArgs() as a:
+            return UNet(
+                channels, out, a.width, a.multipliers, a.blocks, a.attention, a.groups, a.patch
+            )
+        case spec.NCSNppArgs() as a:
             return NCSNpp(card.image, a)
-        case EDMArgs() as a:
+        case spec.EDMArgs() as a:
             return EDM(card.image, a)
-        case ADMArgs() as a:
+        case spec.ADMArgs() as a:
             return ADM(card.image, out, a)
-        case DDPMUNetArgs() as a:
+        case spec.DDPMUNetArgs() as a:
             return DDPMUNet(card.image, a, out)
-        case LucidrainsArgs() as a:
+        case spec.LucidrainsArgs() as a:
             return LucidrainsUNet(card.image, out, a)
-        case DiffusersArgs() as a:
+        case spec.DiffusersArgs() as a:
             return diffusers_unet(a)
     raise AssertionError(f"no network for {card.network}")
 
 
 def _restoration_network(card: FeedforwardCard) -> nn.Module:
-    """Images to images; those told a level of noise take it as a second argument."""
+    """Images to images; conditioned on a noise level where that is the second argument."""
     channels = 1 if card.per_channel else card.image.channels
     match card.network:
-        case AutoencoderArgs(widths=widths):
+        case spec.AutoencoderArgs(widths=widths):
             return Autoencoder(channels, widths)
-        case SequentialArgs() as chain:
+        case spec.SequentialArgs() as chain:
             shape = (channels, card.image.height, card.image.width)
             return build_sequential(chain, shape, shape)
-        case DnCNNArgs() as dncnn:
+        case spec.DnCNNArgs() as dncnn:
             return DnCNN(channels, dncnn)
-        case FFDNetArgs() as ffdnet:
+        case spec.FFDNetArgs() as ffdnet:
             return FFDNet(channels, ffdnet)
-        case DRUNetArgs() as drunet:
+        case spec.DRUNetArgs() as drunet:
             return DRUNet(channels, drunet)
-        case SpandrelArgs():  # see `purify_audit.models.networks.spandrel_model`
+        case spec.SpandrelArgs():  # see `purify_audit.models.networks.spandrel_model`
             raise ValueError("spandrel finds this network in its tensors; a card cannot build it")
 
 
 def _classifier(card: ClassifierCard) -> nn.Module:
     """Normalised images to logits."""
     match card.network:
-        case CnnArgs(widths=widths, hidden=hidden):
+        case spec.CnnArgs(widths=widths, hidden=hidden):
             return Cnn(card.image.shape, widths, hidden, card.classes)
-        case CifarResNetArgs(depth=depth):
+        case spec.CifarResNetArgs(depth=depth):
             return CifarResNet(card.image.channels, depth, card.classes)
-        case SequentialArgs() as chain:
+        case spec.SequentialArgs() as chain:
             return build_sequential(chain, card.image.shape, (card.classes,))
-        case WideResNetArgs() as wide:
+        case spec.WideResNetArgs() as wide:
             return WideResNet(card.image.channels, card.classes, wide)
     raise AssertionError(f"no network for {card.network}")

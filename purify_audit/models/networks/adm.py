@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.models.networks.unet import sinusoidal_embedding
+from purify_audit.models.networks.layers import Upsample, double, halve, sinusoidal_embedding
 from purify_audit.spec.architectures import ADMArgs
 from purify_audit.spec.card import ImageSpec
 
@@ -98,7 +98,7 @@ def _halving(channels: int, args: ADMArgs) -> nn.Module:
 def _doubling(channels: int, args: ADMArgs) -> nn.Module:
     if args.resblock_updown:
         return _Block(channels, channels, args, resample=2.0)
-    return _Upsample(channels)
+    return Upsample(channels)
 
 
 class _Stage(nn.ModuleList):
@@ -150,9 +150,9 @@ class _Block(nn.Module):
 
     def _resampled(self, x: Tensor) -> Tensor:
         if self.resample < 1.0:
-            return F.avg_pool2d(x, 2)
+            return halve(x)
         if self.resample > 1.0:
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+            return double(x)
         return x
 
 
@@ -193,14 +193,3 @@ class _StridedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.op(x))
-
-
-class _Upsample(nn.Module):
-    """Double height and width: nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))

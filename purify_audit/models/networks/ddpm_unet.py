@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.models.networks.ncsnpp import sines_and_cosines
+from purify_audit.models.networks.layers import Upsample, sines_and_cosines
 from purify_audit.spec.architectures import DDPMUNetArgs
 from purify_audit.spec.card import ImageSpec
 
@@ -51,7 +51,7 @@ class DDPMUNet(nn.Module):
             here = out
             stage = _Level(widths, here, time, level in args.attention)
             if level > 0:
-                stage.upsample = _Upsample(here)
+                stage.upsample = Upsample(here)
             coarse_to_fine.append(stage)
         self.up = nn.ModuleList(reversed(coarse_to_fine))  # numbered from fine to coarse
         self.norm_out = _group_norm(here)
@@ -179,17 +179,6 @@ class _Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.conv(F.pad(x, (0, 1, 0, 1))))
-
-
-class _Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

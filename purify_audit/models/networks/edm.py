@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.models.networks.ncsnpp import (
+from purify_audit.models.networks.layers import (
     HALF_POWER,
-    double,
+    double_filtered,
     feature_widths,
     group_norm,
-    halve,
+    halve_filtered,
     sines_and_cosines,
 )
 from purify_audit.spec.architectures import EDMArgs
@@ -187,7 +187,7 @@ class _Conv(nn.Conv2d):
         self, c_in: int, c_out: int, size: int, resample: Literal["halve", "double"] | None
     ) -> None:
         super().__init__(c_in, c_out, size, padding=size // 2)
-        self.resample = {"halve": halve, "double": double, None: None}[resample]
+        self.resample = {"halve": halve_filtered, "double": double_filtered, None: None}[resample]
         if resample is not None:
             self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
             self.resample_filter: Tensor

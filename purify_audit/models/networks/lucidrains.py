@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.models.networks.ncsnpp import sines_and_cosines
+from purify_audit.models.networks.layers import sines_and_cosines
 from purify_audit.spec.architectures import LucidrainsArgs
 from purify_audit.spec.card import ImageSpec
 

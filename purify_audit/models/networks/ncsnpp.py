@@ -12,11 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from purify_audit.models.networks.layers import (
+    HALF_POWER,
+    double,
+    double_filtered,
+    feature_widths,
+    group_norm,
+    halve,
+    halve_filtered,
+    per_channel,
+    sines_and_cosines,
+)
 from purify_audit.spec.architectures import NCSNppArgs
 from purify_audit.spec.card import ImageSpec
-
-HALF_POWER = math.sqrt(0.5)
-"""What a sum of two paths is scaled by, to keep its variance (appendix H: skip rescaling)."""
 
 _TAPS = (1.0, 3.0, 3.0, 1.0)  # of the anti-aliasing filter (appendix H, after Karras et al. 2020)
 _FREQUENCIES = 16.0  # their standard deviation in the Fourier embedding
@@ -113,7 +121,7 @@ def _encoder(channels: int, args: NCSNppArgs) -> Iterator[nn.Module]:
     yield nn.Conv2d(channels, here, 3, padding=1)
     for level, factor in enumerate(args.multipliers):
         if level > 0:
-            yield _Block(here, here, time, _halve_filtered if args.fir else _halve)
+            yield _Block(here, here, time, _halve_filtered if args.fir else halve)
             if args.progressive_input == "residual":
                 yield _ImageHalving(image, here)
                 image = here
@@ -137,53 +145,9 @@ def _decoder(channels: int, args: NCSNppArgs) -> Iterator[nn.Module]:
         if level in args.attention:
             yield _Attention(here)
         if level > 0:
-            yield _Block(here, here, time, _double_filtered if args.fir else _double)
+            yield _Block(here, here, time, _double_filtered if args.fir else double)
     yield group_norm(here)
     yield nn.Conv2d(here, channels, 3, padding=1)
-
-
-def feature_widths(width: int, multipliers: tuple[int, ...], blocks: int) -> list[int]:
-    """Channels of the features that the encoder leaves for the decoder, in order of appearance.
-
-    They are: of the first convolution; then of each level, its halving (not of the first level)
-    and its blocks. EDM's SongUNet has the same.
-    """
-    widths = [width]
-    for level, factor in enumerate(multipliers):
-        if level > 0:
-            widths.append(widths[-1])
-        widths += [factor * width] * blocks
-    return widths
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm in groups of at least 4 channels, 32 groups at most (as the weights were trained).
-
-    Raises:
-        ValueError: the channels do not divide into that many groups.
-    """
-    groups = min(channels // 4, 32)
-    if channels % groups:
-        raise ValueError(
-            f"{channels} channels do not divide into {groups} groups of GroupNorm;"
-            " widths that are multiples of 32 do"
-        )
-    return nn.GroupNorm(groups, channels, eps=1e-6)
-
-
-def sines_and_cosines(t: Tensor, width: int) -> Tensor:
-    """Sines then cosines of `t` [n] at width / 2 geometric frequencies, 1 and 1e-4 among them.
-
-    As Ho et al. (2020) embed the time, but a time that is no integer too. Rounded like the weights
-    were trained, in the type of `t`: at t = 999 exact frequencies differ by 5e-5 radians.
-
-    Returns:
-        [n, width], of the type of `t`.
-    """
-    half = width // 2
-    steps = torch.arange(half, dtype=t.dtype, device=t.device)
-    angles = t[:, None] * torch.exp(steps * (-math.log(10_000.0) / (half - 1)))[None, :]
-    return torch.cat((torch.sin(angles), torch.cos(angles)), 1)
 
 
 class _Fourier(nn.Module):
@@ -261,39 +225,14 @@ class _ImageHalving(nn.Module):
         return cast(Tensor, self.Conv2d_0(per_channel(F.conv2d, x, kernel, padding=2)))
 
 
-def halve(x: Tensor, kernel: Tensor) -> Tensor:
-    """Filter by `kernel` [1, 1, k, k], k even, and keep every other pixel of each axis."""
-    return per_channel(F.conv2d, x, kernel, stride=2, padding=kernel.shape[-1] // 2 - 1)
-
-
-def double(x: Tensor, kernel: Tensor) -> Tensor:
-    """The transpose of `halve`, times 4, so that constant images stay themselves."""
-    padding = kernel.shape[-1] // 2 - 1
-    return per_channel(F.conv_transpose2d, x, 4.0 * kernel, stride=2, padding=padding)
-
-
-def per_channel(convolve: Callable[..., Tensor], x: Tensor, kernel: Tensor, **how: int) -> Tensor:
-    """Convolve every channel of [n, c, h, w] by the same kernel [1, 1, k, k]."""
-    out = convolve(x.reshape(-1, 1, *x.shape[2:]), kernel, **how)
-    return out.reshape(*x.shape[:2], *out.shape[2:])
-
-
 def _filter(like: Tensor) -> Tensor:
     taps = like.new_tensor(_TAPS) / sum(_TAPS)
     return torch.outer(taps, taps)[None, None]
 
 
 def _halve_filtered(x: Tensor) -> Tensor:
-    return halve(x, _filter(x))
+    return halve_filtered(x, _filter(x))
 
 
 def _double_filtered(x: Tensor) -> Tensor:
-    return double(x, _filter(x))
-
-
-def _halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return double_filtered(x, _filter(x))

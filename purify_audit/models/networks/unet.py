@@ -1,11 +1,12 @@
 """A compact diffusion U-Net (after Ho et al., "Denoising diffusion probabilistic models", 2020)."""
 
-import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from purify_audit.models.networks.layers import Upsample, sinusoidal_embedding
 
 
 class UNet(nn.Module):
@@ -22,7 +23,7 @@ class UNet(nn.Module):
         patch: squares of patch x patch pixels become channels of one pixel, and back at the end.
     """
 
-    def __init__(  # noqa: PLR0913 - the arguments of an architecture, mirrored by `UNetArgs`
+    def __init__(
         self,
         channels: int,
         out_channels: int,
@@ -59,7 +60,7 @@ class UNet(nn.Module):
                 here = factor * width
                 self.up.append(block)
             if level > 0:
-                self.up.append(_Upsample(here))
+                self.up.append(Upsample(here))
         self.norm_out = nn.GroupNorm(groups, here)
         self.conv_out = nn.Conv2d(here, out_channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
@@ -80,19 +81,6 @@ class UNet(nn.Module):
             else:
                 h = layer(h)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
-
-
-def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
-    """Cosines then sines of `t` at geometric frequencies 1..1e-4 (Vaswani et al. 2017, 3.5).
-
-    `t` is [n], any real dtype; the result is [n, width] in `t`'s float dtype (float32 for ints).
-    """
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float64, device=t.device) / half
-    frequencies = torch.exp(-math.log(10_000.0) * steps)
-    angles = t.to(torch.float64)[:, None] * frequencies[None, :]
-    dtype = t.dtype if t.is_floating_point() else torch.float32
-    return torch.cat((torch.cos(angles), torch.sin(angles)), 1).to(dtype)
 
 
 class _Block(nn.Module):
@@ -125,14 +113,3 @@ class _Attention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).reshape(n, 3, c, h * w).transpose(2, 3).unbind(1)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, c, h, w)
         return cast(Tensor, x + self.out(mixed))
-
-
-class _Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from purify_audit.spec.card import ClassifierCard, ImageSpec
+from purify_audit.models.protocols import ClassifierFromCard
+from purify_audit.spec.card import ClassifierCard
 
 
 @dataclass(frozen=True, slots=True)
-class NormalisedClassifier:
+class NormalisedClassifier(ClassifierFromCard):
     """A network behind its own normalisation.
 
     Attributes:
@@ -22,16 +23,6 @@ class NormalisedClassifier:
     network: nn.Module
     mean: Tensor
     std: Tensor
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes."""
-        return self.card.image
-
-    @property
-    def classes(self) -> int:
-        """The number of logits."""
-        return self.card.classes
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1]."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from purify_audit.core.noise import Noise
-from purify_audit.models.protocols import Step
+from purify_audit.models.protocols import PurifierFromCard, Step
 from purify_audit.models.purifiers.denoiser import Denoiser, Estimate
 from purify_audit.models.purifiers.schedule import NoiseSchedule, noise_schedule, reverse_indices
-from purify_audit.spec.card import DiffusionCard, ImageSpec
+from purify_audit.spec.card import DiffusionCard
 from purify_audit.spec.samplers import (
     SMALLEST_TIME,
     DDIMSampler,
@@ -35,7 +35,7 @@ _NUMBERS_AHEAD = 2**19  # normals kept ready: fewer, larger calls
 
 
 @dataclass(frozen=True, slots=True)
-class DiffusionPurifier:
+class DiffusionPurifier(PurifierFromCard):
     """Noise to t*, denoise, as often as the sampler's `rounds` say (Nie et al. 2022).
 
     Attributes:
@@ -45,16 +45,6 @@ class DiffusionPurifier:
 
     card: DiffusionCard
     network: nn.Module
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes and returns."""
-        return self.card.image
-
-    @property
-    def randomised(self) -> bool:
-        """Always: the forward noise."""
-        return self.card.randomised
 
     @property
     def evaluations(self) -> int:
@@ -79,7 +69,7 @@ class DiffusionPurifier:
     def predict(self, x: Tensor, index: int) -> Estimate:
         """What the network makes of noisy images x (data range) at an index of the schedule."""
         schedule = noise_schedule(self.card.schedule)
-        return self._denoiser()(x, self._index_time(index, schedule), schedule.left(index))
+        return self._denoiser()(x, self._index_time(index, schedule), schedule.alpha_bar(index))
 
     def _to_image(self, x: Tensor) -> Tensor:
         low, high = self.card.data_range
@@ -89,7 +79,7 @@ class DiffusionPurifier:
     def _one_round(self, draw: Draw) -> Iterator[Step]:
         sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
         indices = _indices(self.card)
-        left = schedule.left(indices[0])
+        left = schedule.alpha_bar(indices[0])
         yield lambda x: math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0, x)
         match sampler:
             case DDPMSampler() | DDIMSampler():
@@ -110,7 +100,7 @@ class DiffusionPurifier:
         """
         sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
         assert isinstance(sampler, DDPMSampler)
-        here, there = schedule.left(i), schedule.left(p)
+        here, there = schedule.alpha_bar(i), schedule.alpha_bar(p)
         beta = 1.0 - here / there
         estimate = self.predict(x, i)
         x0 = self._limit(estimate.x0, sampler.clip)
@@ -131,7 +121,7 @@ class DiffusionPurifier:
         """
         sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
         assert isinstance(sampler, DDIMSampler)
-        here, there = schedule.left(i), schedule.left(p)
+        here, there = schedule.alpha_bar(i), schedule.alpha_bar(p)
         estimate = self.predict(x, i)
         x0, eps = estimate.x0, estimate.eps
         if sampler.clip:
@@ -157,7 +147,7 @@ class DiffusionPurifier:
         steps = sampler.steps or t_star
         t = t_star * (steps - k) / (steps * unit)
         dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
-        beta, left = schedule.beta(t), schedule.continuous_left(t)
+        beta, left = schedule.beta(t), schedule.continuous_alpha_bar(t)
         index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
         told = (unit - 1) * t if self.card.time_conditioning == "continuous" else index
         eps = denoiser(x, told, left).eps

@@ -6,11 +6,12 @@ from typing import cast
 from torch import Tensor, nn
 
 from purify_audit.core.noise import Noise
-from purify_audit.spec.card import FeedforwardCard, ImageSpec
+from purify_audit.models.protocols import PurifierFromCard
+from purify_audit.spec.card import FeedforwardCard
 
 
 @dataclass(frozen=True, slots=True)
-class FeedforwardPurifier:
+class FeedforwardPurifier(PurifierFromCard):
     """A denoising autoencoder (Meng and Chen 2017), or noise-then-denoise when sigma > 0.
 
     Attributes:
@@ -22,21 +23,6 @@ class FeedforwardPurifier:
 
     card: FeedforwardCard
     network: nn.Module
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes and returns."""
-        return self.card.image
-
-    @property
-    def randomised(self) -> bool:
-        """Whether noise is added before the network."""
-        return self.card.randomised
-
-    @property
-    def evaluations(self) -> int:
-        """One network evaluation, or one for each colour."""
-        return self.card.image.channels if self.card.per_channel else 1
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws."""

@@ -35,7 +35,7 @@ class NoiseSchedule:
         """The number of indices, which is also how many of them make one unit of time."""
         return len(self.abar)
 
-    def left(self, index: int) -> float:
+    def alpha_bar(self, index: int) -> float:
         """abar[index], and 1 for index −1: the clean image."""
         return float(self.abar[index]) if index >= 0 else 1.0
 
@@ -43,7 +43,7 @@ class NoiseSchedule:
         """The continuous noise rate at time t in [0, 1] (Song et al. 2021, eq. 32)."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
-    def continuous_left(self, t: float) -> float:
+    def continuous_alpha_bar(self, t: float) -> float:
         """Abar at time t of the continuous process: exp(−∫₀ᵗ beta) (Song et al. 2021, eq. 33)."""
         return math.exp(-t * self.beta_min - 0.5 * t * t * (self.beta_max - self.beta_min))
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from purify_audit.core.errors import PlanError
 from purify_audit.core.noise import Noise
 from purify_audit.core.records import Record, first_fault
+from purify_audit.models.protocols import PurifierFromCard
 from purify_audit.spec.card import ImageSpec, Provenance, TransformCard
 from purify_audit.spec.notation import parse_settings
 from purify_audit.spec.transforms import (
@@ -43,7 +44,7 @@ _WINDOW_VALUES = 2**24  # sorted at a time by `smooth_median`: about 256 MiB wit
 
 
 @dataclass(frozen=True, slots=True)
-class TransformPurifier:
+class TransformPurifier(PurifierFromCard):
     """An input transformation as a purifier.
 
     Attributes:
@@ -63,21 +64,6 @@ class TransformPurifier:
                 f"transform '{self.card.name}' takes images of 1 or 3 channels, not {channels}; "
                 "choose another transform"
             )
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes and returns."""
-        return self.card.image
-
-    @property
-    def randomised(self) -> bool:
-        """Whether the output depends on the draw: only for added noise."""
-        return self.card.randomised
-
-    @property
-    def evaluations(self) -> int:
-        """One pass over the image."""
-        return 1
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Transform images [n, channels, height, width], pixels in [0, 1], to the same shape.

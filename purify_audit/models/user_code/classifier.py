@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from purify_audit.core.records import printable
+from purify_audit.models.protocols import ClassifierFromCard
 from purify_audit.models.user_code.errors import UserCodeError, user_code_errors
 from purify_audit.models.user_code.modules import precision_of
 from purify_audit.models.user_code.purifier import Code
-from purify_audit.spec.card import ClassifierCard, ImageSpec
+from purify_audit.spec.card import ClassifierCard
 
 
 @dataclass(frozen=True, slots=True)
-class UserClassifier:
+class UserClassifier(ClassifierFromCard):
     """Somebody's own classifier, behind the normalisation on its card.
 
     Attributes:
@@ -25,16 +26,6 @@ class UserClassifier:
     card: ClassifierCard
     code: Code
     any_precision: bool = field(default=True, init=False)
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes."""
-        return self.card.image
-
-    @property
-    def classes(self) -> int:
-        """The number of logits."""
-        return self.card.classes
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1].

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from purify_audit.core.findings import Finding, finding
 from purify_audit.core.noise import Noise
 from purify_audit.core.records import printable
+from purify_audit.models.protocols import PurifierFromCard
 from purify_audit.models.user_code.batching import ONE_ROW, Handling, study
 from purify_audit.models.user_code.capture import Capture
 from purify_audit.models.user_code.draws import (
@@ -27,7 +28,7 @@ from purify_audit.models.user_code.draws import (
 )
 from purify_audit.models.user_code.errors import NoGraphError, UserCodeError, user_code_errors
 from purify_audit.models.user_code.modules import in_training_mode, precision_of
-from purify_audit.spec.card import CodeCard, DataRange, ImageSpec
+from purify_audit.spec.card import CodeCard, DataRange
 
 Code = Callable[[Tensor], Any]
 """Images to images, or to logits; nothing holds it to its word."""
@@ -49,7 +50,7 @@ class Learnt:
 
 
 @dataclass(frozen=True)
-class UserPurifier:
+class UserPurifier(PurifierFromCard):
     """Somebody's own code as a pure function of (image, draw).
 
     The first call purifies a dozen rows more than it is asked for, to learn which rows may be
@@ -72,21 +73,6 @@ class UserPurifier:
     data_range: DataRange = (0.0, 1.0)
     learnt: Learnt = field(default_factory=Learnt, repr=False, compare=False)
     any_precision: bool = field(default=True, init=False)
-
-    @property
-    def image(self) -> ImageSpec:
-        """The images it takes and returns."""
-        return self.card.image
-
-    @property
-    def randomised(self) -> bool:
-        """Whether the output depends on the draw."""
-        return self.card.randomised
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations in one purification, as the code's author says."""
-        return self.card.evaluations
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws.

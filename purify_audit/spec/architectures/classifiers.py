@@ -2,10 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from purify_audit.core.records import Record
 from purify_audit.spec.architectures.chains import SequentialArgs

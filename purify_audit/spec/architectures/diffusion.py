@@ -2,14 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from purify_audit.core.records import Record, first_fault
 from purify_audit.spec.architectures.sizes import (
@@ -21,35 +14,48 @@ from purify_audit.spec.architectures.sizes import (
 )
 
 
-class UNetArgs(Record):
+class _Levels(Record):
+    """A U-Net by levels: level 0 has full resolution, each further level half of the one before.
+
+    Attributes:
+        multipliers: width factor of each level.
+        blocks: residual blocks in each level.
+        attention: levels whose blocks are followed by self-attention.
+    """
+
+    multipliers: Multipliers
+    blocks: Blocks
+    attention: Levels = ()
+
+    @model_validator(mode="after")
+    def _attends_where_it_can(self) -> Self:
+        levels_exist(self.attention, self.multipliers)
+        return self
+
+
+class UNetArgs(_Levels):
     """`purify_audit.models.networks.unet.UNet`."""
 
     arch: Literal["unet"] = "unet"
     width: Channels
-    multipliers: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=8)]
-    blocks: Annotated[int, Field(ge=1, le=16)]
-    attention: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = ()
     groups: Channels = 8
     patch: Annotated[int, Field(ge=1, le=16)] = 1
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        if not self.multipliers:
-            raise ValueError("multipliers must name at least one level")
         if self.width % self.groups:
             raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
-        if any(level >= len(self.multipliers) for level in self.attention):
-            raise ValueError(f"attention {self.attention} names a level that is not there")
         if self.width % 2:
             raise ValueError(f"width {self.width} must be even (sines and cosines of the time)")
         return self
 
 
-class NCSNppArgs(Record):
+class NCSNppArgs(_Levels):
     """`purify_audit.models.networks.ncsnpp.NCSNpp` (Song et al. 2021, appendix H: NCSN++ and DDPM++).
 
+    The middle always has self-attention.
+
     Attributes:
-        attention: levels whose blocks are followed by self-attention; the middle always has it.
         embedding: of the time: sines and cosines, or of the logarithm at random frequencies
             (`fourier`).
         fir: resample with the filter [1, 3, 3, 1] rather than nearest neighbour and averages.
@@ -61,9 +67,6 @@ class NCSNppArgs(Record):
 
     arch: Literal["ncsnpp"] = "ncsnpp"
     width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
-    multipliers: Multipliers
-    blocks: Blocks
-    attention: Levels = ()
     embedding: Literal["positional", "fourier"] = "positional"
     fir: bool = False
     progressive_input: Literal["none", "residual"] = "none"
@@ -73,22 +76,22 @@ class NCSNppArgs(Record):
 
     @model_validator(mode="after")
     def _published_together(self) -> Self:
-        levels_exist(self.attention, self.multipliers)
         if self.progressive_input == "residual" and not self.fir:
             raise ValueError("progressive_input residual resamples by the filter: it needs fir")
         if self.scale_by_sigma and self.embedding != "fourier":
             raise ValueError(
-                "scale_by_sigma needs embedding fourier: a positional network is told a place in a"
-                " table of noise levels, which no time_conditioning gives"
+                "scale_by_sigma needs embedding fourier: a positional network takes an index into"
+                " a table of noise levels, which no time_conditioning gives"
             )
         return self
 
 
-class ADMArgs(Record):
+class ADMArgs(_Levels):
     """`purify_audit.models.networks.adm.ADM` (Nichol and Dhariwal 2021; Dhariwal and Nichol 2021).
 
+    The middle always has self-attention.
+
     Attributes:
-        attention: levels whose blocks are followed by self-attention; the middle always has it.
         heads: of each attention; or none, and then `head_channels` decides.
         head_channels: width of one head.
         resblock_updown: resample inside residual blocks.
@@ -100,9 +103,6 @@ class ADMArgs(Record):
 
     arch: Literal["adm"] = "adm"
     width: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # for GroupNorm of 32 groups
-    multipliers: Multipliers
-    blocks: Blocks
-    attention: Levels = ()
     heads: Annotated[int, Field(ge=1, le=256)] | None = None
     head_channels: Channels | None = None
     resblock_updown: bool = False
@@ -112,7 +112,6 @@ class ADMArgs(Record):
 
     @model_validator(mode="after")
     def _one_rule_for_heads(self) -> Self:
-        levels_exist(self.attention, self.multipliers)
         if (self.heads is None) == (self.head_channels is None):
             raise ValueError("give heads or head_channels, and not both")
         for level in {*self.attention, len(self.multipliers) - 1}:
@@ -125,30 +124,22 @@ class ADMArgs(Record):
         return self
 
 
-class DDPMUNetArgs(Record):
+class DDPMUNetArgs(_Levels):
     """`purify_audit.models.networks.ddpm_unet.DDPMUNet` (Ho et al. 2020, appendix B).
 
-    Attributes:
-        attention: levels whose blocks are followed by self-attention; the middle always has it.
+    The middle always has self-attention.
     """
 
     arch: Literal["ddpm-unet"] = "ddpm-unet"
     width: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # for GroupNorm of 32 groups
-    multipliers: Multipliers
-    blocks: Blocks
-    attention: Levels = ()
-
-    @model_validator(mode="after")
-    def _levels_are_there(self) -> Self:
-        levels_exist(self.attention, self.multipliers)
-        return self
 
 
-class EDMArgs(Record):
+class EDMArgs(_Levels):
     """`purify_audit.models.networks.edm.EDM`: SongUNet and preconditioning (Karras et al. 2022, table 1).
 
+    The middle always has self-attention.
+
     Attributes:
-        attention: levels whose blocks are followed by self-attention; the middle always has it.
         preconditioning: `vp` or `edm`: columns of the table.
         sigma_data: standard deviation of the data; `vp` does not use it.
         augment: labels of non-leaking augmentation; they are zero when purifying.
@@ -156,17 +147,9 @@ class EDMArgs(Record):
 
     arch: Literal["edm"] = "edm"
     width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
-    multipliers: Multipliers
-    blocks: Blocks
-    attention: Levels = ()
     preconditioning: Literal["vp", "edm"]
     sigma_data: PositiveFloat = 0.5
     augment: Annotated[int, Field(ge=0, le=64)] = 0
-
-    @model_validator(mode="after")
-    def _attends_where_it_can(self) -> Self:
-        levels_exist(self.attention, self.multipliers)
-        return self
 
 
 class LucidrainsArgs(Record):
@@ -215,7 +198,7 @@ class _UNet2DConfig(BaseModel):
     @model_validator(mode="after")
     def _no_classes(self) -> Self:
         if self.class_embed_type is not None or self.num_class_embeds is not None:
-            raise ValueError("the network is told a class, which a purifier does not know")
+            raise ValueError("the network is class-conditional; a purifier knows no class")
         return self
 
 

@@ -2,9 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from purify_audit.core.records import Record
 from purify_audit.spec.architectures.chains import SequentialArgs

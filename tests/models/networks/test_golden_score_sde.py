@@ -13,7 +13,12 @@ from safetensors.torch import load_file
 from purify_audit.core.errors import CheckpointError
 from purify_audit.models.checkpoint import read_checkpoint, save_checkpoint
 from purify_audit.models.load import load_purifier
-from purify_audit.models.networks.ncsnpp import NCSNpp, double, halve, sines_and_cosines
+from purify_audit.models.networks.layers import (
+    double_filtered,
+    halve_filtered,
+    sines_and_cosines,
+)
+from purify_audit.models.networks.ncsnpp import NCSNpp
 from purify_audit.models.purifiers.denoiser import Denoiser
 from purify_audit.spec.architectures import NCSNppArgs
 from purify_audit.spec.card import ImageSpec
@@ -238,7 +243,9 @@ def test_filtered_resampling_axis_by_axis(resample):
     x = images(2, 3, 6, 10).double()
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
     kernel = torch.outer(taps, taps)[None, None]
-    ours, axis = (halve, filtered_once) if resample == "halve" else (double, spread_once)
+    ours, axis = (
+        (halve_filtered, filtered_once) if resample == "halve" else (double_filtered, spread_once)
+    )
     want = axis(axis(x.numpy()).swapaxes(2, 3)).swapaxes(2, 3)
     np.testing.assert_allclose(ours(x, kernel).numpy(), want, rtol=0, atol=1e-14)
 
@@ -246,9 +253,9 @@ def test_filtered_resampling_axis_by_axis(resample):
 def test_a_box_filter_is_means_of_four_and_nearest_neighbours():
     x, box = images(2, 3, 6, 10).double(), torch.full((1, 1, 2, 2), 0.25, dtype=torch.float64)
     want = x.reshape(2, 3, 3, 2, 5, 2).mean((3, 5))
-    torch.testing.assert_close(halve(x, box), want, rtol=0, atol=1e-15)
+    torch.testing.assert_close(halve_filtered(x, box), want, rtol=0, atol=1e-15)
     repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(double(x, box), repeated, rtol=0, atol=1e-15)
+    torch.testing.assert_close(double_filtered(x, box), repeated, rtol=0, atol=1e-15)
 
 
 def test_sines_then_cosines_from_1_to_a_ten_thousandth():

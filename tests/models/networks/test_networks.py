@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from purify_audit.models.networks import build_network
 from purify_audit.models.networks.autoencoder import Autoencoder
 from purify_audit.models.networks.classifiers import CifarResNet, Cnn
-from purify_audit.models.networks.unet import UNet, sinusoidal_embedding
+from purify_audit.models.networks.layers import sinusoidal_embedding
+from purify_audit.models.networks.unet import UNet
 from purify_audit.spec.architectures import AutoencoderArgs, CifarResNetArgs, CnnArgs, UNetArgs
 from purify_audit.spec.card import ClassifierCard, FeedforwardCard, ImageSpec
 from purify_audit.spec.samplers import DDPMSampler
@@ -215,7 +216,7 @@ def test_embedding_is_cosines_then_sines():
     [
         ({"width": 12, "multipliers": (1,), "blocks": 1}, "not a multiple of groups"),
         ({"width": 9, "multipliers": (1,), "blocks": 1, "groups": 3}, "must be even"),
-        ({"width": 8, "multipliers": (), "blocks": 1}, "at least one level"),
+        ({"width": 8, "multipliers": (), "blocks": 1}, "at least 1 item"),
         ({"width": 8, "multipliers": (0,), "blocks": 1}, "greater than or equal to 1"),
         ({"width": 8, "multipliers": (1,), "blocks": 0}, "greater than or equal to 1"),
     ],

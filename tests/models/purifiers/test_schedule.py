@@ -32,8 +32,8 @@ def test_abar_is_the_product_written_out(schedule):
     np.testing.assert_allclose(got.abar, literal_abar(schedule), rtol=1e-12, atol=0)
     assert np.all(np.diff(got.abar) < 0)
     assert 0 < got.abar[-1] < got.abar[0] < 1
-    assert got.left(-1) == 1.0  # the clean image
-    assert got.left(schedule.steps - 1) == got.abar[-1]
+    assert got.alpha_bar(-1) == 1.0  # the clean image
+    assert got.alpha_bar(schedule.steps - 1) == got.abar[-1]
 
 
 def test_the_usual_linear_schedule():
@@ -51,10 +51,10 @@ def test_the_usual_linear_schedule():
 def test_the_usual_linear_schedule_in_continuous_time():
     """beta(t) = 0.1 + 19.9 t and abar(t) = exp(-0.1 t - 9.95 t^2)."""
     schedule = noise_schedule(LinearSchedule())
-    assert schedule.continuous_left(0.1) == pytest.approx(0.89628, abs=5e-6)
+    assert schedule.continuous_alpha_bar(0.1) == pytest.approx(0.89628, abs=5e-6)
     for t in (0.0, 1e-5, 0.1, 0.5, 1.0):
         assert schedule.beta(t) == pytest.approx(0.1 + 19.9 * t, rel=1e-14)
-        assert schedule.continuous_left(t) == pytest.approx(
+        assert schedule.continuous_alpha_bar(t) == pytest.approx(
             math.exp(-0.1 * t - 9.95 * t * t), rel=1e-14
         )
 
@@ -69,8 +69,10 @@ def test_continuous_abar_is_the_exponential_of_the_integral_of_beta(card):
     schedule = noise_schedule(card)
     for t in (0.2, 0.7, 1.0):
         integral = t / 6.0 * (schedule.beta(0) + 4.0 * schedule.beta(t / 2) + schedule.beta(t))
-        assert schedule.continuous_left(t) == pytest.approx(math.exp(-integral), rel=1e-13)
-        assert schedule.continuous_left(t) == pytest.approx(continuous_abar(card, t), rel=1e-13)
+        assert schedule.continuous_alpha_bar(t) == pytest.approx(math.exp(-integral), rel=1e-13)
+        assert schedule.continuous_alpha_bar(t) == pytest.approx(
+            continuous_abar(card, t), rel=1e-13
+        )
 
 
 def test_cosine_telescopes_to_its_closed_form_until_beta_is_capped():
@@ -86,7 +88,9 @@ def test_vp_indices_are_the_right_ends_of_equal_times():
     schedule = noise_schedule(VPSchedule(steps=200, beta_min=0.2, beta_max=9.0))
     assert (schedule.beta_min, schedule.beta_max) == (0.2, 9.0)
     for i in (0, 77, 199):
-        assert schedule.left(i) == pytest.approx(schedule.continuous_left((i + 1) / 200), rel=1e-14)
+        assert schedule.alpha_bar(i) == pytest.approx(
+            schedule.continuous_alpha_bar((i + 1) / 200), rel=1e-14
+        )
 
 
 @settings(deadline=None, derandomize=True)

@@ -85,9 +85,7 @@ def _distances(
             return (defence.purifier(rows, noise),)
 
     cost = defence.purifier.evaluations
-    moved, anchors = (
-        defence.rows(purify, (z, on.ids, on.labels), draws, cost)[0] for z in (x, on.x)
-    )
+    moved, anchors = (defence.rows(purify, z, on.ids, on.labels, draws, cost)[0] for z in (x, on.x))
     change, delta = moved.double() - anchors.double(), x.double() - on.x.double()
     orders: dict[Norm, float] = {"l2": 2.0, "linf": float("inf")}
     return (

@@ -1,4 +1,4 @@
-"""What an attack sees: purifier and classifier as one function of (image, draw), row by row."""
+"""The attacked model (purifier and classifier) and the objective that attacks maximise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from purify_audit.attack.activation_memory import ActivationMemory
 from purify_audit.attack.gradients import Gradient, GradientKind, bpda, secant, steps_of
 from purify_audit.attack.losses import Loss, loss_rows, margins
 from purify_audit.core.noise import Noise, Stream
+from purify_audit.models.microbatches import microbatches
 from purify_audit.models.protocols import Classifier, Purifier
 from purify_audit.models.runner import Tick, ignore_ticks, memory_advice
 
@@ -18,16 +19,16 @@ Draws = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """A purifier and the classifier behind it, run in micro-batches of one size.
+    """A classifier behind a purifier, run in micro-batches of a fixed size.
 
     Attributes:
-        purifier: what is attacked.
-        classifier: judges its output.
-        device: where both are.
+        purifier: the purifier.
+        classifier: classifies its output.
+        device: of both.
         seed: the key of all randomness.
-        microbatch: rows (image, draw) of every call; the last is padded.
+        microbatch: rows (image, draw) of every call.
         tick: called with the network evaluations of every micro-batch; may raise `Stopped`.
-        activations: takes exact gradients in the memory that there is; their bits do not depend on it.
+        activations: computes exact gradients within a memory budget, which does not change them.
     """
 
     purifier: Purifier
@@ -48,57 +49,59 @@ class Defence:
                 return (self.classifier(self.purifier(rows, noise)),)
 
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)
-        (logits,) = self.rows(classify, (x, ids, labels), draws, self.purifier.evaluations)
-        return logits
+        evaluations = self.purifier.evaluations
+        return self.rows(classify, x, ids, labels, draws, evaluations)[0]
 
     def rows(
         self,
         compute: Callable[[Tensor, Noise, Tensor], tuple[Tensor, ...]],
-        images: tuple[Tensor, tuple[int, ...], Tensor],
+        x: Tensor,
+        ids: tuple[int, ...],
+        labels: Tensor,
         draws: Draws,
         evaluations: int,
     ) -> tuple[Tensor, ...]:
-        """What `compute` makes of every (image, draw), each result [n, k, …].
+        """Results of `compute` for every (image, draw), each [n, k, …].
 
         Args:
-            compute: rows [m, c, h, w], their noise and labels [m] to tensors [m, …].
-            images: pixels [n, c, h, w], ids and labels [n].
+            compute: maps rows [m, c, h, w], their noise and labels [m] to tensors [m, …].
+            x: pixels [n, c, h, w].
+            ids: image ids [n].
+            labels: int64 [n].
             draws: k draw ids.
-            evaluations: of the network, for each row; told to `tick`.
+            evaluations: network evaluations per row, reported to `tick`.
 
         Raises:
             Stopped: from `tick`.
             AuditError: out of memory.
         """
-        x, ids, labels = images
-        k, size = len(draws), self.microbatch
-        total, parts = len(x) * k, list[tuple[Tensor, ...]]()
-        for first in range(0, total, size):
-            place = [n if n < total else first for n in range(first, first + size)]
-            row = torch.tensor([n // k for n in place], device=self.device)
+        k, parts = len(draws), list[tuple[Tensor, ...]]()
+        for batch in microbatches(len(x) * k, self.microbatch):
+            image = [row // k for row in batch.rows]
+            index = torch.tensor(image, device=self.device)
             noise = Noise(
                 self.seed,
-                tuple(ids[n // k] for n in place),
-                tuple(draws[n % k] for n in place),
+                tuple(ids[n] for n in image),
+                tuple(draws[row % k] for row in batch.rows),
                 Stream.PURIFY,
                 self.device,
             )
-            with memory_advice(self.device, size):
-                made = compute(x[row], noise, labels[row])
-            parts.append(tuple(t[: total - first] for t in made))
-            self.tick(evaluations * min(size, total - first))
+            with memory_advice(self.device, self.microbatch):
+                outputs = compute(x[index], noise, labels[index])
+            parts.append(tuple(t[: batch.count] for t in outputs))
+            self.tick(evaluations * batch.count)
         whole = [torch.cat(column) for column in zip(*parts, strict=True)]
         return tuple(t.reshape(len(x), k, *t.shape[1:]) for t in whole)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an attack learns of images at one step.
+    """Losses, margins and gradient of images at one step of an attack.
 
     Attributes:
         losses: mean over draws [n].
-        margins: z_y − max_{i≠y} z_i, [n, k]; not positive where the draw is fooled.
-        gradient: of `losses`, [n, c, h, w]; none when it was not asked for.
+        margins: z_y − max_{i≠y} z_i, [n, k]; not positive where a draw is fooled.
+        gradient: of `losses`, [n, c, h, w]; none from `evaluate`.
     """
 
     losses: Tensor
@@ -108,19 +111,19 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The mean over draws of a loss of some images, to be raised (EOT; Athalye et al. 2018).
+    """The loss of images, averaged over draws, to be maximised (EOT; Athalye et al. 2018).
 
-    The mean is of losses, not of logits or probabilities.
+    Losses are averaged, not logits or probabilities.
 
     Attributes:
-        defence: what is attacked.
-        ids: image ids; their noise.
+        defence: the attacked model.
+        ids: image ids [n], which address their noise.
         labels: int64 [n], on the device.
-        draws: step -> draws of that step; constant when aligned.
-        loss: what is raised.
-        gradient: how gradients are had.
-        surrogate: the purifier of the shorter chain, for `surrogate`.
-        reach: of the finite difference, for `none`; l2, pixel units.
+        draws: maps a step to its draws; constant when aligned.
+        loss: the loss.
+        gradient: how gradients are computed.
+        surrogate: for the gradient `surrogate`: the purifier with the shorter chain.
+        reach: for the gradient `none`: step of the finite difference, l2, pixel units.
     """
 
     defence: Defence
@@ -146,23 +149,23 @@ class Objective:
         draws = self.draws(step)
         logits = self.defence.logits(x, self.ids, draws).flatten(0, 1)
         labels = self.labels.repeat_interleave(len(draws))
-        return self._view(loss_rows(logits, labels, self.loss), logits, labels, None)
+        return self._evaluation(loss_rows(logits, labels, self.loss), logits, labels, None)
 
     def loss_and_grad(self, x: Tensor, step: int) -> Evaluation:
-        """The same with the gradient."""
-        draws, images = self.draws(step), (x, self.ids, self.labels)
-        losses, logits, gradient = self.defence.rows(
-            self._gradient, images, draws, self.gradient_evaluations
-        )
-        labels = self.labels.repeat_interleave(len(draws))
-        return self._view(losses.flatten(), logits.flatten(0, 1), labels, gradient.mean(1))
+        """Losses, margins and gradient of images x [n, c, h, w] under the draws of a step."""
+        losses, logits, gradient = self._row_results(x, step)
+        labels = self.labels.repeat_interleave(gradient.shape[1])
+        return self._evaluation(losses.flatten(), logits.flatten(0, 1), labels, gradient.mean(1))
 
     def row_gradients(self, x: Tensor, step: int) -> Tensor:
-        """The gradient of every draw by itself, [n, k, c, h, w]."""
-        draws, images = self.draws(step), (x, self.ids, self.labels)
-        return self.defence.rows(self._gradient, images, draws, self.gradient_evaluations)[2]
+        """The gradient under each draw, [n, k, c, h, w]."""
+        return self._row_results(x, step)[2]
 
-    def _view(
+    def _row_results(self, x: Tensor, step: int) -> tuple[Tensor, ...]:
+        cost = self.gradient_evaluations
+        return self.defence.rows(self._gradient, x, self.ids, self.labels, self.draws(step), cost)
+
+    def _evaluation(
         self, losses: Tensor, logits: Tensor, labels: Tensor, gradient: Tensor | None
     ) -> Evaluation:
         n = len(self.ids)
@@ -175,18 +178,18 @@ class Objective:
             logits = self.defence.classifier(y)
             return loss_rows(logits, labels, self.loss), logits
 
-        purifier, graphs = self.defence.purifier, self.defence.activations
-        found: Gradient
+        purifier, activations = self.defence.purifier, self.defence.activations
+        result: Gradient
         match self.gradient:
             case "exact":
-                found = graphs.exact(purifier, noise, head, x)
+                result = activations.exact(purifier, noise, head, x)
             case "bpda":
-                found = bpda(steps_of(purifier, noise), head, x)
+                result = bpda(steps_of(purifier, noise), head, x)
             case "none":
-                found = secant(lambda z: purifier(z, noise), head, x, self.reach)
+                result = secant(lambda z: purifier(z, noise), head, x, self.reach)
             case "surrogate":
-                assert self.surrogate is not None, "the caller brings the shorter chain"
+                assert self.surrogate is not None, "the caller gives the shorter chain"
                 own = bpda(steps_of(purifier, noise), head, x)
-                short = graphs.exact(self.surrogate, noise, head, x)
-                found = Gradient(own.losses, own.logits, short.at_input)
-        return found.losses, found.logits, found.at_input
+                short = activations.exact(self.surrogate, noise, head, x)
+                result = Gradient(own.losses, own.logits, short.at_input)
+        return result.losses, result.logits, result.at_input

@@ -27,6 +27,7 @@ from purify_audit.compression.measure import (
 from purify_audit.compression.preflight import Preflight, preflight
 from purify_audit.core.findings import Finding
 from purify_audit.core.noise import NOISE_SPEC
+from purify_audit.models.microbatches import microbatches
 from purify_audit.models.protocols import Classifier
 from purify_audit.models.runner import Runner, Stopped, deterministic, environment, memory_advice
 from purify_audit.report.citations import citations
@@ -200,10 +201,10 @@ def groups(plan: AuditPlan, image_bytes: int) -> Iterator[list[int]]:
 def _classify(classifier: Classifier, subject: Subject) -> Classify:
     def classify(x: np.ndarray) -> np.ndarray:
         size, labels = subject.plan.microbatch, []
-        for first in range(0, len(x), size):
-            batch = torch.from_numpy(x[first : first + size].copy()).to(subject.device)
+        for batch in microbatches(len(x), size, least=1):
+            images = torch.from_numpy(x[batch.rows]).to(subject.device)
             with memory_advice(subject.device, size):
-                labels.append(classifier(batch).argmax(1).cpu().numpy())
+                labels.append(classifier(images).argmax(1).cpu().numpy())
         return np.concatenate(labels)
 
     return classify

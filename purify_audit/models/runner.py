@@ -1,4 +1,4 @@
-"""How purifications are computed: numeric settings, micro-batches of one size, interruption."""
+"""Batched purification: deterministic kernels, micro-batches of one size, interruption."""
 
 import contextlib
 import platform
@@ -11,6 +11,7 @@ import torch
 
 from purify_audit.core.errors import AuditError, OutOfMemoryError, PlanError
 from purify_audit.core.noise import Noise, Stream
+from purify_audit.models.microbatches import microbatches
 from purify_audit.models.protocols import Purifier
 from purify_audit.spec.engine import PLAIN, Engine
 from purify_audit.spec.shard import place_on_machine
@@ -18,14 +19,13 @@ from purify_audit.spec.shard import place_on_machine
 
 @contextlib.contextmanager
 def deterministic(gradients: bool = False) -> Iterator[None]:
-    """Exact float32 and fixed kernel choices within, the settings found restored after.
+    """A context with float32 arithmetic and deterministic kernels; restores the settings on exit.
 
-    TF32 and autocast off, cuDNN benchmarking off and deterministic; an `EngineNetwork` switches
-    its own precision on, for itself. Without `gradients`, tensors made within can never take part
-    in one, which saves their bookkeeping.
+    TF32, autocast and cuDNN benchmarking are off; an `EngineNetwork` sets its own precision.
+    Without `gradients`, tensors are created in inference mode, which is faster.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    found = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
+    before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
     cudnn.benchmark, cudnn.deterministic = False, True
     cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
@@ -36,11 +36,11 @@ def deterministic(gradients: bool = False) -> Iterator[None]:
         ):
             yield
     finally:
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = found
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def environment(device: torch.device, engine: Engine = PLAIN) -> dict[str, str | int]:
-    """What the numbers may depend on in their last digits."""
+    """The hardware, versions and settings on which the last digits may depend."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(),
@@ -54,18 +54,18 @@ def environment(device: torch.device, engine: Engine = PLAIN) -> dict[str, str |
 
 
 Tick = Callable[[int], None]
-"""Progress callback, called with a count after every micro-batch; raises `Stopped` to end."""
+"""Progress callback: called with a count after every micro-batch; raises `Stopped` to end."""
 
 
 def ignore_ticks(count: int) -> None:
-    """No progress is wanted."""
+    """Ignore progress."""
 
 
 class Stopped(Exception):
-    """The run was asked to end between two micro-batches.
+    """The run was stopped between two micro-batches.
 
     Attributes:
-        rows: purified rows that were finished, or none.
+        rows: purified rows that are finished, or none.
     """
 
     rows: np.ndarray | None = None
@@ -73,7 +73,7 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def memory_advice(device: torch.device, microbatch: int) -> Iterator[None]:
-    """Turns an allocator's error into a sentence.
+    """Advise a smaller micro-batch when the device runs out of memory.
 
     Raises:
         OutOfMemoryError: the device is out of memory.
@@ -89,14 +89,11 @@ def memory_advice(device: torch.device, microbatch: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Purifies any number of rows in micro-batches that all have the same size.
-
-    Kernels are chosen by batch size, so a fixed size (the last micro-batch is padded) keeps a
-    row's bits independent of what else is computed.
+    """Purifies any number of rows in micro-batches of a fixed size (`microbatches`).
 
     Attributes:
-        purifier: what is run.
-        device: where.
+        purifier: the purifier.
+        device: where it runs.
         seed: the key of all randomness.
         microbatch: rows of every call.
         tick: called with the number of rows after every micro-batch; may raise `Stopped`.
@@ -120,48 +117,47 @@ class Runner:
             float32 [rows, c, h, w].
 
         Raises:
-            Stopped: from `tick`, with the rows done.
-            AuditError: the output is not of the input's shape.
+            Stopped: from `tick`, with the finished rows.
+            AuditError: the output does not have the input's shape.
         """
         out = np.empty_like(x)
-        for first in range(0, len(x), self.microbatch):
-            rows = slice(first, min(first + self.microbatch, len(x)))
+        for batch in microbatches(len(x), self.microbatch):
+            rows = batch.rows[: batch.count]
             purified = self.batch(x[rows], images[rows], draws[rows])
-            if purified.shape != out[rows].shape:
+            if purified.shape != x[rows].shape:
                 raise AuditError(
-                    f"the purifier makes {list(purified.shape)} of {list(out[rows].shape)}, though"
+                    f"the purifier makes {list(purified.shape)} of {list(x[rows].shape)}, though"
                     " not of fewer rows: it does not purify row by row"
                 )
             out[rows] = purified
             try:
-                self.tick(rows.stop - rows.start)
+                self.tick(batch.count)
             except Stopped as stop:
-                stop.rows = out[: rows.stop]
+                stop.rows = out[: rows[-1] + 1]
                 raise
         return out
 
     def batch(self, x: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Purify at most `microbatch` rows in one call, padded with copies of the first."""
-        padding = self.microbatch - len(x)
-        place = np.concatenate((np.arange(len(x)), np.zeros(padding, np.int64)))
+        (batch,) = microbatches(len(x), self.microbatch)
         noise = Noise(
             self.seed,
-            tuple(images[place].tolist()),
-            tuple(draws[place].tolist()),
+            tuple(images[batch.rows].tolist()),
+            tuple(draws[batch.rows].tolist()),
             Stream.PURIFY,
             self.device,
         )
-        batch = torch.from_numpy(x[place]).to(self.device)
+        padded = torch.from_numpy(x[batch.rows]).to(self.device)
         with memory_advice(self.device, self.microbatch):
-            purified: np.ndarray = self.purifier(batch, noise)[: len(x)].cpu().numpy()
+            purified: np.ndarray = self.purifier(padded, noise)[: batch.count].cpu().numpy()
         return purified
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: `auto` is CUDA where there is one, shared out among processes.
+    """The device with a name: `auto` is CUDA if available, distributed over local processes.
 
     Raises:
-        PlanError: no such device here.
+        PlanError: this machine has no such device.
     """
     if name == "auto":
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

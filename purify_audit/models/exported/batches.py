@@ -1,7 +1,6 @@
-"""A graph that runs on any number of rows, in portions that it takes.
+"""An exported graph, called with any number of rows in batches of a size that it accepts.
 
-Graphs are exported for one batch size, or for a range of them. What fills up a portion is a copy of
-its first row.
+Graphs are exported for one batch size, or for a range of sizes.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,22 +10,23 @@ import torch
 from torch import Tensor
 
 from purify_audit.models.exported.signature import Rows, TensorSpec
+from purify_audit.models.microbatches import MicroBatch, microbatches
 
 Network = Callable[..., Tensor]
-"""Tensors in the order of a signature to one tensor."""
+"""Maps tensors, in the order of a signature, to one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A graph that runs.
+    """An exported graph.
 
     Attributes:
         network: computes it, on one device.
-        inputs: what it takes, in order.
-        image: the name of the input that takes images.
-        seed: the name of the input that takes one seed for all rows of a call, if there is one.
-        differentiable: whether autograd sees through it; then it computes in the precision that it
-            is given.
+        inputs: its inputs, in order.
+        image: name of the input for images.
+        seed: name of the input for one seed for all rows of a call, if there is one.
+        differentiable: whether autograd can differentiate it; then it computes in the precision of
+            its input.
     """
 
     network: Network
@@ -39,45 +39,31 @@ class Graph:
         """The output for any number of rows.
 
         Args:
-            given: inputs by name, [n, …] each, the seed too: then rows are computed one by one.
+            given: inputs by name, [n, …] each; with a seed, rows are computed one by one.
 
         Returns:
-            [n, …]; an output that does not have a row for each of the input's, as it is.
+            [n, …]; an output without one row per input row, unchanged.
         """
         x, parts = given[self.image], []
-        for portion in self.portions(len(x)):
-            index = torch.tensor(portion.filled, device=x.device)
+        for batch in self.microbatches(len(x)):
+            index = torch.tensor(batch.rows, device=x.device)
             filled = {name: tensor[index] for name, tensor in given.items()}
             if self.seed is not None:
                 filled[self.seed] = filled[self.seed][0]
             part = self.network(*(filled[spec.name] for spec in self.inputs))
             if part.shape[:1] != index.shape:
                 return part
-            parts.append(part[: portion.count])
+            parts.append(part[: batch.count])
         return torch.cat(parts)
 
     @property
     def rows(self) -> Rows:
-        """How many rows go into one call."""
+        """Batch sizes that one call accepts."""
         taken = [spec.rows for spec in self.inputs if spec.name != self.seed]
         most = [r.most for r in taken if r.most is not None] + [1] * (self.seed is not None)
         return Rows(max(r.least for r in taken), min(most, default=None))
 
-    def portions(self, n: int) -> Iterator["Portion"]:
-        """Rows of each call for n rows.
-
-        All of one length: kernels are chosen by it, and a row's last bits by them.
-        """
+    def microbatches(self, n: int) -> Iterator[MicroBatch]:
+        """Rows of each call for n rows; all calls have one size."""
         size = min(n, self.rows.most or n)
-        fill = max(size, self.rows.least)
-        for first in range(0, n, size):
-            asked = list(range(first, min(first + size, n)))
-            yield Portion(asked + (fill - len(asked)) * [first], len(asked))
-
-
-@dataclass(frozen=True, slots=True)
-class Portion:
-    """Rows of one call, by place; those behind the first `count` are copies of the first."""
-
-    filled: list[int]
-    count: int
+        return microbatches(n, size, max(size, self.rows.least))

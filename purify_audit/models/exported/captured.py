@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from purify_audit.core.noise import Noise
-from purify_audit.models.exported.batches import Graph, Portion
+from purify_audit.models.exported.batches import Graph
+from purify_audit.models.microbatches import MicroBatch
 from purify_audit.models.user_code.batching import ONE_ROW
 from purify_audit.models.user_code.purifier import Learnt, UserPurifier
 from purify_audit.spec.architectures import CodeArgs
@@ -30,16 +31,16 @@ class CapturedGraph(UserPurifier):
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws; see `UserPurifier`."""
         parts, n = list[Tensor](), len(x)
-        portions: Iterable[Portion] = self.graph.portions(n)
+        batches: Iterable[MicroBatch] = self.graph.microbatches(n)
         if not _tells_rows(self.graph):  # row by row, which the graph itself fills up
-            portions = [Portion(list(range(n)), n)]
-        for rows in portions:
-            images, draws = ([ids[k] for k in rows.filled] for ids in (noise.images, noise.draws))
+            batches = [MicroBatch(list(range(n)), n)]
+        for batch in batches:
+            images, draws = ([ids[k] for k in batch.rows] for ids in (noise.images, noise.draws))
             some = replace(noise, images=tuple(images), draws=tuple(draws))
-            part = super().__call__(x[rows.filled], some)
-            if part.shape[:1] != (len(rows.filled),):
+            part = super().__call__(x[batch.rows], some)
+            if part.shape[:1] != (len(batch.rows),):
                 return part
-            parts.append(part[: rows.count])
+            parts.append(part[: batch.count])
         return torch.cat(parts)
 
 

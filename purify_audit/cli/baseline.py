@@ -92,7 +92,7 @@ def diff(
 
 
 def _row(comparison: "Comparison", e: "Estimate", level: float) -> tuple[str, ...]:
-    from purify_audit.gate.wording import named, number
+    from purify_audit.report.wording import named, number
     from purify_audit.statistics.confidence import looks_behind
 
     paired = comparison(e, level, looks_behind(e.metric, comparison.new.report.plan))

@@ -1,4 +1,4 @@
-"""A baseline: a report with every metric's value for every image, to compare a later one with."""
+"""A baseline: a report with its per-image values, with which later reports are compared."""
 
 import json
 import math
@@ -35,7 +35,7 @@ _SAME_PLAN = ("norm", "eps", "probes", "draws", "directions", "seed", "microbatc
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A report and its values image by image.
+    """A report and its per-image values.
 
     Attributes:
         report: the report.
@@ -47,10 +47,10 @@ class Baseline:
 
 
 def values_of(report: Report, folder: Path) -> Baseline:
-    """A saved report's values, from the rows beside it.
+    """A saved report with the values in its files of rows.
 
     Raises:
-        ReportError: they are missing or changed.
+        ReportError: the files are missing or changed.
     """
     attacked = report.attacks_sha256 is not None
     attacks = stored_attacks(report, folder) if attacked else None
@@ -60,7 +60,7 @@ def values_of(report: Report, folder: Path) -> Baseline:
 def columns(
     plan: AuditPlan, samples: CompressionSamples, attacks: AttackSamples | None
 ) -> dict[Key, Column]:
-    """Every metric's value for every image."""
+    """The value of each metric for each image."""
     parts = [per_image(samples, plan)]
     parts += [] if attacks is None else [attack_values(attacks, plan)]
     return {
@@ -71,7 +71,7 @@ def columns(
 
 
 def open_baseline(path: Path) -> Baseline:
-    """A baseline file, or a report with its rows beside it.
+    """A baseline file, or a report with its files of rows.
 
     Raises:
         ReportError: it is neither, or damaged.
@@ -87,13 +87,13 @@ def open_baseline(path: Path) -> Baseline:
         }
         return Baseline(parse_report(metadata["report"].encode(), path), columns)
 
-    baseline = read_columns(path, build, "is no baseline and no report")
+    baseline = read_columns(path, build, "is neither a baseline nor a report")
     for e in baseline.report.estimates:
         column = baseline.columns.get((e.metric, e.norm, e.probe, e.eps))
-        if column is None or e.metric == "rms_gain":  # a root of its values' mean
+        if column is None or e.metric == "rms_gain":  # a root of a mean
             continue
         if not math.isclose(float(column.values.mean()), e.value, rel_tol=1e-6, abs_tol=1e-9):
-            raise ReportError(f"{path}: its values of {e.metric} are not those of its report")
+            raise ReportError(f"{path}: its values of {e.metric} do not match its report")
     return baseline
 
 
@@ -115,7 +115,7 @@ def save_baseline(path: Path, baseline: Baseline) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sets of values that may be compared.
+    """Two comparable sets of values.
 
     Attributes:
         new: the report that is judged.
@@ -128,30 +128,30 @@ class Comparison:
     def __call__(self, e: Estimate, level: float, looks: int = 1) -> Pairing:
         """The change of an estimate, paired by image under the same draws.
 
-        The level is shared by so many looks.
+        The level is shared by `looks` looks.
 
         Raises:
-            ReportError: the baseline does not have it, or settings differ that it depends on.
+            ReportError: the baseline lacks it, or settings on which it depends differ.
         """
         key = (e.metric, e.norm, e.probe, e.eps)
         if key not in self.old.columns:
             raise ReportError(
-                f"the baseline has no {e.metric} of probe {e.probe} at this radius; measure it"
-                " again as this report was measured"
+                f"the baseline has no {e.metric} of probe {e.probe} at this radius; measure"
+                " it again with this report's settings"
             )
         both = self.new.report, self.old.report
         if metric_info(e.metric).stage != "compress":
             _refuse(_differing(*(_attacks(r) for r in both)))
         if metric_info(e.metric).stage != "compress" or "accuracy" in e.metric:
-            _refuse(_differing(*(_judge(r) for r in both)))
+            _refuse(_differing(*(_classifier(r) for r in both)))
         return pair(e, self.new.columns[key], self.old.columns[key], level, looks)
 
 
 def compare(new: Baseline, old: Baseline) -> Comparison:
-    """Two sets of values, if they are of the same images under the same draws and arithmetic.
+    """Two sets of values of the same images, draws and arithmetic.
 
     Raises:
-        ReportError: they are not; the message says in what they differ.
+        ReportError: they differ; the message says in what.
     """
     _refuse(list(_incomparable(new.report, old.report)))
     return Comparison(new, old)
@@ -160,23 +160,25 @@ def compare(new: Baseline, old: Baseline) -> Comparison:
 def _refuse(differences: list[str]) -> None:
     if differences:
         raise ReportError(
-            f"the baseline cannot be compared with: {'; '.join(differences)}; measure it again as"
-            " this report was measured"
+            f"the baseline cannot be compared with: {'; '.join(differences)}; measure it again"
+            " with this report's settings"
         )
 
 
 def _incomparable(new: Report, old: Report) -> Iterator[str]:
-    """What makes two reports different measurements, not measurements of different purifiers."""
+    """Differences between two reports other than the purifier."""
     yield from _untrustworthy(old)
     if new.noise_spec != old.noise_spec:
-        yield f"noise {new.noise_spec} here, {old.noise_spec} there"
-    theirs = dict(zip(old.data.ids, old.data.image_digests, strict=True))
+        yield f"noise is {new.noise_spec}, in the baseline {old.noise_spec}"
+    old_digests = dict(zip(old.data.ids, old.data.image_digests, strict=True))
     shared = [
-        (i, d) for i, d in zip(new.data.ids, new.data.image_digests, strict=True) if i in theirs
+        (i, d)
+        for i, d in zip(new.data.ids, new.data.image_digests, strict=True)
+        if i in old_digests
     ]
     if len(shared) < 2:
         yield "fewer than two images in common"
-    elif changed := [i for i, digest in shared if theirs[i] != digest]:
+    elif changed := [i for i, digest in shared if old_digests[i] != digest]:
         yield f"images differ under the same id, e.g. {changed[0]}"
     user_images = [{"perturbed images": r.data.user_images_digest} for r in (new, old)]
     yield from _differing(*user_images)
@@ -185,32 +187,32 @@ def _incomparable(new: Report, old: Report) -> Iterator[str]:
 
 
 def check_plan(plan: AuditPlan, environment: dict[str, Any], old: Baseline) -> None:
-    """Refuse, before anything is spent, a baseline that a planned audit could not be compared with.
+    """Refuse, before the audit, a baseline with which it could not be compared.
 
     Raises:
-        ReportError: settings differ; the message says in what.
+        ReportError: settings differ; the message says which.
     """
-    here = _dumped(plan, _SAME_PLAN) | _numerics(environment)
-    there = _dumped(old.report.plan, _SAME_PLAN) | _numerics(old.report.environment)
-    _refuse([*_untrustworthy(old.report), *_differing(here, there)])
+    new_settings = _dumped(plan, _SAME_PLAN) | _numerics(environment)
+    old_settings = _dumped(old.report.plan, _SAME_PLAN) | _numerics(old.report.environment)
+    _refuse([*_untrustworthy(old.report), *_differing(new_settings, old_settings)])
 
 
 def _untrustworthy(old: Report) -> list[str]:
     codes = sorted({f.code for f in old.findings if f.severity == "error"})
-    return [f"it has findings that are errors, {', '.join(codes)}"] if codes else []
+    return [f"it has errors among its findings, {', '.join(codes)}"] if codes else []
 
 
 def _numerics(environment: dict[str, Any]) -> dict[str, Any]:
-    """What decides the last digits: of GPUs also which."""
+    """What decides the last digits, including the model of a GPU."""
     names = (*_NUMERICS, "device_name") if environment.get("device") == "cuda" else _NUMERICS
     return {name: environment.get(name) for name in names}
 
 
-def _differing(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+def _differing(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
     return [
-        f"{name} {here.get(name)} here, {there.get(name)} there"
-        for name in here | there
-        if here.get(name) != there.get(name)
+        f"{name} is {new.get(name)}, in the baseline {old.get(name)}"
+        for name in new | old
+        if new.get(name) != old.get(name)
     ]
 
 
@@ -224,6 +226,6 @@ def _attacks(report: Report) -> dict[str, Any]:
     return plan | ({} if info is None else _numerics(info.environment))
 
 
-def _judge(report: Report) -> dict[str, Any]:
+def _classifier(report: Report) -> dict[str, Any]:
     classifier = report.classifier
     return {"classifier": None if classifier is None else classifier.sha256[:12]}

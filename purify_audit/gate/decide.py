@@ -1,4 +1,4 @@
-"""From an interval and a threshold to PASS, FAIL or INCONCLUSIVE. No judgement rests on a point."""
+"""Decide PASS, FAIL or INCONCLUSIVE from an interval and a threshold, never from a point."""
 
 import math
 from statistics import NormalDist
@@ -8,19 +8,19 @@ from purify_audit.gate.judgement import Decision
 
 Op = Literal["<=", ">="]
 
-_FARTHEST = 100  # 10,000 times as many images: nobody has them
+_FARTHEST = 100  # 10,000 times as many images: not a useful answer
 _ROUNDING = 1e-6
 
 
 def decide(lower: float | None, upper: float | None, op: Op, threshold: float) -> Decision:
-    """Where an interval lies: within what is required, beyond it, or across the threshold.
+    """Whether an interval is inside the required range, outside it, or contains the threshold.
 
-    Written so that anything that is not a number is neither within nor beyond.
+    NaN is inconclusive.
 
     Args:
-        lower: end of the interval; none when too few images tell nothing about the spread.
+        lower: end of the interval; none without an interval.
         upper: the other end.
-        op: how the quantity must compare with the threshold.
+        op: required relation of the quantity to the threshold.
         threshold: itself allowed.
     """
     if lower is None or upper is None or not lower <= upper:
@@ -35,13 +35,13 @@ def decide(lower: float | None, upper: float | None, op: Op, threshold: float) -
 def images_that_decide(
     value: float, ends: tuple[float, float], threshold: float, n: int
 ) -> int | None:
-    """About how many more images would decide, if the estimate stayed what it is.
+    """About how many more images would decide if the estimate did not change.
 
-    Intervals shrink like 1/√n, so the end that lies across the threshold reaches it at
+    Intervals shrink like 1/√n, so the end beyond the threshold reaches it at
     n (length / distance)² images.
 
     Returns:
-        None where the estimate lies on the threshold, or so near that no number is worth saying.
+        None if the estimate is on the threshold or too close to it for a useful number.
     """
     distance = abs(value - threshold)
     end = ends[1] if value <= threshold else ends[0]
@@ -55,18 +55,18 @@ def images_that_decide(
 def images_that_decide_share(value: float, threshold: float, level: float, n: int) -> int | None:
     """The same for a share of images, whose interval shrinks like 1/n near 0 and 1.
 
-    Where the threshold T is the truth, a share has variance T (1 − T) / n, so it is told from T
-    at z² T (1 − T) / (share − T)² images (the score test, Wilson 1927), and 1 / |share − T| more
-    for the steps that counts make.
+    If the true share is the threshold T, its variance is T (1 − T) / n, so it differs from T
+    significantly at z² T (1 − T) / (share − T)² images (the score test, Wilson 1927), plus
+    1 / |share − T| because counts are discrete.
 
     Args:
         value: the share.
-        threshold: what it is held against.
+        threshold: T.
         level: of the two-sided interval.
         n: images so far.
 
     Returns:
-        None where the share lies on the threshold, or near it, or no number of images decides.
+        None if the share is on the threshold or close to it, or no number of images decides.
     """
     distance = abs(value - threshold)
     if not 0 < threshold < 1 or distance * _FARTHEST < 1:

@@ -1,4 +1,4 @@
-"""A report judged by a policy. No torch; no numpy either unless a baseline is compared with."""
+"""Judging a report by a policy. No torch; NumPy only for comparisons with a baseline."""
 
 from collections.abc import Callable
 from datetime import date
@@ -9,19 +9,22 @@ from purify_audit.core.findings import Finding
 from purify_audit.gate.decide import decide, images_that_decide, images_that_decide_share
 from purify_audit.gate.judgement import Decision, Judgement, RuleResult
 from purify_audit.gate.policy import Policy, PolicyFile, Rule, Waiver
-from purify_audit.gate.wording import named, number, requirement
+from purify_audit.gate.wording import requirement
 from purify_audit.report.schema import Report
+from purify_audit.report.wording import count, named, number
 from purify_audit.statistics.confidence import at_level, looks_behind
 from purify_audit.statistics.estimates import Estimate, Pairing
-from purify_audit.statistics.metrics import about
+from purify_audit.statistics.metrics import metric_info
 
 Difference = Callable[[Estimate, float, int], Pairing]
-"""The change of an estimate against a baseline, paired by image, at a confidence level that so
-many looks share."""
+"""The paired change of an estimate against a baseline, at a confidence level shared by a number of
+looks."""
 
 _WORST: dict[Decision, int] = {"fail": 0, "inconclusive": 1, "pass": 2}
 _SAME_RADIUS = 1e-9
-_SKEWED = 2.0  # above: wrong PASS of more than twice the nominal share (benchmarks/gate_errors.py)
+_SKEWED = (
+    2.0  # above: wrong PASS with more than twice the nominal share (benchmarks/gate_errors.py)
+)
 
 
 def judge(
@@ -38,10 +41,10 @@ def judge(
     the number of rules. With m rules, the risk that any fails wrongly is at most m times one's.
 
     Args:
-        report: what was measured.
-        policy: what is required.
-        today: for waivers.
-        difference: for regression rules; without it they stay undecided.
+        report: the report.
+        policy: the policy and its file.
+        today: decides which waivers have expired.
+        difference: for regression rules; without it they are inconclusive.
         warnings_too: whether rules of severity `warning` count like the others.
     """
     gate, results, used = policy.policy, list[RuleResult](), set[int]()
@@ -71,8 +74,8 @@ def verdict(
 ) -> Decision:
     """The worst decision among the rules that count: of severity `error`, and not waived.
 
-    Leave to break a rule is no leave to skip the measurement: what is partial or cannot be trusted
-    is at best inconclusive, whatever counts.
+    A waiver does not replace the measurement: a report that is partial or cannot be trusted is at
+    best inconclusive, whichever rules count.
     """
     counted: list[Decision] = [
         r.decision for r in results if r.waived is None and (warnings_too or r.severity == "error")
@@ -85,11 +88,11 @@ def verdict(
 def judge_rule(
     report: Report, policy: Policy, rule: Rule, difference: Difference | None = None
 ) -> RuleResult:
-    """Decide one rule: for a metric, the worst decision over every estimate that it names."""
+    """Decide one rule: for a metric, the worst decision over all matching estimates."""
     if rule.findings:
         return _about_findings(report, policy, rule)
-    found = [e for e in report.estimates if _named(rule, e)]
-    if not found:
+    matching = [e for e in report.estimates if _matches(rule, e)]
+    if not matching:
         return RuleResult(
             rule=rule.id,
             decision="inconclusive",
@@ -99,14 +102,14 @@ def judge_rule(
             metric=rule.metric,
             blocked=True,
         )
-    results = [_about_estimate(report, policy, rule, e, difference) for e in found]
+    results = [_about_estimate(report, policy, rule, e, difference) for e in matching]
     return min(results, key=lambda result: _WORST[result.decision])
 
 
-def _named(rule: Rule, e: Estimate) -> bool:
-    """Whether a rule is about an estimate."""
-    assert rule.metric is not None, "a rule about findings names no estimate"
-    probe = rule.probe if rule.probe is not None else about(rule.metric).probe
+def _matches(rule: Rule, e: Estimate) -> bool:
+    """Whether a rule applies to an estimate."""
+    assert rule.metric is not None, "a rule about findings has no estimate"
+    probe = rule.probe if rule.probe is not None else metric_info(rule.metric).probe
     radius = rule.eps is None or (e.eps is not None and abs(e.eps - rule.eps) <= _SAME_RADIUS)
     return (
         e.metric == rule.metric
@@ -119,8 +122,7 @@ def _named(rule: Rule, e: Estimate) -> bool:
 def _how_to_get(rule: Rule) -> str:
     if rule.stage == "compress":
         return ""
-    option = "--attack" if rule.stage == "attack" else "--predict"
-    return f" `purify-audit verify … {option}` measures it."
+    return f" `purify-audit {rule.stage}` measures it."
 
 
 def _about_estimate(
@@ -132,14 +134,17 @@ def _about_estimate(
         judged = at_level(e, confidence, looks)
     elif difference is None:
         judged = e
-        blocked = "There is no baseline to compare with; name one with --baseline or in [gate]."
+        blocked = "There is no baseline; give one with --baseline or in [gate]."
     else:
         pairing = difference(e, confidence, looks)
         judged = pairing.change
     op, threshold = rule.bound
     decision = decide(judged.lower, judged.upper, op, threshold)
     if decision == "fail" and pairing is not None and not pairing.surely_differs:
-        decision, blocked = "inconclusive", "The verdicts that changed may have changed by chance."
+        decision, blocked = (
+            "inconclusive",
+            "The changed verdicts may be due to chance (McNemar's test).",
+        )
     blocked = blocked or _too_few(policy, rule, judged) or _untrusted(report, rule, decision)
     decision = "inconclusive" if blocked else decision
     undecided = decision == "inconclusive" and not blocked
@@ -170,11 +175,11 @@ def _about_estimate(
 
 
 def _more_images(rule: Rule, judged: Estimate, looks: int) -> int | None:
-    """About how many more images would decide a rule; none where that cannot be said."""
+    """About how many more images would decide a rule; none if that cannot be estimated."""
     if judged.lower is None or judged.upper is None:
         return None
     _, threshold = rule.bound
-    if about(judged.metric).kind == "share" and not rule.regression:
+    if metric_info(judged.metric).kind == "share" and not rule.regression:
         level = 1.0 - (1.0 - judged.level) / looks
         return images_that_decide_share(judged.value, threshold, level, judged.n_images)
     ends = (judged.lower, judged.upper)
@@ -184,20 +189,19 @@ def _more_images(rule: Rule, judged: Estimate, looks: int) -> int | None:
 def _too_few(policy: Policy, rule: Rule, e: Estimate) -> str:
     least = policy.min_images_of(rule)
     if e.n_images < least:
-        return f"{e.n_images} images are fewer than the {least} that the policy asks for."
-    if rule.min_draws > 1 and (e.n_draws is None or e.n_draws < rule.min_draws):
-        return (
-            f"{e.n_draws or 0} draws are fewer than the {rule.min_draws} that the policy asks for."
-        )
+        return f"{count(e.n_images, 'image')}, fewer than the {least} that the policy requires."
+    if (e.n_draws or 0) < rule.min_draws > 1:
+        draws = count(e.n_draws or 0, "draw")
+        return f"{draws}, fewer than the {rule.min_draws} that the policy requires."
     return ""
 
 
 def _untrusted(report: Report, rule: Rule, decision: Decision) -> str:
-    """Why a decided rule is not decided after all; empty where it is.
+    """Why a decision is not valid; empty if it is.
 
-    Errors in what was measured void every decision. A failed check of the attack voids every
-    decision on what the attack found, but one: robust accuracy too low stays too low, because a
-    better attack would lower it further. An interrupted audit passes nothing.
+    Errors in the measurement void every decision. A failed check of the attack voids every decision
+    on the attack's results, except one: robust accuracy that is too low stays too low, because a
+    stronger attack would lower it further. An interrupted audit passes no rule.
     """
     errors = [f for f in report.findings if f.severity == "error"]
     measured = [f for f in errors if not f.code.startswith("PA3") or f.code == "PA313"]
@@ -205,12 +209,12 @@ def _untrusted(report: Report, rule: Rule, decision: Decision) -> str:
         return f"The estimates cannot be trusted: {_codes(measured)}."
     if rule.stage != "compress":
         attack = [f for f in errors if f.code.startswith("PA3")]
-        bounded = rule.metric is not None and about(rule.metric).upper_bound
-        stands = decision == "fail" and bounded and rule.min is not None
-        if attack and not stands:
+        bounded = rule.metric is not None and metric_info(rule.metric).upper_bound
+        holds = decision == "fail" and bounded and rule.min is not None
+        if attack and not holds:
             return f"The attack failed its own checks: {_codes(attack)}."
     if decision == "pass" and report.status == "partial":
-        return "The audit was interrupted, and what is partial passes nothing."
+        return "The audit was interrupted, and a partial report passes no rule."
     return ""
 
 
@@ -220,42 +224,41 @@ def _codes(findings: list[Finding]) -> str:
 
 def _sentence(e: Estimate, decision: Decision, more: int | None) -> str:
     if e.lower is None or e.upper is None:
-        return f"{number(e.value)} from {e.n_images} image has no interval."
+        return f"{number(e.value)} from {count(e.n_images, 'image')} has no interval."
     ends = f"{100 * e.level:.4g}% interval {number(e.lower)} to {number(e.upper)}"
-    told = f"{number(e.value)}, {ends} from {e.n_images} images"
+    measured = f"{number(e.value)}, {ends} from {count(e.n_images, 'image')}"
     if decision != "inconclusive":
-        return f"{told}."
+        return f"{measured}."
     if more is None:
-        return f"{told}, lies across the threshold, too near it for a number of images."
-    images = "image" if more == 1 else "images"
-    return f"{told}, lies across the threshold; about {more:,} more {images} would decide it."
+        return f"{measured}, contains the threshold; the estimate is too close to it."
+    return f"{measured}, contains the threshold; about {count(more, 'more image')} would decide."
 
 
 def _about_findings(report: Report, policy: Policy, rule: Rule) -> RuleResult:
-    """Pass where none of the codes is in the report and everything that looks for them was done."""
+    """Pass if the report has none of the codes and every check that reports them was run."""
     found = [f for f in report.findings if f.code.startswith(rule.findings)]
-    blocked = "" if found else _not_looked_for(report, policy, rule)
-    told = "; ".join(f"{f.code}: {f.sentence}" for f in found) or "None is in the report."
+    blocked = "" if found else _not_checked(report, policy, rule)
+    text = "; ".join(f"{f.code}: {f.sentence}" for f in found) or "The report has none."
     return RuleResult(
         rule=rule.id,
         decision="fail" if found else "inconclusive" if blocked else "pass",
         severity=rule.severity,
         requirement=requirement(rule),
-        sentence=blocked or told,
+        sentence=blocked or text,
         n_images=len(report.data.ids),
         blocked=bool(blocked),
     )
 
 
-def _not_looked_for(report: Report, policy: Policy, rule: Rule) -> str:
-    """Why the absence of a finding says nothing; empty where it does."""
-    how, least = report.plan.attack, policy.min_images_of(rule)
-    if rule.stage == "attack" and (report.attack is None or how is None or how.predict_only):
+def _not_checked(report: Report, policy: Policy, rule: Rule) -> str:
+    """Why the absence of a finding proves nothing; empty if it does."""
+    plan, least, images = report.plan.attack, policy.min_images_of(rule), len(report.data.ids)
+    if rule.stage == "attack" and (report.attack is None or plan is None or plan.predict_only):
         return f"The report has no attack.{_how_to_get(rule)}"
     if "PA204" in rule.findings and report.classifier is None:
-        return "Without a classifier nobody looks for PA204."
-    if len(report.data.ids) < least:
-        return f"{len(report.data.ids)} images are fewer than the {least} that the policy asks for."
+        return "Without a classifier PA204 is not checked."
+    if images < least:
+        return f"{count(images, 'image')}, fewer than the {least} that the policy requires."
     return _untrusted(report, rule, "pass")
 
 
@@ -268,7 +271,7 @@ def _applies(waiver: Waiver, report: Report) -> bool:
 
 
 def _waiver_notes(policy: Policy, report: Report, today: date, used: set[int]) -> list[str]:
-    """Waivers that do nothing here, each with why."""
+    """Waivers without effect, each with the reason."""
     notes = []
     for n, waiver in enumerate(policy.waiver):
         name = f"The waiver of '{waiver.rule}' for model {waiver.model[:12]}"
@@ -284,16 +287,16 @@ def _waiver_notes(policy: Policy, report: Report, today: date, used: set[int]) -
 
 
 def _skewed(report: Report, results: list[RuleResult]) -> list[str]:
-    """What was decided on rates with a long upper tail, whose t interval is short there."""
+    """Notes on rules decided on rates with a long upper tail, where t intervals are too short."""
     notes = []
     for q in report.quantiles:
         low, _, middle, _, high = q.quantiles
-        here = (q.metric, q.norm, q.probe, q.eps)
-        judged = [r.rule for r in results if (r.metric, r.norm, r.probe, r.eps) == here]
+        key = (q.metric, q.norm, q.probe, q.eps)
+        judged = [r.rule for r in results if (r.metric, r.norm, r.probe, r.eps) == key]
         if judged and high - middle > _SKEWED * (middle - low) > 0:
             notes.append(
-                f"The {named(q)} spreads upward over images (5%, 50%, 95%: {number(low)},"
+                f"{named(q)} has a long upper tail over images (5%, 50%, 95%: {number(low)},"
                 f" {number(middle)}, {number(high)}), so its interval is too short on the upper"
-                f" side; rule '{judged[0]}' wants more images (docs/results.md)."
+                f" side; rule '{judged[0]}' needs more images (docs/results.md)."
             )
     return notes

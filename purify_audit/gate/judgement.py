@@ -1,4 +1,4 @@
-"""What a gate decided, and why, as frozen data."""
+"""The decisions of a gate and their reasons, as frozen data."""
 
 from typing import Literal
 
@@ -9,39 +9,39 @@ Decision = Literal["pass", "fail", "inconclusive"]
 Severity = Literal["error", "warning"]
 
 FailOn = Literal["fail", "inconclusive", "warning"]
-"""What ends with another exit code than 0: a FAIL; an INCONCLUSIVE too; failing warnings too."""
+"""What makes the exit code non-zero: FAIL; also INCONCLUSIVE; also failing warnings."""
 
 EXIT_CODES: dict[Decision, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 WORDS: dict[Decision, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 
 
 class RuleResult(Record):
-    """One rule, decided.
+    """The decision on one rule.
 
     Attributes:
         rule: its id.
         decision: pass, fail or inconclusive.
-        severity: a `warning` never changes the verdict unless it is asked to.
-        requirement: what is required, e.g. `compression_rate (l2, sign, 0.15) <= 0.5`.
-        sentence: why it was decided so.
-        metric: what was judged; none for a rule about findings.
+        severity: a `warning` changes the verdict only with `--fail-on warning`.
+        requirement: as text, e.g. `compression_rate (l2, sign, 0.15) <= 0.5`.
+        sentence: the reason of the decision.
+        metric: the metric that was judged; none for a rule about findings.
         norm: see `Estimate`, as for probe and eps.
         probe: see `norm`.
         eps: see `norm`.
         value: the estimate (for a regression rule: the change against the baseline).
         lower: end of its interval at `confidence`.
         upper: the other end.
-        threshold: what the interval was held against.
+        threshold: that the interval is compared with.
         confidence: of the interval.
         n_images: images behind it.
         n_draws: draws of each.
-        more_images: about how many more images would decide it, where that can be said.
+        more_images: about how many more images would decide it, if that can be estimated.
         baseline: the baseline's estimate, for a regression rule.
         p_value: two-sided exact McNemar p value, for a regression rule on verdicts.
-        blocked: whether it is undecided because what it rests on is missing, too little or not
-            to be trusted, and not because its interval is wide.
-        waived: the reason of the waiver that covers it, if one does.
-        line: where the rule stands in the policy file.
+        blocked: whether it is undecided because data are missing, too few or not to be trusted,
+            rather than because the interval is wide.
+        waived: the reason given in its waiver, if it has one.
+        line: of the rule in the policy file.
     """
 
     rule: str
@@ -74,18 +74,18 @@ class Judgement(Record):
     Attributes:
         schema_version: of this record.
         verdict: fail if any rule of severity `error` that is not waived fails; else inconclusive
-            if any of them is undecided, or if the audit did not end or its numbers cannot be
-            trusted; else pass.
+            if any of them is undecided, the audit was interrupted or its numbers cannot be trusted;
+            else pass.
         rules: every rule, in the policy's order.
-        notes: waivers that have expired or cover nothing, and anything else worth knowing.
-        policy: the policy file as it was named.
+        notes: expired and unused waivers, and other remarks.
+        policy: path of the policy file.
         policy_sha256: of the file's bytes.
         report_sha256: of the report's body.
         model: name of the audited model.
         model_sha256: its digest.
         baseline_sha256: of the body of the baseline's report, if there was one.
         judged: date, ISO 8601.
-        tool_version: that judged.
+        tool_version: version of purify-audit that judged.
     """
 
     schema_version: Literal["1.0"] = "1.0"

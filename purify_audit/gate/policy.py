@@ -1,4 +1,4 @@
-"""A policy: what a report must show before a purifier may ship. TOML, `[gate]` of a project's file.
+"""A policy: requirements that a report must meet, in TOML (`[gate]` of a project file).
 
 `docs/policy.md` and `docs/policy.schema.json` are generated from here.
 """
@@ -27,7 +27,7 @@ BOUNDS = ("min", "max", *REGRESSIONS)
 
 
 def _radius(value: object) -> object:
-    """A radius, also one written as a fraction such as `"8/255"`."""
+    """A radius, also as a fraction such as `"8/255"`."""
     if isinstance(value, bool):
         raise ValueError("a radius is a number")
     if not isinstance(value, str):
@@ -47,21 +47,21 @@ class Rule(Record):
     """One requirement: on a metric, on its change against a baseline, or on findings.
 
     Attributes:
-        id: its name, in messages and in services.
-        metric: what must lie within a bound; see the list of metrics.
-        findings: instead of a metric: codes of findings that must not be there, or beginnings of
-            codes, e.g. `PA1`.
-        norm: only estimates in this norm; without it, in every norm that there is.
-        probe: only of this probe or attack; without it, of every probe, and of the aligned attack.
-        eps: only at this radius; without it, at every radius.
-        min: the least that the metric may be.
-        max: the most that it may be.
-        max_increase: the most that it may rise above the baseline, image by image.
-        max_decrease: the most that it may fall below the baseline, image by image.
-        severity: `error`, or `warning`: told, and no reason to fail.
-        confidence: of the interval that decides; without it, the gate's.
-        min_images: fewer images decide nothing; without it, the gate's.
-        min_draws: fewer draws of each image decide nothing.
+        id: its name in messages and CI services.
+        metric: the metric that is bounded; see the list of metrics.
+        findings: instead of a metric: codes of findings, or prefixes such as `PA1`, that the report
+            must not have.
+        norm: only estimates in this norm; default: in every norm.
+        probe: only of this probe or attack; default: of every probe, and of the aligned attack.
+        eps: only at this radius; default: at every radius.
+        min: lower bound of the metric.
+        max: upper bound of the metric.
+        max_increase: the largest allowed increase over the baseline, paired by image.
+        max_decrease: the largest allowed decrease from the baseline, paired by image.
+        severity: `error`, or `warning`: reported, but not a reason to fail.
+        confidence: of the interval that decides; default: the gate's.
+        min_images: with fewer images it is inconclusive; default: the gate's.
+        min_draws: with fewer draws of each image it is inconclusive.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -89,7 +89,7 @@ class Rule(Record):
             if not (code and any(known.startswith(code) for known in CODES)):
                 raise ValueError(f"no finding '{code}'; docs/findings.md lists them")
             if code == "PA313":
-                raise ValueError("PA313 is found where a report is computed again, not by a gate")
+                raise ValueError("PA313 is reported when a report is recomputed, not by a gate")
         return codes
 
     @model_validator(mode="after")
@@ -109,14 +109,12 @@ class Rule(Record):
         elif self.metric is not None and metric_info(self.metric).kind == "share":
             bound = getattr(self, bounds[0])
             if not 0 <= bound <= 1:
-                raise ValueError(
-                    f"{self.metric} lies in [0, 1], and {bounds[0]} = {bound:g} does not"
-                )
+                raise ValueError(f"{self.metric} is in [0, 1], and {bounds[0]} = {bound:g} is not")
         return self
 
     @property
     def bound(self) -> tuple[Literal["<=", ">="], float]:
-        """How the metric, or its change against the baseline, must compare with a threshold."""
+        """Required relation of the metric, or of its change, to a threshold."""
         if self.min is not None:
             return ">=", self.min
         if self.max_decrease is not None:
@@ -127,7 +125,7 @@ class Rule(Record):
 
     @property
     def regression(self) -> bool:
-        """Whether it is about the change against a baseline."""
+        """Whether it bounds the change against a baseline."""
         return self.max_increase is not None or self.max_decrease is not None
 
     @property
@@ -140,13 +138,13 @@ class Rule(Record):
 
 
 class Waiver(Record):
-    """Leave to break a rule, for one model, for a while.
+    """Permission to fail a rule, for one model, until a date.
 
     Attributes:
         rule: id of the rule.
         model: digest of the model's file (SHA-256, hexadecimal), or at least its first 12 digits.
         reason: why.
-        expires: the last day it holds.
+        expires: the last day of its validity.
     """
 
     rule: str
@@ -161,9 +159,9 @@ class Policy(Record):
     Attributes:
         confidence: of every interval that decides. Each end of it is wrong with probability
             (1 − confidence) / 2.
-        min_images: fewer images decide nothing.
-        baseline: a baseline file, or a report with its rows beside it; named from where the policy
-            stands.
+        min_images: with fewer images rules are inconclusive.
+        baseline: a baseline file, or a report with its files of rows; relative to the policy's
+            folder.
         rule: the rules.
         waiver: the waivers.
     """
@@ -186,7 +184,7 @@ class Policy(Record):
         return self
 
     def min_images_of(self, rule: Rule) -> int:
-        """How many images a rule needs at least."""
+        """The smallest number of images with which a rule is decided."""
         return self.min_images if rule.min_images is None else rule.min_images
 
     def confidence_of(self, rule: Rule) -> float:
@@ -196,12 +194,12 @@ class Policy(Record):
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy and the file it stands in.
+    """A policy and its file.
 
     Attributes:
         policy: the policy.
-        file: where it stands.
-        settings: the other settings of the file, which say how to audit.
+        file: its file.
+        settings: other settings of the file, for running the audit.
     """
 
     policy: Policy
@@ -217,12 +215,12 @@ def read_policy(path: Path | None, folder: Path) -> PolicyFile:
     """The policy of a file, else of `purify-audit.toml`, else of `[tool.purify-audit]`.
 
     Args:
-        path: the file that was named, if one was.
-        folder: where to look otherwise.
+        path: the file, if one was given.
+        folder: searched otherwise.
 
     Raises:
-        PlanError: there is none, or it has a fault; the message says which, where, and what may
-            have been meant.
+        PlanError: there is none, or it has an error; the message names the line and suggests a
+            correction.
     """
     file = open_project(path) if path is not None else find_project(folder)
     if file is None:
@@ -231,7 +229,7 @@ def read_policy(path: Path | None, folder: Path) -> PolicyFile:
             " [tool.purify-audit.gate] in pyproject.toml"
         )
     if "gate" not in file.table:
-        raise PlanError(f"{file.path}: has no policy; rules stand under {_header(file)}")
+        raise PlanError(f"{file.path}: has no policy; rules are written under {_header(file)}")
     settings = project_settings(file)
     try:
         policy = Policy.model_validate(file.table["gate"])
@@ -241,7 +239,7 @@ def read_policy(path: Path | None, folder: Path) -> PolicyFile:
 
 
 def policy_if_any(path: Path | None, folder: Path) -> PolicyFile | None:
-    """The policy that was named, else the project's; none where it has none.
+    """The policy given, else the project's; none if it has none.
 
     Raises:
         PlanError: see `read_policy`.
@@ -258,8 +256,8 @@ def _header(file: ProjectFile) -> str:
 
 
 def _fault(file: ProjectFile, error: ValidationError) -> str:
-    """One sentence: which key, where it stands, what may have been meant."""
-    faults = error.errors(include_url=False)  # a strange key may be why another is missing
+    """One sentence: the key, its line, and a suggestion."""
+    faults = error.errors(include_url=False)  # an unknown key may explain a missing one
     fault = min(faults, key=lambda each: each["type"] != "extra_forbidden")
     path = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
     where, name = file.place("gate", *path), printable(str(path[-1])) if path else "gate"

@@ -13,13 +13,12 @@ if TYPE_CHECKING:  # it needs NumPy, which a policy without regression rules doe
     from purify_audit.gate.baseline import Baseline
 
 
-def policy_baseline(policy: PolicyFile, named: Path | None) -> "Baseline | None":
-    """The baseline that is named, else the policy's; none where no rule needs one.
+def policy_baseline(policy: PolicyFile, path: Path | None) -> "Baseline | None":
+    """The baseline given, else the policy's; none if no rule needs one.
 
     Raises:
         ReportError: it cannot be read.
     """
-    path = named
     if path is None and policy.policy.baseline is not None:
         path = policy.file.path.parent / policy.policy.baseline
     if path is None or not any(rule.regression for rule in policy.policy.rule):
@@ -38,13 +37,13 @@ def judge_saved(
     """The judgement of a saved report, today.
 
     Raises:
-        ReportError: the report's rows are gone, or it cannot be compared with the baseline.
+        ReportError: the report's rows are missing, or it cannot be compared with the baseline.
     """
     difference = None
     if baseline is not None:
         from purify_audit.gate.baseline import compare, values_of
 
         difference = compare(values_of(saved.report, saved.path.parent), baseline)
-    found = judge(saved.report, policy, date.today(), difference, fail_on == "warning")
+    judgement = judge(saved.report, policy, date.today(), difference, fail_on == "warning")
     digest = None if baseline is None else baseline.report.digest
-    return found.model_copy(update={"baseline_sha256": digest})
+    return judgement.model_copy(update={"baseline_sha256": digest})

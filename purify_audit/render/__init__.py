@@ -1,1 +1,1 @@
-"""What becomes of a report and its judgement: pages and files for people, services and tools."""
+"""Reports and judgements rendered for people, CI services and other tools."""

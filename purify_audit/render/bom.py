@@ -18,8 +18,8 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 def ml_bom(report: Report) -> str:
     """The audited purifier, and the classifier behind it, as machine-learning models.
 
-    The purifier's model card holds every estimate with its interval, and as limitations what was
-    not tested. The serial number follows from the report's digest.
+    The purifier's model card has every estimate with its interval, and what was not tested as
+    limitations. The serial number is derived from the report's digest.
     """
     digest = report.digest
     metadata: dict[str, Any] = {
@@ -84,8 +84,8 @@ def _hashes(sha256: str) -> dict[str, Any]:
 
 
 def _metric(e: Estimate) -> dict[str, Any]:
-    """One number; the slice says where it was taken and from how much."""
-    told = {
+    """One estimate; the slice has its norm, probe, radius and sample size."""
+    fields = {
         "norm": e.norm,
         "probe": e.probe,
         "eps": None if e.eps is None else radius_text(e.eps),
@@ -97,7 +97,7 @@ def _metric(e: Estimate) -> dict[str, Any]:
     metric: dict[str, Any] = {
         "type": e.metric,
         "value": repr(e.value),
-        "slice": "; ".join(f"{name}={v}" for name, v in told.items() if v is not None),
+        "slice": "; ".join(f"{name}={v}" for name, v in fields.items() if v is not None),
     }
     if e.lower is not None and e.upper is not None:
         ends = {"lowerBound": repr(e.lower), "upperBound": repr(e.upper)}
@@ -106,7 +106,7 @@ def _metric(e: Estimate) -> dict[str, Any]:
 
 
 def _timestamp(report: Report) -> str | None:
-    """When the audit began, in RFC 3339; none where the report does not say, or without a zone."""
+    """When the audit began, in RFC 3339; none if unknown or without a time zone."""
     if report.run is None:
         return None
     try:

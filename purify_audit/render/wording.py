@@ -1,9 +1,8 @@
-"""What every format says alike: texts made safe, rules that count, names of estimates."""
+"""Shared by all formats: untrusted texts made safe, decisions in words, main estimates."""
 
 from purify_audit.core.records import printable
 from purify_audit.gate.judgement import WORDS, FailOn, RuleResult
 from purify_audit.report.schema import Report
-from purify_audit.spec.notation import radius_text
 from purify_audit.statistics.estimates import Estimate
 
 KEY_METRICS = (
@@ -18,16 +17,16 @@ KEY_METRICS = (
     "unaligned_ratio",
     "randomness_share",
 )
-"""What is told of an audit where there is no room for everything, the most asked for first."""
+"""Reported where there is no room for every metric, the most important first."""
 
 
 def visible(text: str, most: int = 1000) -> str:
-    """Foreign text as one line in which nothing hides (`printable`), with room for sentences."""
+    """Untrusted text on one line, with escaped control characters (`printable`)."""
     return printable(text, most)
 
 
 def fails(result: RuleResult, fail_on: FailOn = "inconclusive") -> bool:
-    """Whether a rule keeps the gate from ending well."""
+    """Whether a rule makes the exit code non-zero."""
     if result.decision == "pass" or result.waived is not None:
         return False
     if result.severity == "warning":
@@ -36,7 +35,7 @@ def fails(result: RuleResult, fail_on: FailOn = "inconclusive") -> bool:
 
 
 def word(result: RuleResult) -> str:
-    """The decision on a rule, with why it does not count where it does not."""
+    """The decision on a rule, and why it does not count if it does not."""
     if result.waived is not None:
         return f"{WORDS[result.decision]} (waived: {result.waived})"
     if result.severity == "warning" and result.decision != "pass":
@@ -45,20 +44,14 @@ def word(result: RuleResult) -> str:
 
 
 def message(result: RuleResult) -> str:
-    """What is required and why the decision fell as it did, on one line."""
+    """The requirement and the reason of the decision, on one line."""
     return visible(f"{result.requirement}: {result.sentence}")
-
-
-def at(e: Estimate) -> str:
-    """Where an estimate was taken: norm, probe and radius, as far as it has them."""
-    eps = None if e.eps is None else radius_text(e.eps)
-    return ", ".join(part for part in (e.norm, e.probe, eps) if part)
 
 
 def key_estimates(report: Report) -> list[Estimate]:
     """The estimates of `KEY_METRICS`, in that order.
 
-    Of aligned robust accuracy that of the aligned attack, and of unaligned ratios those in l2.
+    Aligned robust accuracy is that of the aligned attack; unaligned ratios are those in l2.
     """
     return [e for name in KEY_METRICS for e in report.estimates if e.metric == name and _main(e)]
 

@@ -1,1 +1,1 @@
-"""The report: its schema, and how it is shown."""
+"""The report: its schema, comparison of reports, and how numbers are written."""

@@ -1,10 +1,11 @@
-"""What to be careful of when reports are compared, as sentences. No torch."""
+"""Cautions for readers of a comparison, as sentences. No torch."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from purify_audit.report.ranking import Association, Pair, Row, ball
 from purify_audit.report.schema import Report
+from purify_audit.report.wording import coefficient, listed, spread_text
 from purify_audit.statistics.correlation import FEWEST
 from purify_audit.statistics.estimates import Correlation, Estimate
 
@@ -16,13 +17,13 @@ def cautions(pairs: list[Pair], associations: tuple[Association, ...]) -> Iterat
     rows = tuple(row for row, _ in pairs)
     yield from _incomparable(pairs)
     yield from _unsound(pairs)
-    yield from _unsettled(rows)
-    yield from _unclaimed(rows, associations)
-    yield from _reading(associations)
+    yield from _undecided(rows)
+    yield from _without_correlation(rows, associations)
+    yield from _wrong_order(associations)
 
 
 def _incomparable(pairs: list[Pair]) -> Iterator[str]:
-    """What differs between reports other than the purifier."""
+    """Differences between the reports other than the purifier."""
     yield from _differ("The images differ", ((row.name, _images(r)) for row, r in pairs))
     yield from _differ("The classifiers differ", ((row.name, _classifier(r)) for row, r in pairs))
     attacks = ((row.name, _attack(row.robust, r)) for row, r in pairs if row.robust)
@@ -40,13 +41,8 @@ def _differ(what: str, values: Iterable[tuple[str, str]]) -> Iterator[str]:
     for name, value in values:
         groups.setdefault(value, []).append(name)
     if len(groups) > 1:
-        parts = (f"{value} in {_names(names)}" for value, names in groups.items())
+        parts = (f"{value} in {listed(names, _NAMED)}" for value, names in groups.items())
         yield f"{what}: {'; '.join(parts)}."
-
-
-def _names(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names) if more <= 0 else f"{', '.join(names[:_NAMED])} and {more} more"
 
 
 def _images(report: Report) -> str:
@@ -55,12 +51,12 @@ def _images(report: Report) -> str:
 
 
 def _classifier(report: Report) -> str:
-    judge = report.classifier
-    return "none" if judge is None else f"{judge.card.name} ({judge.sha256[:8]})"
+    model = report.classifier
+    return "none" if model is None else f"{model.card.name} ({model.sha256[:8]})"
 
 
 def _attack(robust: Estimate, report: Report) -> str:
-    """Ball and settings of an attack, as far as they decide how strong it is."""
+    """Ball of an attack, and the settings that decide its strength."""
     parts, plan = [ball(robust), f"{robust.n_images} images"], report.plan.attack
     if plan is not None:
         parts += [f"{plan.optimiser} of {plan.steps} steps", f"step {plan.step_size:g}"]
@@ -82,11 +78,11 @@ def _probe(row: Row, report: Report, name: str) -> str | None:
 
 
 def _unsound(pairs: list[Pair]) -> Iterator[str]:
-    """Reports that should not be there, or not twice."""
+    """Reports that are partial, have errors, or count twice."""
     if partial := [row.name for row, _ in pairs if row.status == "partial"]:
-        yield f"Partial, stopped before the plan was done: {_names(partial)}."
+        yield f"Partial, stopped before the plan was complete: {listed(partial, _NAMED)}."
     if errors := [row.name for row, _ in pairs if row.errors]:
-        yield f"With findings that say not to trust the estimates: {_names(errors)}."
+        yield f"With errors among the findings, so not to be trusted: {listed(errors, _NAMED)}."
     same: dict[str, list[str]] = {}
     for row, r in pairs:
         same.setdefault(r.checkpoint.sha256 + r.checkpoint.card.model_dump_json(), []).append(
@@ -94,11 +90,11 @@ def _unsound(pairs: list[Pair]) -> Iterator[str]:
         )
     for names in same.values():
         if len(names) > 1:
-            yield f"One purifier counts {len(names)} times: {_names(names)}."
+            yield f"The same purifier counts {len(names)} times: {listed(names, _NAMED)}."
 
 
-def _unsettled(rows: tuple[Row, ...]) -> Iterator[str]:
-    """Places in the ranking that the images do not decide."""
+def _undecided(rows: tuple[Row, ...]) -> Iterator[str]:
+    """Neighbours in the ranking that the images do not separate."""
     attacked = [row.robust for row in rows if row.robust]
     close = sum(
         a.lower is None or b.upper is None or a.lower <= b.upper for a, b in pairwise(attacked)
@@ -106,49 +102,51 @@ def _unsettled(rows: tuple[Row, ...]) -> Iterator[str]:
     if close:
         yield (
             f"{close} of {len(attacked) - 1} pairs of neighbours in the ranking have overlapping"
-            " intervals: which of the two is ahead may be chance."
+            " intervals: which one is ahead may be due to chance."
         )
 
 
-def _unclaimed(rows: tuple[Row, ...], associations: tuple[Association, ...]) -> Iterator[str]:
-    """Correlations that there are too few reports for, or no variation."""
+def _without_correlation(
+    rows: tuple[Row, ...], associations: tuple[Association, ...]
+) -> Iterator[str]:
+    """Correlations not computed for lack of reports or of variation."""
     attacked = sum(row.robust is not None for row in rows)
     if attacked < FEWEST:
         yield (
             f"{attacked} of {len(rows)} reports have an aligned robust accuracy: with fewer than"
-            f" {FEWEST} no correlation is claimed."
+            f" {FEWEST} no correlation is reported."
         )
         return
     for a in associations:
         n, value = a.correlations[0].n, a.correlations[0].value
         if n < FEWEST:
-            yield f"No correlation of the {a.title} is claimed: {n} attacked reports have it."
+            yield f"No correlation of the {a.title} is reported: only {n} attacked reports have it."
         elif value is None:
             yield f"No correlation of the {a.title}: it or the aligned robust accuracy is constant."
 
 
-def _reading(associations: tuple[Association, ...]) -> Iterator[str]:
-    """Which rates fail to order the purifiers: a lower one should go with more robustness."""
-    groups: dict[str, list[str]] = {"does not": [], "is not shown to": []}
+def _wrong_order(associations: tuple[Association, ...]) -> Iterator[str]:
+    """Rates that do not order the purifiers: a lower rate should mean more robustness."""
+    groups: dict[str, list[str]] = {"does not": [], "does not significantly": []}
     for a in associations:
         doubtful = [c for c in a.correlations if c.value is not None and not _negative(c)]
         if a.quantity == "compression_rate" and a.correlations[0].n >= FEWEST and doubtful:
             c, value = doubtful[0], doubtful[0].value or 0.0
             within = "no interval"
             if c.lower is not None and c.upper is not None:
-                within = f"{c.level:.0%} interval {c.lower:.2f} to {c.upper:.2f}"
-            verb = "does not" if value > 0 else "is not shown to"
-            groups[verb].append(f"{a.probe} ({c.kind} {value:.2f}, {within})")
+                within = f"{c.level:.0%} interval {spread_text(c.lower, c.upper)}"
+            verb = "does not" if value > 0 else "does not significantly"
+            groups[verb].append(f"{a.probe} ({c.kind} {coefficient(value)}, {within})")
     for verb, probes in groups.items():
         if probes:
             yield (
                 f"The compression rate {verb} order these purifiers by robustness:"
-                f" {'; '.join(probes)}. Read it with the anchor accuracy."
+                f" {'; '.join(probes)}. Compare the anchor accuracy too."
             )
 
 
 def _negative(c: Correlation) -> bool:
-    """Whether a correlation is below 0 for sure; resamples that all agree leave it to the test."""
+    """Whether a correlation is significantly below 0; without an interval the test decides."""
     if c.upper is not None:
         return c.upper < 0
     return c.value is not None and c.value < 0 and c.p is not None and c.p <= 1.0 - c.level

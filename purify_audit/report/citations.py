@@ -1,4 +1,4 @@
-"""The papers of the methods that an audit really used."""
+"""References of the methods that an audit used."""
 
 from purify_audit.report.schema import Citation
 from purify_audit.spec.audit_plan import AuditPlan

@@ -1,8 +1,8 @@
-"""Several audits side by side: a ranking, what goes with robustness, and what to be careful of.
+"""Compare reports: a ranking, correlations with robustness, and cautions. No torch.
 
-No torch, no measuring. Purifiers are ranked by aligned robust accuracy. For every cheap number of a
-report (compression rates, anchor accuracy, predicted robust accuracy) the comparison asks whether
-it orders the purifiers as the attack does (`purify_audit.statistics.correlation`).
+Purifiers are ranked by aligned robust accuracy. Each cheap number of a report (compression rates,
+anchor accuracy, predicted robust accuracy) is correlated with it over the purifiers
+(`purify_audit.statistics.correlation`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from purify_audit.statistics.correlation import FEWEST, correlations
 
 
 class Comparison(Record):
-    """Several audits side by side.
+    """A comparison of reports.
 
     Attributes:
         rows: one for each report, ranked.
         associations: for quantities that at least 4 attacked reports have.
-        cautions: sentences to read before believing any of it.
+        cautions: sentences to read before interpreting it.
         seed: of the resamples and permutations.
         level: of the correlations' intervals.
     """
@@ -35,7 +35,7 @@ class Comparison(Record):
 def compare(
     reports: Sequence[tuple[str, Report]], seed: int = 0, level: float = 0.95
 ) -> Comparison:
-    """Rank reports, given with the names of their files, and correlate what they hold.
+    """Rank reports, given with the names of their files, and compute correlations.
 
     Raises:
         PlanError: fewer than two reports, or one given twice.
@@ -54,7 +54,7 @@ def compare(
 
 
 def _associations(rows: tuple[Row, ...], seed: int, level: float) -> Iterator[Association]:
-    """Every quantity that an attacked report has, in how few reports whatever."""
+    """Every quantity of an attacked report, however few reports have it."""
     probes = dict.fromkeys(e.probe for row in rows for e in row.rates)
     quantities: list[tuple[Quantity, str | None]] = [("compression_rate", p) for p in probes]
     quantities += [("anchor_accuracy", None), ("predicted_robust_accuracy", None)]
@@ -64,5 +64,5 @@ def _associations(rows: tuple[Row, ...], seed: int, level: float) -> Iterator[As
         ]
         if both:
             x, y = zip(*both, strict=True)
-            found = correlations(x, y, seed, level)
-            yield Association(quantity=quantity, probe=probe, correlations=found)
+            coefficients = correlations(x, y, seed, level)
+            yield Association(quantity=quantity, probe=probe, correlations=coefficients)

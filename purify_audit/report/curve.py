@@ -1,14 +1,12 @@
-"""A sweep's points, and how a person reads them in a terminal. No torch."""
+"""The points of a sweep. No torch."""
 
 from purify_audit.core.records import Record
 from purify_audit.report.schema import Report
 from purify_audit.statistics.estimates import Estimate
 
-_WIDE = 110  # columns; narrower consoles get intervals on a line of their own
-
 
 class Setting(Record):
-    """One point of a sweep: what differs from the others."""
+    """The settings that distinguish one point of a sweep from the others."""
 
     t_star: int | None = None
     sampler: str | None = None
@@ -16,7 +14,7 @@ class Setting(Record):
 
     @property
     def title(self) -> str:
-        """In a few words, as a file name may hold them."""
+        """A short name, usable in file names."""
         parts = [] if self.sampler is None else [self.sampler.replace(":", "-").replace(",", "-")]
         parts += [] if self.t_star is None else [f"t{self.t_star}"]
         parts += [] if self.eps is None else [f"eps{self.eps:.8g}"]
@@ -24,7 +22,7 @@ class Setting(Record):
 
 
 class Curve(Record):
-    """What a sweep's table and file show of one point."""
+    """The results of one point in a sweep's table and file."""
 
     setting: Setting
     report: str
@@ -36,7 +34,7 @@ class Curve(Record):
 
 
 def curve_point(point: Setting, name: str, report: Report) -> Curve:
-    """One point from its report."""
+    """A point's results from its report."""
     at: dict[tuple[str, str | None], Estimate] = {}
     for e in report.estimates:
         at.setdefault((e.metric, e.probe), e)

@@ -23,19 +23,18 @@ class Row(Record):
 
     Attributes:
         name: of its file.
-        purifier: name on the purifier's card.
+        purifier: name of the purifier.
         kind: the purifier in a few words.
-        rank: place by aligned robust accuracy, 1 the highest, equals sharing a place; none without
-            an attack.
+        rank: by aligned robust accuracy, 1 the highest, ties share a rank; none without an attack.
         norm: the ball of the probes.
-        rates: the l2 compression rate of each probe: at the attack's radius if it was measured in
-            the attack's norm, else at the first of the plan. Of `power`, the first direction.
+        rates: the l2 compression rate of each probe, at the attack's radius if measured in the
+            attack's norm, else at the first of the plan; of `power`, the first direction.
         anchor: accuracy on purified clean images.
         clean: accuracy on unpurified images.
-        robust: accuracy under the attack that knows the draw; its norm and eps are the attack's.
-        predicted: the same predicted_scores without the attack, in the same ball.
+        robust: accuracy under the aligned attack, with the attack's norm and radius.
+        predicted: the same, predicted without the attack, in the same ball.
         status: of the report.
-        errors: how many findings are errors.
+        errors: number of findings that are errors.
     """
 
     name: str
@@ -52,14 +51,14 @@ class Row(Record):
     errors: int
 
     def get(self, quantity: Quantity, probe: str | None = None) -> Estimate | None:
-        """The number that is held against aligned robust accuracy."""
+        """The number that is correlated with aligned robust accuracy."""
         if quantity == "compression_rate":
             return next((e for e in self.rates if e.probe == probe), None)
         return self.anchor if quantity == "anchor_accuracy" else self.predicted
 
 
 class Association(Record):
-    """How one quantity goes with aligned robust accuracy over the reports that have both."""
+    """Correlation of a quantity with aligned robust accuracy over the reports that have both."""
 
     quantity: Quantity
     probe: str | None = None
@@ -67,7 +66,7 @@ class Association(Record):
 
     @property
     def title(self) -> str:
-        """What it is, in words."""
+        """The quantity in words."""
         words = self.quantity.replace("_", " ")
         return f"{words} ({self.probe})" if self.probe else words
 
@@ -88,8 +87,8 @@ def ranked_pairs(reports: Sequence[tuple[str, Report]]) -> list[Pair]:
 
 
 def ball(e: Estimate, norm: str | None = None) -> str:
-    """The norm and radius of an estimate as people write them."""
-    return "perturbations given" if e.eps is None else f"{norm or e.norm} {radius(e.eps)}"
+    """The norm and radius of an estimate."""
+    return "given perturbations" if e.eps is None else f"{norm or e.norm} {radius(e.eps)}"
 
 
 def _refuse(reports: Sequence[tuple[str, Report]]) -> None:
@@ -100,17 +99,17 @@ def _refuse(reports: Sequence[tuple[str, Report]]) -> None:
         same.setdefault(report.body_sha256(), []).append(name)
     for names in same.values():
         if len(names) > 1:
-            raise PlanError(f"{' and '.join(names)} are one and the same report: give it once")
+            raise PlanError(f"{' and '.join(names)} are the same report: give it once")
 
 
 def _all(report: Report, metric: str) -> list[Estimate]:
-    found = [e for e in report.estimates if e.metric == metric]
-    # Images that another attack made are scored by this protocol too.
-    return found if metric != _TARGET else [e for e in found if e.probe == "aligned"]
+    estimates = [e for e in report.estimates if e.metric == metric]
+    # Images of the fresh attack are scored under the aligned draws too.
+    return estimates if metric != _TARGET else [e for e in estimates if e.probe == "aligned"]
 
 
 def _usual_ball(reports: Sequence[tuple[str, Report]]) -> str:
-    """The ball that most reports attack (or predict, where none attacks), else the first met."""
+    """The ball most frequently attacked (or predicted, if none is attacked)."""
     for metric in (_TARGET, _PREDICTED):
         counts = Counter(ball(e) for _, report in reports for e in _all(report, metric))
         if counts:
@@ -125,7 +124,7 @@ def _row(name: str, report: Report, usual: str) -> Row:
     robust = _in_ball(_all(report, _TARGET), usual)
     predicted = _in_ball(_all(report, _PREDICTED), ball(robust) if robust else usual)
     if robust and predicted and ball(robust) != ball(predicted):
-        predicted = None  # of another ball: it does not predict this attack
+        predicted = None  # in another ball it does not predict this attack
     return Row(
         name=name,
         purifier=card.name,
@@ -142,9 +141,9 @@ def _row(name: str, report: Report, usual: str) -> Row:
     )
 
 
-def _in_ball(found: list[Estimate], wanted: str) -> Estimate | None:
+def _in_ball(estimates: list[Estimate], wanted: str) -> Estimate | None:
     """The estimate in the wanted ball, else the first."""
-    return next((e for e in found if ball(e) == wanted), found[0] if found else None)
+    return next((e for e in estimates if ball(e) == wanted), next(iter(estimates), None))
 
 
 def _rates(report: Report, robust: Estimate | None) -> Iterator[Estimate]:

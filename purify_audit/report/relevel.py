@@ -1,14 +1,14 @@
-"""A saved report read at another confidence level."""
+"""A saved report at another confidence level."""
 
 from purify_audit.report.schema import AttackInfo, Report
 from purify_audit.statistics import confidence as levels
 
 
 def at_level(report: Report, level: float) -> Report:
-    """The report with every estimate's interval at another level, and labelled so.
+    """The report with every estimate's interval, and its plan, at another level.
 
-    The intervals of correlations and of flipped decisions follow from rows that the report does not
-    hold, and are left out.
+    Intervals of correlations and of decisions changed by random directions need data that are not
+    in the report, and are left out.
     """
     plan = report.plan
     estimates = tuple(

@@ -1,4 +1,4 @@
-"""The rows that lie beside a saved report, checked against its digests. No torch."""
+"""The files of rows of a saved report, checked against its digests. No torch."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ def stored_samples(report: Report, folder: Path) -> CompressionSamples:
 
     Args:
         report: the report.
-        folder: where it lies.
+        folder: the report's folder.
 
     Raises:
-        ReportError: they are missing or changed.
+        ReportError: the file is missing or changed.
     """
     if report.run is None or report.run.rows_file is None:
         raise ReportError("the report has no rows: nothing was measured")
@@ -25,10 +25,10 @@ def stored_samples(report: Report, folder: Path) -> CompressionSamples:
 
 
 def stored_attacks(report: Report, folder: Path) -> AttackSamples:
-    """The attacked images and verdicts of a saved report.
+    """The attacked images and predicted labels of a saved report.
 
     Raises:
-        ReportError: they are missing or changed.
+        ReportError: the file is missing or changed.
     """
     if report.run is None or report.run.attacks_file is None:
         raise ReportError("the report has no attacked images: nothing was attacked")
@@ -37,5 +37,5 @@ def stored_attacks(report: Report, folder: Path) -> AttackSamples:
 
 def _same(path: Path, sha256: str | None) -> Path:
     if not path.is_file() or file_sha256(path) != sha256:
-        raise ReportError(f"{path}: is missing or is not the file this report was made of")
+        raise ReportError(f"{path}: is missing or is not the file of this report")
     return path

@@ -1,4 +1,4 @@
-"""A saved report, and the rows beside it."""
+"""A saved report with its files of rows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from purify_audit.core.errors import PlanError, ReportError
 from purify_audit.report.schema import Report, read_report
 
-if TYPE_CHECKING:  # rows need NumPy, which a gate does not
+if TYPE_CHECKING:  # rows need NumPy, a gate does not
     from purify_audit.statistics.attack_rows import AttackSamples
     from purify_audit.statistics.compression_rows import CompressionSamples
 
@@ -20,7 +20,7 @@ class SavedReport:
     path: Path
 
     def samples(self) -> "CompressionSamples | None":
-        """Its compression rows; none where nothing was measured or the file is gone."""
+        """Its compression rows; none if nothing was measured or the file is missing."""
         from purify_audit.report.rows import stored_samples
 
         try:
@@ -29,7 +29,7 @@ class SavedReport:
             return None
 
     def attacks(self) -> "AttackSamples | None":
-        """Its attack rows; none where nothing was attacked or the file is gone."""
+        """Its attack rows; none if nothing was attacked or the file is missing."""
         from purify_audit.report.rows import stored_attacks
 
         try:
@@ -39,10 +39,7 @@ class SavedReport:
 
 
 def open_report(path: Path, level: float | None = None) -> SavedReport:
-    """A saved report, its intervals at another confidence level if one is asked for.
-
-    Intervals that cannot be derived from the report's content (of correlations, and of decisions
-    flipped by random directions) are then left out.
+    """A saved report, with intervals at another confidence level if given (see `at_level`).
 
     Raises:
         InputError: it cannot be read, or the level is not between 0.5 and 1.

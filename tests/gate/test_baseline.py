@@ -83,9 +83,9 @@ def test_fewer_images_are_compared_on_those_in_common(reports):
 @pytest.mark.parametrize(
     ("new", "old", "message"),
     [
-        ("blur", "seed", "seed 0 here, 9 there"),
-        ("blur", "batch", "microbatch 128 here, 16 there"),
-        ("blur", "eps", "eps [0.15] here, [0.1] there"),
+        ("blur", "seed", "seed is 0, in the baseline 9"),
+        ("blur", "batch", "microbatch is 128, in the baseline 16"),
+        ("blur", "eps", "eps is [0.15], in the baseline [0.1]"),
         ("apart", "other", "fewer than two images in common"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_metric_that_the_baseline_lacks_is_refused(reports):
 def test_a_file_that_is_none(tmp_path):
     path = tmp_path / "b.safetensors"
     path.write_bytes(b"nothing")
-    with pytest.raises(ReportError, match="is no baseline and no report"):
+    with pytest.raises(ReportError, match="is neither a baseline nor a report"):
         open_baseline(path)
     with pytest.raises(ReportError, match="cannot be read"):
         open_baseline(tmp_path / "none.json")

@@ -38,8 +38,8 @@ def test_what_is_told(tmp_path):
     result = first(tmp_path, report_of(estimate(eps=8 / 255)), rule)
     assert result.requirement == "compression_rate (l2, sign, 8/255) <= 0.45"
     assert result.sentence == (
-        "0.4, 95% interval 0.3 to 0.5 from 64 images, lies across the threshold;"
-        " about 192 more images would decide it."
+        "0.4, 95% interval 0.3 to 0.5 from 64 images, contains the threshold;"
+        " about 192 more images would decide."
     )
     assert result.more_images == 192
 
@@ -84,7 +84,7 @@ def test_no_interval_decides_nothing(tmp_path, ends):
 def test_too_few_images_or_draws_decide_nothing(tmp_path):
     few = report_of(estimate(n_images=15))
     assert first(tmp_path, few, RATE).decision == "inconclusive"
-    assert "15 images are fewer than the 16" in first(tmp_path, few, RATE).sentence
+    assert "15 images, fewer than the 16" in first(tmp_path, few, RATE).sentence
     assert first(tmp_path, few, RATE, gate="min_images = 15").decision == "pass"
     assert first(tmp_path, few, RATE + "\nmin_images = 15").decision == "pass"
     assert first(tmp_path, report_of(estimate()), RATE + "\nmin_draws = 5").decision != "pass"
@@ -193,7 +193,7 @@ def test_a_rule_about_findings(tmp_path):
 def test_what_only_an_attack_can_find_needs_an_attack(tmp_path, codes):
     result = first(tmp_path, report_of(), f'id = "a"\nfindings = {codes}')
     assert result.decision == "inconclusive"
-    assert "--attack" in result.sentence
+    assert "purify-audit attack" in result.sentence
 
 
 def test_a_warning_is_told_and_changes_nothing(tmp_path):
@@ -252,7 +252,7 @@ def test_without_a_baseline_a_regression_rule_is_open(tmp_path):
     result = first(tmp_path, report_of(estimate()), rule)
     assert (result.decision, result.sentence) == (
         "inconclusive",
-        "There is no baseline to compare with; name one with --baseline or in [gate].",
+        "There is no baseline; give one with --baseline or in [gate].",
     )
 
 
@@ -266,9 +266,9 @@ def test_a_long_upper_tail_is_told(tmp_path, high, told):
     )  # fmt: skip
     report = report_of(estimate(), quantiles=(quantiles,))
     notes = decided(report, rules(tmp_path, RATE)).notes
-    assert [n.startswith("The compression_rate (l2, sign, 0.1) spreads") for n in notes] == (
-        [True] if told else []
-    )
+    assert [
+        n.startswith("compression_rate (l2, sign, 0.1) has a long upper tail") for n in notes
+    ] == ([True] if told else [])
 
 
 # --- what a review found to pass and must not ---------------------------------------------------

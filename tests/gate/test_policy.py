@@ -91,13 +91,13 @@ def test_a_policy_is_read(tmp_path):
         ('"known"', '" "', "policy.toml, line 21: 'reason'"),
         ('"8/255"', "-1", "policy.toml, line 11: 'eps'"),
         ('"8/255"', "true", "policy.toml, line 11: 'eps'"),
-        ('"PA1"', '"PA313"', "PA313 is found where a report is computed again"),
+        ('"PA1"', '"PA313"', "PA313 is reported when a report is recomputed"),
         ('["PA1"]', '["PA1"]\nmin_draws = 3', "a rule about findings has no 'min_draws'"),
         ('["PA1"]', '["PA1"]\nconfidence = 0.9', "a rule about findings has no 'confidence'"),
         (
             '"compression_rate"\nnorm = "l2"\neps = "8/255"\nmax = 0.5',
             '"anchor_accuracy"\nmin = 1.5',
-            "line 7: anchor_accuracy lies in [0, 1], and min = 1.5 does not",
+            "line 7: anchor_accuracy is in [0, 1], and min = 1.5 is not",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_fault_is_told_with_its_place(tmp_path, old, new, message):
 
 def test_rules_are_needed(tmp_path):
     assert refused(tmp_path, "images = 3\n") == (
-        f"{tmp_path / 'policy.toml'}: has no policy; rules stand under [[gate.rule]]"
+        f"{tmp_path / 'policy.toml'}: has no policy; rules are written under [[gate.rule]]"
     )
     assert "a policy without rules decides nothing; write [[gate.rule]]" in refused(
         tmp_path, "[gate]\nconfidence = 0.9\n"

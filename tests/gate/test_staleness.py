@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_reported(saved, refused):
         " give the file with --checkpoint, or audit again"
     )
     message = refused("stale", "--checkpoint", "none.bin")
-    assert message == "none.bin: cannot be read: No such file or directory"
+    assert message == "none.bin: no such file"
 
 
 def test_an_invalid_policy_is_reported(saved, refused):

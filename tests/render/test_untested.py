@@ -22,12 +22,13 @@ def told(**changes):
 
 def test_an_attack_is_bounded_by_what_it_was():
     text = told()
-    assert "(PGD, exact gradient, 10 steps, 2 draws, 1 restart) in linf at radius 0.15;" in text
+    assert "Only PGD-10, EOT over 2 draws, exact gradient, 1 restart, margin loss in ℓ∞" in text
+    assert "ℓ∞ at radius 0.15 was run;" in text
     assert "robust accuracy was not measured" not in text
     assert "Accuracies are those of one classifier" in text
     assert "Only 2 images of digits were used" in text
-    assert "by the probes sign, power in a ball of linf at radii 8/255, 0.15;" in text
-    assert "rates stand on 2 draws of each image" in text
+    assert "for the probes sign, power in ℓ∞ at radii 8/255, 0.15;" in text
+    assert "rates are estimated from 2 draws of each image" in text
 
 
 def test_without_an_attack():
@@ -41,13 +42,13 @@ def test_a_prediction_is_no_attack():
     plan = report().plan
     attack = ATTACK.model_copy(update={"predict_only": True})
     text = told(plan=plan.model_copy(update={"attack": attack}))
-    assert "was predicted_scores by a short attack through one step" in text
+    assert "was predicted by a transfer attack on the one-step purifier" in text
     assert "One attack was tried" not in text
 
 
 def test_an_attack_that_did_not_end():
     text = told(estimates=COMPRESSION)
-    assert "No attack was carried through, so robust accuracy was not measured." in text
+    assert "No attack was completed, so robust accuracy was not measured." in text
 
 
 def test_a_measurement_that_did_not_happen():
@@ -58,7 +59,7 @@ def test_a_measurement_that_did_not_happen():
 
 def test_a_partial_audit():
     assert untested(report(status="partial"))[0] == (
-        "The audit ended early: its estimates rest on at most 32 of the 32 images planned."
+        "The audit ended early: its estimates use at most 32 of the 32 images planned."
     )
     assert "ended early" not in told()
 
@@ -66,7 +67,7 @@ def test_a_partial_audit():
 def test_a_file_of_perturbed_images_has_no_radius():
     given = COMPRESSION[0].model_copy(update={"eps": None, "probe": "file"})
     text = told(estimates=(given,))
-    assert "by the probes file in a ball of linf at the size in which they were given;" in text
+    assert "for the probes file in ℓ∞ at their given size;" in text
 
 
 @pytest.mark.parametrize("code", ["PA307", "PA310", "PA311"])

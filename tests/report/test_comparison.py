@@ -241,7 +241,7 @@ def test_rates_are_those_at_the_attacks_radius(base, report):
 
 
 @pytest.mark.parametrize(
-    ("eps", "words"), [(EIGHT, "linf 8/255"), (0.5, "linf 0.5"), (None, "perturbations given")]
+    ("eps", "words"), [(EIGHT, "linf 8/255"), (0.5, "linf 0.5"), (None, "given perturbations")]
 )
 def test_a_ball_in_words(eps, words):
     assert ball(attacked(0.5, eps)) == words
@@ -258,7 +258,7 @@ def test_fewer_than_two_reports_are_refused(report, count):
 
 def test_a_report_given_twice_is_refused_by_its_names(report):
     same = report(1)
-    with pytest.raises(PlanError, match=r"a\.json and c.json are one and the same report"):
+    with pytest.raises(PlanError, match=r"a\.json and c.json are the same report"):
         compare([("a.json", same), ("b.json", report(2)), ("c.json", same)])
 
 
@@ -366,7 +366,7 @@ def test_a_rate_that_rises_with_robustness_is_cautioned(ordered, report):
         "The compression rate does not order these purifiers by robustness: sign"
     )
     assert "spearman 1.00, no interval" in text
-    assert text.endswith("Read it with the anchor accuracy.")
+    assert text.endswith("Compare the anchor accuracy too.")
 
 
 def test_a_rate_whose_interval_reaches_above_0_is_cautioned(ordered, report):
@@ -376,15 +376,18 @@ def test_a_rate_whose_interval_reaches_above_0_is_cautioned(ordered, report):
     ]
     text = said(compare(reports), "order these purifiers")
     c = find(compare(reports), "compression_rate", "sign").correlations[0]
-    verb = "does not" if c.value > 0 else "is not shown to"
+    verb = "does not" if c.value > 0 else "does not significantly"
     assert c.upper > 0
     assert f"The compression rate {verb} order" in text
-    assert f"sign (spearman {c.value:.2f}, 95% interval {c.lower:.2f} to {c.upper:.2f})" in text
+    numbers = f"sign (spearman {c.value:.2f}, 95% interval {c.lower:.2f} to {c.upper:.2f})"
+    assert numbers.replace("-", "−") in text
 
 
 def test_four_purifiers_in_perfect_order_prove_nothing(ordered):
     """No resample disagrees, so there is no interval; and the exact test has p = 2/24."""
-    assert "spearman -1.00, no interval" in said(compare(ordered[:4]), "is not shown to order")
+    assert "spearman -1.00, no interval" in said(
+        compare(ordered[:4]), "does not significantly order"
+    )
 
 
 def changed_data(r, **changes):
@@ -409,7 +412,7 @@ def judged(r, sha):
         (lambda r: r.model_copy(update={"status": "partial"}), "Partial, stopped before"),
         (
             lambda r: r.model_copy(update={"findings": (finding("PA103", "NaN.", {}),)}),
-            "With findings that say not to trust the estimates: 0.json.",
+            "With errors among the findings, so not to be trusted: 0.json.",
         ),
     ],
 )
@@ -474,8 +477,8 @@ def test_attacks_of_other_balls_sizes_and_strengths_are_told(report):
 
 def test_one_purifier_audited_twice_counts_twice(ordered, report):
     again = report(1, 0.15, 0.9, 0.9)
-    text = said(compare([*ordered, ("again.json", again)]), "One purifier counts")
-    assert text == "One purifier counts 2 times: 0.json, again.json."
+    text = said(compare([*ordered, ("again.json", again)]), "The same purifier counts")
+    assert text == "The same purifier counts 2 times: 0.json, again.json."
 
 
 def test_places_that_chance_may_have_given_are_told(report):

@@ -1,4 +1,4 @@
-"""What GitLab reads: a metrics report (OpenMetrics text) and a code quality report.
+"""GitLab: a metrics report (OpenMetrics text) and a code quality report.
 
 https://docs.gitlab.com/ci/testing/metrics_reports/ and .../code_quality/
 """
@@ -18,13 +18,13 @@ _NOT_IN_NAMES = re.compile("[^a-zA-Z0-9_]")
 _ENDS = {"": "value", "_lower": "lower", "_upper": "upper"}
 
 _Series = dict[str, dict[str, float]]
-"""Name of a metric -> its labels, as they are written -> its value."""
+"""Name of a metric -> its labels as text -> its value."""
 
 
 def openmetrics(report: Report, judgement: Judgement | None) -> str:
     """A metrics report: every estimate with the ends of its interval, findings, and the verdict.
 
-    GitLab shows beside each metric what it was on the target branch. The verdict is the exit code:
+    GitLab shows each metric beside its value on the target branch. The verdict is the exit code:
     0 pass, 1 fail, 3 inconclusive.
     """
     series: _Series = {}
@@ -43,7 +43,7 @@ def openmetrics(report: Report, judgement: Judgement | None) -> str:
 
 
 def _lines(series: _Series) -> Iterator[str]:
-    """A metric's samples follow its type, and no other metric's come between."""
+    """The samples of each metric, directly after its type."""
     for name, samples in series.items():
         yield f"# TYPE {name} gauge"
         yield from (f"{name}{labels} {value!r}" for labels, value in samples.items())
@@ -59,8 +59,8 @@ def _labels(e: Estimate) -> str:
 
 
 def _written(labels: dict[str, str | None]) -> str:
-    told = ",".join(f'{name}="{_escaped(v)}"' for name, v in labels.items() if v is not None)
-    return f"{{{told}}}" if told else ""
+    text = ",".join(f'{name}="{_escaped(v)}"' for name, v in labels.items() if v is not None)
+    return f"{{{text}}}" if text else ""
 
 
 def _escaped(value: str) -> str:
@@ -79,16 +79,16 @@ def code_quality(judgement: Judgement, policy_path: str) -> str:
     """A code quality report: the rules that neither pass nor are waived, at their lines.
 
     Args:
-        judgement: what was decided.
+        judgement: the judgement.
         policy_path: path of the policy from the root of the repository.
     """
     path = PurePath(policy_path).as_posix()
-    told = [
+    degradations = [
         _degradation(judgement, result, path)
         for result in judgement.rules
         if result.decision != "pass" and result.waived is None
     ]
-    return json.dumps(told, indent=1) + "\n"
+    return json.dumps(degradations, indent=1) + "\n"
 
 
 def _degradation(judgement: Judgement, result: RuleResult, path: str) -> dict[str, object]:

@@ -18,11 +18,11 @@ PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 def test_result(report: Report, judgement: Judgement) -> str:
     """A judgement as an in-toto Statement v1, its subject the audited model.
 
-    The predicate knows three results, and an inconclusive verdict is FAILED: a verifier that asks
-    for a pass must not get one for lack of data. For the same reason an undecided rule stands
-    among `failedTests`, because verifiers may accept what is in `warnedTests`; which rules failed
-    for want of certainty only, the policy's annotation `undecided` says. `warnedTests` holds rules
-    that did not pass and do not count: waived, or of severity `warning`.
+    The predicate has three results, and an inconclusive verdict is FAILED: a verifier that requires
+    a pass must not get one for lack of data. For the same reason undecided rules are among
+    `failedTests`, because verifiers may accept `warnedTests`; the policy's annotation `undecided`
+    lists them. `warnedTests` has rules that did not pass and do not count: waived, or of severity
+    `warning`.
     """
     rules = judgement.rules
     failed = [r.rule for r in rules if fails(r)]
@@ -50,7 +50,7 @@ def _result(judgement: Judgement, warned: list[str]) -> Literal["PASSED", "WARNE
 
 
 def _subject(report: Report) -> dict[str, Any]:
-    """The model's file by name and digest; where there is no file, the digest is of its card."""
+    """The model's file by name and digest; without a file, the digest of its card."""
     source = report.checkpoint.source
     return {
         "name": PurePath(source).name or source,
@@ -59,7 +59,7 @@ def _subject(report: Report) -> dict[str, Any]:
 
 
 def _configuration(report: Report, judgement: Judgement) -> list[dict[str, Any]]:
-    """What decided the result, as resource descriptors: policy, baseline, plan, images, report."""
+    """The inputs of the result as resource descriptors: policy, baseline, plan, images, report."""
     undecided = [r.rule for r in judgement.rules if r.decision == "inconclusive"]
     waived = {r.rule: r.waived for r in judgement.rules if r.waived is not None}
     policy = _descriptor(judgement.policy, judgement.policy_sha256)
@@ -68,11 +68,11 @@ def _configuration(report: Report, judgement: Judgement) -> list[dict[str, Any]]
         "undecided": undecided,
         "waived": waived,
     }
-    told = [policy]
+    descriptors = [policy]
     if judgement.baseline_sha256 is not None:
-        told.append(_descriptor("baseline", judgement.baseline_sha256))
+        descriptors.append(_descriptor("baseline", judgement.baseline_sha256))
     return [
-        *told,
+        *descriptors,
         _descriptor("plan", report.plan_digest),
         _descriptor("images", report.data.digest),
         _descriptor("report", judgement.report_sha256),

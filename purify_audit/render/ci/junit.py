@@ -1,6 +1,6 @@
 """JUnit XML, one test case per rule: GitLab, Jenkins, Azure and others read it.
 
-There is no standard; this keeps to the schema of Jenkins (`tests/schemas/jenkins-junit.xsd`), by
+There is no standard; this follows the schema of Jenkins (`tests/schemas/jenkins-junit.xsd`), in
 which `skipped` has no attributes and properties belong to the suite.
 """
 
@@ -23,7 +23,7 @@ def junit_xml(
     waived, only warns, or may be undecided is skipped, with the reason.
 
     Args:
-        judgement: what was decided.
+        judgement: the judgement.
         seconds: wall time of the audit.
         fail_on: what counts as a failure.
     """
@@ -40,17 +40,12 @@ def junit_xml(
             continue
         skipped += result.decision != "pass"
         kind = "system-out" if result.decision == "pass" else "skipped"
-        told = f"{visible(word(result))}: {message(result)}"
-        Xml.SubElement(case, kind).text = _clean(told)
+        Xml.SubElement(case, kind).text = _clean(f"{visible(word(result))}: {message(result)}")
     return _whole(suite, (len(judgement.rules), failures, 0, skipped), seconds)
 
 
 def junit_error(error: str) -> str:
-    """An audit that could not be carried out, as a suite of one case that ends in an error.
-
-    Args:
-        error: the sentence that says why.
-    """
+    """An audit that could not run, as a suite of one case with this error message."""
     suite = Xml.Element("testsuite", name="purify-audit")
     case = Xml.SubElement(suite, "testcase", classname="purify_audit", name="audit")
     text = _clean(visible(error))
@@ -60,15 +55,15 @@ def junit_error(error: str) -> str:
 
 def _properties(suite: Xml.Element, judgement: Judgement) -> None:
     whole = Xml.SubElement(suite, "properties")
-    told: dict[str, object] = {
+    properties: dict[str, object] = {
         name: getattr(judgement, name)
         for name in ("verdict", "model", "model_sha256", "policy", "policy_sha256")
     }
-    told |= {"report_sha256": judgement.report_sha256, "tool_version": judgement.tool_version}
+    properties |= {"report_sha256": judgement.report_sha256, "tool_version": judgement.tool_version}
     for result in judgement.rules:
         numbers = {name: getattr(result, name) for name in _NUMBERS}
-        told |= {f"{result.rule}.{n}": v for n, v in numbers.items() if v is not None}
-    for name, value in told.items():
+        properties |= {f"{result.rule}.{n}": v for n, v in numbers.items() if v is not None}
+    for name, value in properties.items():
         text = visible(value) if isinstance(value, str) else repr(value)
         Xml.SubElement(whole, "property", {"name": _clean(name), "value": _clean(text)})
 
@@ -87,12 +82,12 @@ def _whole(suite: Xml.Element, counts: tuple[int, int, int, int], seconds: float
         seconds: see `junit_xml`.
     """
     names = ("tests", "failures", "errors", "skipped")
-    told = {name: str(n) for name, n in zip(names, counts, strict=True)}
+    attributes = {name: str(n) for name, n in zip(names, counts, strict=True)}
     if seconds is not None:
-        told["time"] = f"{seconds:.3f}"
-    suite.attrib.update(told)
-    told.pop("skipped")  # the schema has no such attribute here
-    suites = Xml.Element("testsuites", {"name": "purify-audit", **told})
+        attributes["time"] = f"{seconds:.3f}"
+    suite.attrib.update(attributes)
+    attributes.pop("skipped")  # not an attribute of `testsuites`
+    suites = Xml.Element("testsuites", {"name": "purify-audit", **attributes})
     suites.append(suite)
     Xml.indent(suites)
     text = Xml.tostring(suites, encoding="unicode")

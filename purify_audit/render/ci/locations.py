@@ -1,4 +1,4 @@
-"""Where a result lies in a repository, and how services know it again in the next run."""
+"""Locations of results in a repository, and their fingerprints across runs."""
 
 import hashlib
 import os
@@ -17,10 +17,10 @@ def uri(path: str) -> str:
 
 
 def fingerprint(result: RuleResult, model: str) -> str:
-    """What identifies a result over runs: the rule and the model's name, not the numbers."""
+    """Identifies a result across runs: the rule and the model's name, not the numbers."""
     return hashlib.sha256(f"{result.rule}\0{model}".encode()).hexdigest()
 
 
 def line(result: RuleResult) -> int:
-    """The rule's line in the policy file; the first where it is not known."""
+    """The rule's line in the policy file; 1 if it is not known."""
     return max(1, result.line or 1)

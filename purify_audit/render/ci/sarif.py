@@ -9,7 +9,7 @@ from purify_audit.render.wording import message, visible, word
 from purify_audit.report.schema import Report
 
 MOST_RESULTS = 25_000
-"""GitHub refuses a run with more."""
+"""GitHub rejects a run with more."""
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 _KINDS: dict[Decision, str] = {"pass": "pass", "fail": "fail", "inconclusive": "open"}
@@ -19,18 +19,18 @@ _SEVERITY = {"error": "7.5", "warning": "4.0"}  # GitHub: high from 7.0, medium 
 def sarif_log(judgement: Judgement, report: Report, policy_uri: str, passed: bool = False) -> str:
     """A judgement as a SARIF log of one run.
 
-    Results lie in the policy file, at their rules, because GitHub shows none without a file of
-    the repository. By the specification (3.27.9 and 3.27.10) an undecided rule is of kind `open`,
-    and only failures have a level. GitHub takes every result for an alert, whatever its kind.
+    Results are located in the policy file, at their rules, because GitHub shows only results in
+    files of the repository. By the specification (3.27.9, 3.27.10) an undecided rule is of kind
+    `open`, and only failures have a level. GitHub shows every result as an alert.
 
     Args:
-        judgement: what was decided.
-        report: what was measured.
-        policy_uri: path of the policy from the root of the repository; it is encoded here.
-        passed: list passing rules too, of kind `pass`, for tools that read kinds.
+        judgement: the judgement.
+        report: the report.
+        policy_uri: path of the policy from the root of the repository, not yet encoded.
+        passed: include passing rules, of kind `pass`, for tools that read kinds.
     """
     rules = judgement.rules
-    told = [n for n, result in enumerate(rules) if passed or result.decision != "pass"]
+    shown = [n for n, result in enumerate(rules) if passed or result.decision != "pass"]
     place = uri(policy_uri)
     run = {
         "tool": {
@@ -44,13 +44,13 @@ def sarif_log(judgement: Judgement, report: Report, policy_uri: str, passed: boo
         "invocations": [_invocation(judgement, report)],
         "artifacts": [{"location": {"uri": place}, "hashes": {"sha-256": judgement.policy_sha256}}],
         "columnKind": "unicodeCodePoints",
-        "results": [_result(judgement, n, place) for n in told[:MOST_RESULTS]],
+        "results": [_result(judgement, n, place) for n in shown[:MOST_RESULTS]],
         "properties": {
             "verdict": judgement.verdict,
             "model": visible(judgement.model),
             "model_sha256": judgement.model_sha256,
             "report_sha256": judgement.report_sha256,
-            "left_out": len(rules) - len(told[:MOST_RESULTS]),
+            "left_out": len(rules) - len(shown[:MOST_RESULTS]),
         },
     }
     log = {
@@ -73,12 +73,12 @@ def _invocation(judgement: Judgement, report: Report) -> dict[str, Any]:
 
 def _rule(result: RuleResult) -> dict[str, Any]:
     requirement = visible(result.requirement)
-    found = result.metric is None
+    of_findings = result.metric is None
     text = (
-        "docs/findings.md says what each finding means and what to do about it."
-        if found
-        else f"docs/method.md defines {visible(str(result.metric))}; the whole interval must lie"
-        " within the bound for the rule to pass."
+        "docs/findings.md explains each finding and what to do about it."
+        if of_findings
+        else f"docs/method.md defines {visible(str(result.metric))}; the rule passes if the whole"
+        " interval is within the bound."
     )
     return {
         "id": result.rule,
@@ -87,7 +87,7 @@ def _rule(result: RuleResult) -> dict[str, Any]:
         "help": {"text": text},
         "defaultConfiguration": {"level": result.severity},
         "properties": {
-            "tags": ["security", "machine-learning", "findings" if found else "robustness"],
+            "tags": ["security", "machine-learning", "findings" if of_findings else "robustness"],
             "precision": "high",
             "security-severity": _SEVERITY[result.severity],
         },
@@ -96,7 +96,7 @@ def _rule(result: RuleResult) -> dict[str, Any]:
 
 def _result(judgement: Judgement, place: int, where: str) -> dict[str, Any]:
     result = judgement.rules[place]
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "ruleId": result.rule,
         "ruleIndex": place,
         "kind": _KINDS[result.decision],
@@ -118,7 +118,7 @@ def _result(judgement: Judgement, place: int, where: str) -> dict[str, Any]:
         },
     }
     if result.waived is not None:
-        told["suppressions"] = [
+        entry["suppressions"] = [
             {"kind": "external", "status": "accepted", "justification": visible(result.waived)}
         ]
-    return told
+    return entry

@@ -1,23 +1,15 @@
-"""The page's section of estimates: all of them with their intervals, drawn and in digits."""
+"""The page's section of estimates: every one with its interval, as plots and as a table."""
 
 from dataclasses import replace
 
 from markupsafe import Markup
 
-from purify_audit.render.html.parts import (
-    Figure,
-    Table,
-    at,
-    norm_text,
-    row,
-    several_radii,
-    shown,
-    unit_axis,
-)
+from purify_audit.render.html.parts import Figure, at, row, several_radii, unit_axis
 from purify_audit.render.html.plots import MOST_LANES, Axis, Row, forest
 from purify_audit.render.html.svg import span
+from purify_audit.render.summary import Table
 from purify_audit.report.schema import Report
-from purify_audit.report.wording import radius
+from purify_audit.report.wording import estimate_text, norm_text, radius
 from purify_audit.statistics.estimates import Estimate
 from purify_audit.statistics.metrics import METRICS, metric_info
 
@@ -25,7 +17,7 @@ MOST_ROWS = 300  # of a table; the rest is in the report
 _MOST_PLOTS = 16
 
 _SINGLE = ("clean_accuracy", "anchor_accuracy", "predicted_robust_accuracy", "bare_robust_accuracy")
-_ELSEWHERE = ("distance_", "randomness_share")  # metrics with sections of their own
+_ELSEWHERE = ("distance_", "randomness_share")  # metrics of other sections
 _TITLES = {
     "compression_rate": "Compression rate",
     "unaligned_ratio": "Unaligned ratio",
@@ -33,13 +25,13 @@ _TITLES = {
 }
 _AXES = {
     "compression_rate": "‖P(x+δ) − P(x)‖ / ‖δ‖, one draw on both sides",
-    "unaligned_ratio": "the same quotient, a fresh draw on one side",
+    "unaligned_ratio": "the same ratio with a fresh draw on one side",
     "rms_gain": "root mean square of the rate",
 }
 _CAPTIONS = {
-    "compression_rate": "Below 1 a perturbation shrinks, above 1 it grows.",
-    "unaligned_ratio": "Its size beside the compression rate is what randomness adds.",
-    "rms_gain": "For a linear purifier this is its Frobenius norm over the root of its dimension.",
+    "compression_rate": "Below 1 a perturbation is compressed, above 1 it is amplified.",
+    "unaligned_ratio": "Its excess over the compression rate is due to randomness.",
+    "rms_gain": "For a linear purifier: its Frobenius norm over the square root of its dimension.",
 }
 _NAMES = {
     "clean_accuracy": "clean images",
@@ -51,7 +43,7 @@ _NAMES = {
 
 
 def forests(report: Report) -> list[Figure]:
-    """Every estimate but distances and shares of variance: a dot and an interval each."""
+    """Every estimate except distances and shares of variance: a dot and an interval each."""
     groups: dict[tuple[str, str, str], list[Estimate]] = {}
     probes = {e.probe: place for place, e in reversed(list(enumerate(report.estimates)))}
     order: dict[str, float] = {name: place for place, name in enumerate(METRICS)}
@@ -67,7 +59,7 @@ def forests(report: Report) -> list[Figure]:
 
 
 def _alike(e: Estimate, other: Estimate) -> bool:
-    """Whether two controls are one: clean images are scored once for all attacks and radii."""
+    """Whether two controls are the same: clean images are scored once for all attacks and radii."""
     return (e.metric, e.value, e.n_images) == (other.metric, other.value, other.n_images)
 
 
@@ -76,22 +68,22 @@ def _group(e: Estimate) -> tuple[str, str, str]:
     if e.metric in _TITLES:
         return f"{_TITLES[e.metric]}, {norm_text(e.norm)}", _AXES[e.metric], _CAPTIONS[e.metric]
     if e.metric in _SINGLE:
-        return "Accuracy", "share of images that are right", ""
+        return "Accuracy", "share of images classified correctly", ""
     if e.metric.endswith("_control"):
-        caption = "Images that nobody attacked, scored as often as attacked ones."
-        return "Clean control", "share of images that are right", caption
+        caption = "Clean images, scored as often as attacked ones."
+        return "Clean control", "share of images classified correctly", caption
     where = f", {norm_text(e.norm)} {radius(e.eps)}"
     if metric_info(e.metric).kind == "difference":
-        caption = "Each is taken image by image. Excess: clean control minus robust accuracy."
+        caption = "Paired by image. Excess: clean control minus robust accuracy."
         return f"Differences of accuracies{where}", "percentage points", caption
     if "robust_accuracy" in e.metric:
-        caption = "Scored by · attacked by. What attacks left standing: upper bounds of the truth."
-        return f"Robust accuracy{where}", "share of images that are right", caption
+        caption = "Scored by · attack. An attack gives an upper bound of robust accuracy."
+        return f"Robust accuracy{where}", "share of images classified correctly", caption
     return f"{e.metric} {norm_text(e.norm)}", "", ""
 
 
-def _forest(n: int, about_it: tuple[str, str, str], found: list[Estimate]) -> Figure:
-    title, axis, caption = about_it
+def _forest(n: int, heading: tuple[str, str, str], found: list[Estimate]) -> Figure:
+    title, axis, caption = heading
     many = several_radii(found)
     rows = [row(e, _label(e, many)) for e in found]
     if metric_info(found[0].metric).kind == "share":
@@ -127,12 +119,12 @@ def _label(e: Estimate, many: bool) -> str:
 
 
 def estimate_table(report: Report) -> Table:
-    """Every estimate in digits."""
+    """Every estimate as text."""
     rows = tuple(
         (
             e.metric,
             ", ".join(part for part in (norm_text(e.norm), e.probe or "", _eps(e)) if part) or "—",
-            shown(e),
+            estimate_text(e),
             f"{e.level:.4g}",
             str(e.n_images),
             "—" if e.n_draws is None else str(e.n_draws),

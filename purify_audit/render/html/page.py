@@ -1,4 +1,4 @@
-"""The report as one page that asks nobody for anything: no script, no font, no request."""
+"""The report as one self-contained HTML page: no scripts, no fonts, no requests."""
 
 import base64
 import hashlib
@@ -15,21 +15,28 @@ from purify_audit.gate.judgement import Judgement
 from purify_audit.render.html import attack as html_attack
 from purify_audit.render.html import estimates as html_estimates
 from purify_audit.render.html import rates as html_rates
-from purify_audit.render.html import sanity_checks as html_certification
-from purify_audit.render.html.parts import norm_text, shown
+from purify_audit.render.html import sanity_checks as html_checks
 from purify_audit.render.html.verdict import evidence, gaps, ranked_findings, verdict
+from purify_audit.render.summary import fuzziness_table, robust_accuracy_tables, summary
 from purify_audit.render.wording import visible
 from purify_audit.report.schema import Report
-from purify_audit.report.wording import describe, radius
+from purify_audit.report.wording import (
+    attack_text,
+    count,
+    describe,
+    estimate_text,
+    norm_text,
+    radius,
+)
 from purify_audit.spec.card import ClassifierCard
 from purify_audit.statistics.attack_rows import AttackSamples
 from purify_audit.statistics.compression_rows import CompressionSamples
 
 MOST_BYTES = 2_000_000
-"""A page is smaller than this, whatever the report holds."""
+"""A page is smaller than this, whatever the report contains."""
 
 _PICTURES = 700_000  # bytes of them
-_LONGEST = (4000, 300, 60)  # characters of foreign texts, tried in turn until the page fits
+_LONGEST = (4000, 300, 60)  # characters of untrusted texts, tried in turn until the page fits
 
 
 def html_report(
@@ -38,16 +45,13 @@ def html_report(
     samples: CompressionSamples | None = None,
     attacks: AttackSamples | None = None,
 ) -> str:
-    """A report, and what a gate decided on it, as one self-contained page.
-
-    The same input gives the same bytes. What a page cannot show because something is missing it
-    says.
+    """A report and its judgement as one page; the same input gives the same bytes.
 
     Args:
-        report: what was measured.
-        judgement: what a policy says of it, if it was held against one.
-        samples: the report's rows, where they lie beside it.
-        attacks: the report's attacked images, where they lie beside it.
+        report: the report.
+        judgement: if it was judged by a policy.
+        samples: the report's rows; without them histograms are replaced by quantiles.
+        attacks: the report's attacked images; without them none are shown.
     """
     context = _context(report, judgement, samples, attacks)
     page = ""
@@ -59,7 +63,7 @@ def html_report(
 
 
 def _environment(longest: int) -> Environment:
-    """Templates that escape everything, and show what is foreign without control characters."""
+    """Templates that escape every text and make its control characters visible."""
 
     def finalize(value: object) -> object:
         if isinstance(value, str) and not isinstance(value, Markup):
@@ -84,9 +88,8 @@ def _context(
 ) -> dict[str, Any]:
     css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     findings, more_findings = ranked_findings(report)
-    distances, farther = html_rates.geometry(report)
     return {
-        "css": Markup(css),  # ours
+        "css": Markup(css),  # a file of this package
         "css_digest": base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         "version": __version__,
         "report": report,
@@ -103,8 +106,8 @@ def _context(
         "spreads": html_rates.distributions(report, samples),
         "radii": html_rates.radius_curves(report),
         "randomness": html_rates.randomness(report, samples),
-        "distances": distances,
-        "farther": farther,
+        "distances": html_rates.geometry(report),
+        "summary": list(summary(report)),
         "attack": _attack(report, attacks),
         "commands": _commands(report, judgement),
         "reproduce": _reproduce(report, judgement),
@@ -116,16 +119,16 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     model, data, plan = report.checkpoint, report.data, report.plan
     assert not isinstance(model.card, ClassifierCard), "a purifier was audited"
     calls = model.evaluations
-    cost = "" if calls is None else f", {calls} network evaluation{'' if calls == 1 else 's'}"
-    judge = "none" if report.classifier is None else report.classifier.card.name
+    cost = "" if calls is None else f", {count(calls, 'network evaluation')}"
+    classifier = "none" if report.classifier is None else report.classifier.card.name
     of = f"{len(data.ids)} of {data.source} ({data.available} available)"
-    radii = ", ".join(radius(e) for e in plan.eps)
-    draws = "1 draw" if plan.draws == 1 else f"{plan.draws} draws"
+    radii = ", ".join(map(radius, plan.eps))
+    draws = count(plan.draws, "draw")
     return [
         ("purifier", describe(model.card) + cost),
         ("images", f"{of}, {'×'.join(map(str, data.image_shape))}"),
-        ("probed", f"{norm_text(plan.norm)} ball, ε {radii}, {draws} of each image"),
-        ("classifier", judge),
+        ("probes", f"{norm_text(plan.norm)} ball, ε {radii}, {draws} of each image"),
+        ("classifier", classifier),
     ]
 
 
@@ -133,18 +136,18 @@ _KEY: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("compression rate", "compression_rate", lambda e: e.norm == "l2"),
     ("accuracy on purified clean images", "anchor_accuracy", lambda e: True),
     ("aligned robust accuracy", "aligned_robust_accuracy", lambda e: e.probe == "aligned"),
-    ("usual robust accuracy", "mean_robust_accuracy", lambda e: e.probe == "fresh"),
+    ("robust accuracy, usual protocol", "mean_robust_accuracy", lambda e: e.probe == "fresh"),
     ("predicted robust accuracy", "predicted_robust_accuracy", lambda e: True),
 )
 
 
 def _key_figures(report: Report) -> list[tuple[str, str, str]]:
-    """The figures asked for first: name, value, interval and where it was taken."""
+    """The main figures: name, value, and interval with norm, probe and radius."""
     figures = []
     for label, metric, wanted in _KEY:
         e = next((e for e in report.estimates if e.metric == metric and wanted(e)), None)
         if e is not None:
-            value, _, interval = shown(e).partition(" ")
+            value, _, interval = estimate_text(e).partition(" ")
             where = [norm_text(e.norm), "" if e.eps is None else radius(e.eps)]
             if metric == "compression_rate":
                 where.insert(1, str(e.probe))
@@ -153,51 +156,48 @@ def _key_figures(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _attack(report: Report, attacks: AttackSamples | None) -> dict[str, Any] | None:
-    info, how = report.attack, report.plan.attack
-    if info is None or how is None:
+    info, plan = report.attack, report.plan.attack
+    if info is None or plan is None:
         return None
     return {
-        "told": html_attack.told(how),
-        "predict_only": how.predict_only,
+        "text": attack_text(plan),
+        "predict_only": plan.predict_only,
         "has_rows": attacks is not None,
-        "matrices": html_attack.matrices(report),
-        "inflations": list(html_attack.inflations(report)),
-        "predictions": list(html_attack.predictions(report)),
+        "accuracies": robust_accuracy_tables(report),
         "curves": html_attack.accuracy_curves(report),
-        "fuzziness": html_attack.fuzziness(info),
-        "checks": html_certification.checks(report, attacks),
-        "gradients": html_certification.gradient_numbers(report),
-        "held": html_certification.held_against(report, attacks),
+        "fuzziness": fuzziness_table(info),
+        "checks": html_checks.checks(report, attacks),
+        "gradients": html_checks.gradient_numbers(report),
+        "comparison": html_checks.comparison_table(report, attacks),
         "caps": html_attack.caps(info),
-        "fates": html_attack.fates(info, how.eps[0]),
-        "disagreements": list(html_attack.disagreements(info)),
+        "fooling_radii": html_attack.fooling_radii(info, plan.eps[0]),
         "gallery": html_attack.example_images(attacks, _PICTURES),
-        "fate_of": html_attack.fate_of(info, how.eps[0]),
+        "outcomes": html_attack.outcomes(info, plan.eps[0]),
     }
 
 
 def _commands(report: Report, judgement: Judgement | None) -> list[tuple[str, str]]:
-    """What to run to check the page: what for, and the command."""
+    """Commands that check the page, each with its purpose."""
     run = report.run
     rows = None if run is None else run.rows_file
     stem = "report" if rows is None else rows.removesuffix(".rows.safetensors")
     file = shlex.quote(f"{stem}.json")
-    found = [("the audit again", run.command)] if run is not None else []
+    commands = [("Run the audit again", run.command)] if run is not None else []
     if rows is not None:
         first = f" --image {report.data.ids[0]}" if report.data.ids else " --image ID"
-        found.append(("one number again, bit for bit", f"purify-audit replay {file}{first}"))
-    found.append(("cells of the report again", f"purify-audit verify {file}"))
+        commands.append(("Recompute one number, bit for bit", f"purify-audit replay {file}{first}"))
+    commands.append(("Recompute a sample of the rows", f"purify-audit reproduce {file}"))
     policy = "POLICY.toml" if judgement is None else shlex.quote(judgement.policy)
-    found.append(("the judgement again", f"purify-audit gate {file} --policy {policy}"))
-    return found
+    commands.append(("Judge again", f"purify-audit gate {file} --policy {policy}"))
+    return commands
 
 
 def _reproduce(report: Report, judgement: Judgement | None) -> list[tuple[str, str]]:
     run, plan, model = report.run, report.plan, report.checkpoint
     rows = [("checkpoint", f"{model.source}  sha256 {model.sha256}")]
     if report.classifier is not None:
-        judge = report.classifier
-        rows.append(("classifier", f"{judge.source}  sha256 {judge.sha256}"))
+        classifier = report.classifier
+        rows.append(("classifier", f"{classifier.source}  sha256 {classifier.sha256}"))
     rows += [
         ("data", f"{report.data.source}  sha256 {report.data.digest}"),
         ("plan", f"sha256 {report.plan_digest}"),
@@ -217,10 +217,10 @@ def _reproduce(report: Report, judgement: Judgement | None) -> list[tuple[str, s
     rows += [(str(k).replace("_", " "), str(v)) for k, v in list(report.environment.items())[:40]]
     if run is not None:
         rows.append(("started", run.started))
-        rows.append(("took", f"{run.seconds:.1f} s, {run.evaluations:,} network evaluations"))
+        rows.append(("run time", f"{run.seconds:.1f} s, {run.evaluations:,} network evaluations"))
     return rows
 
 
 def _attack_batch(report: Report) -> str:
-    how = report.plan.attack
-    return "" if how is None else f"; {how.microbatch} in the attack"
+    plan = report.plan.attack
+    return "" if plan is None else f"; {plan.microbatch} in the attack"

@@ -1,4 +1,4 @@
-"""Images of an attack as PNG tiles inside a page, within a budget of bytes."""
+"""Images of an attack as PNG tiles inside a page, within a byte budget."""
 
 import base64
 import io
@@ -49,7 +49,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """As many example_images as a budget allows.
+    """As many example images as a budget allows.
 
     Attributes:
         strips: worst first.
@@ -65,7 +65,7 @@ class Gallery:
 
 
 def gallery(example_images: ExampleImages, budget: int) -> Gallery:
-    """ExampleImages as tiles of at most `budget` bytes together: smaller ones first, then fewer."""
+    """Example images as tiles of at most `budget` bytes: first made smaller, then fewer."""
     side = int(max(example_images.clean.shape[2:], default=0))
     count = len(example_images.ids)
     sides = [side, *(s for s in _SIDES if s < side)]
@@ -73,7 +73,7 @@ def gallery(example_images: ExampleImages, budget: int) -> Gallery:
         if shown > _SIDES[0]:
             continue
         if count and _weight(_strip(example_images, 0, shown)) * count > 2 * budget:
-            continue  # one image tells enough of the others
+            continue  # one image is representative of the others
         strips = tuple(_strip(example_images, n, shown) for n in range(count))
         if sum(map(_weight, strips)) <= budget:
             return Gallery(strips, 0, side, shown)

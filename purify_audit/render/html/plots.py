@@ -1,6 +1,6 @@
-"""Plots of numbers and intervals, as inline SVG: what is drawn, made of `svg`'s primitives.
+"""Plots of numbers and intervals as inline SVG, from the primitives of `svg`.
 
-Every plot is 340 units wide, which is what a phone shows without shrinking its text.
+Every plot is 340 units wide, which a phone shows without shrinking the text.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ from purify_audit.render.html.svg import (
 WIDTH = 340.0
 MARGIN = 10.0
 LANE = 38.0  # one row of a plot with a label above its mark
-MARK = 25.0  # where in a lane its mark lies
+MARK = 25.0  # height of a lane's mark
 MOST_LANES = 40
 
 _TOP, _BELOW = 4.0, 42.0
-_LEFT, _PLOT = 46.0, 190.0  # of plots with a vertical axis: its place, and their height
+_LEFT, _PLOT = 46.0, 190.0  # of plots with a vertical axis: its position, and their height
 _APART = 14.0  # between the labels of two lines
 _NAME = 104.0  # room for them
-_NUMBER = 230.0  # room for a value as it is written
+_NUMBER = 230.0  # room for a value's text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a plot: a label, a value with its interval, and how they are written.
+    """One row of a plot: a label, a value with its interval, and their text.
 
     Attributes:
         label: what it is.
-        shown: the value as it is written beside the label.
-        value: none where there is none.
+        shown: the text of the value beside the label.
+        value: none if missing.
         lower: end of the interval, if there is one.
         upper: the other end.
-        more: other numbers that are drawn: quantiles, or all values of a histogram.
+        more: other numbers drawn: quantiles, or all values of a histogram.
     """
 
     label: str
@@ -85,7 +85,7 @@ def forest(ident: str, title: str, rows: Sequence[Row], axis: Axis) -> str:
 
 
 def bars(ident: str, title: str, rows: Sequence[Row], axis: Axis) -> str:
-    """A bar from 0 with an interval for each row; the axis holds 0."""
+    """A bar from 0 with an interval for each row; the axis includes 0."""
     return _lanes(ident, title, rows, axis, _bar)
 
 
@@ -95,7 +95,7 @@ def boxes(ident: str, title: str, rows: Sequence[Row], axis: Axis) -> str:
 
 
 def histograms(ident: str, title: str, rows: Sequence[Row], axis: Axis) -> str:
-    """How often values are where, a histogram for each row, all on one axis."""
+    """A histogram for each row, all on one axis."""
     values = [v for row in rows for v in row.more]
     ends = axis.ends or span([*values, axis.reference])
     width = round_step(ends[1] - ends[0], 40)
@@ -137,8 +137,8 @@ def _lanes(
         parts.append(words(WIDTH - MARGIN, y + 13, number, "number end"))
         if drawable(row.value):
             parts += paint(row, scale, y)
-    told = "; ".join(f"{row.label}: {row.shown}" for row in shown)
-    return drawing(ident, (title, told), (WIDTH, bottom + _BELOW), parts)
+    description = "; ".join(f"{row.label}: {row.shown}" for row in shown)
+    return drawing(ident, (title, description), (WIDTH, bottom + _BELOW), parts)
 
 
 def _horizontal(
@@ -164,7 +164,7 @@ def _horizontal(
 
 
 def _whisker(row: Row, scale: Scale, y: float) -> list[str]:
-    """The part of an interval that lies on the axis, with caps where it ends there."""
+    """The part of an interval inside the axis, with caps at the ends that are inside."""
     if row.lower is None or row.upper is None or not (drawable(row.lower) and drawable(row.upper)):
         return []
     low, high = max(row.lower, scale.low), min(row.upper, scale.high)
@@ -176,7 +176,7 @@ def _whisker(row: Row, scale: Scale, y: float) -> list[str]:
 
 
 def _dot(row: Row, scale: Scale, y: float) -> list[str]:
-    assert row.value is not None, "the caller draws what has a value"
+    assert row.value is not None, "the caller draws only rows with a value"
     ends = _whisker(row, scale, y)
     css = "dot" if ends else "dot hollow"
     value = min(max(row.value, scale.low), scale.high)
@@ -184,7 +184,7 @@ def _dot(row: Row, scale: Scale, y: float) -> list[str]:
 
 
 def _bar(row: Row, scale: Scale, y: float) -> list[str]:
-    assert row.value is not None, "the caller draws what has a value"
+    assert row.value is not None, "the caller draws only rows with a value"
     start, end = sorted((scale(0.0), scale(row.value)))
     return [
         rectangle((start, y + MARK - 5), (end - start, 10), "bar"),
@@ -210,7 +210,7 @@ class Curve:
 
 
 def curves(ident: str, title: str, lines: Sequence[Curve], x: Axis, y: Axis) -> str:
-    """Lines through values with their intervals, named where they end."""
+    """Lines through values with their intervals, labelled at their ends."""
     lines = [c for c in lines if any(drawable(row.value) for _, row in c.points)][:8]
     rows = [row for c in lines for _, row in c.points]
     low, high = y.ends or span([v for r in rows for v in (r.value, r.lower, r.upper)])
@@ -235,8 +235,8 @@ def curves(ident: str, title: str, lines: Sequence[Curve], x: Axis, y: Axis) -> 
         ends.append((points[-1][1], place))
     for at, place in _spread(ends, up.start - 4):
         parts.append(words(across.end + 8, at + 4, names[place], "label"))
-    told = "; ".join(f"{c.label}: {', '.join(r.shown for _, r in c.points)}" for c in lines)
-    return drawing(ident, (title, told), (WIDTH, _TOP + _PLOT + _BELOW), parts)
+    description = "; ".join(f"{c.label}: {', '.join(r.shown for _, r in c.points)}" for c in lines)
+    return drawing(ident, (title, description), (WIDTH, _TOP + _PLOT + _BELOW), parts)
 
 
 def _vertical(up: Scale, axis: Axis, across: Scale) -> list[str]:
@@ -253,7 +253,7 @@ def _vertical(up: Scale, axis: Axis, across: Scale) -> list[str]:
 
 
 def _spread(ends: list[tuple[float, int]], lowest: float) -> list[tuple[float, int]]:
-    """Heights of labels, moved apart where two would touch, and up where they are too low."""
+    """Heights of labels, moved apart if two would touch, and up if they are too low."""
     placed: list[tuple[float, int]] = []
     for at, place in sorted(ends):
         placed.append((max(at, placed[-1][0] + _APART) if placed else at, place))
@@ -264,17 +264,17 @@ def _spread(ends: list[tuple[float, int]], lowest: float) -> list[tuple[float, i
 
 def scatter(
     ident: str,
-    told: tuple[str, str],
+    texts: tuple[str, str],
     points: Sequence[tuple[float, float | None]],
     x: Axis,
     y: Axis,
 ) -> str:
-    """Points; those without y stand on a line of their own above the rest.
+    """Points; those without y are drawn on a line above the others.
 
     Args:
         ident: unique in the page.
-        told: title and description.
-        points: (x, y), all of which can be drawn; y none for those above.
+        texts: title and description.
+        points: (x, y), all of them drawable; y is none for those above.
         x: horizontal axis.
         y: vertical axis.
     """
@@ -286,8 +286,8 @@ def scatter(
     bottom = _TOP + _PLOT + 26
     parts = _horizontal(across, x, [(_TOP + 8, bottom)], bottom) + _vertical(up, y, across)
     parts.append(line((across.start, _TOP + 14), (across.end, _TOP + 14), "base"))
-    parts.append(words(across.start - 6, _TOP + 18, "stands", "tick end"))
+    parts.append(words(across.start - 6, _TOP + 18, "resists", "tick end"))
     parts.append(dots([(across(v), up(w)) for v, w in points if w is not None], "points thin"))
     above = [(across(v), _TOP + 14) for v, w in points if w is None]
-    parts.append(dots(above, "points thin standing"))
-    return drawing(ident, told, (WIDTH, _TOP + _PLOT + 26 + _BELOW), parts)
+    parts.append(dots(above, "points thin resisting"))
+    return drawing(ident, texts, (WIDTH, _TOP + _PLOT + 26 + _BELOW), parts)

@@ -5,27 +5,18 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from purify_audit.render.html.parts import (
-    Figure,
-    at,
-    norm_text,
-    plain,
-    row,
-    several_radii,
-    unit_axis,
-    value_text,
-)
+from purify_audit.render.html.parts import Figure, at, row, several_radii, unit_axis
 from purify_audit.render.html.plots import Axis, Curve, Row, bars, boxes, curves, forest, histograms
 from purify_audit.render.html.svg import drawable
 from purify_audit.report.schema import Report
-from purify_audit.report.wording import radius
+from purify_audit.report.wording import count, interval_text, norm_text, plain, radius, value_text
 from purify_audit.spec.norms import NORMS
 from purify_audit.statistics.compression_rows import CompressionSamples
 from purify_audit.statistics.estimates import Estimate
 
 
 def distributions(report: Report, samples: CompressionSamples | None) -> list[Figure]:
-    """How rates spread over images: histograms of the rows, or the report's quantiles."""
+    """The distribution of rates over images: histograms of rows, or the report's quantiles."""
     figures = []
     for norm in NORMS:
         ident, title = f"spread-{norm}", f"Compression rate by image, {norm_text(norm)}"
@@ -57,7 +48,7 @@ def _quantile_rows(report: Report, norm: str) -> list[Row]:
 
 
 def _spread(report: Report, samples: CompressionSamples, norm: str) -> list[Row]:
-    """One row for each probe at its first radius, with the rate of every image."""
+    """One row for each probe at its first radius, with the rate of each image."""
     from purify_audit.statistics.compression import per_image_means, probe_names
 
     rows, found = samples.probes, []
@@ -70,16 +61,16 @@ def _spread(report: Report, samples: CompressionSamples, norm: str) -> list[Row]
             kept = tuple(sorted(v for v in values if drawable(v)))
             if kept:
                 middle, lost = kept[len(kept) // 2], len(values) - len(kept)
-                told = f", {lost} not finite: not drawn" if lost else ""
-                shown_as = f"median {plain(middle)}, {len(kept)} images{told}"
-                found.append(Row(name, shown_as, middle, more=kept))
+                rest = f", {lost} not finite: not drawn" if lost else ""
+                text = f"median {plain(middle)}, {count(len(kept), 'image')}{rest}"
+                found.append(Row(name, text, middle, more=kept))
             elif values:
                 found.append(Row(name, f"{len(values)} not finite: not drawn", None))
     return found
 
 
 def radius_curves(report: Report) -> list[Figure]:
-    """Rate against radius, where several radii were probed."""
+    """Rate against radius, if several radii were probed."""
     figures = []
     for norm in NORMS:
         found = [e for e in report.estimates if _is_rate(e, norm) and e.eps is not None]
@@ -89,7 +80,7 @@ def radius_curves(report: Report) -> list[Figure]:
             up = Axis("rate", reference=1.0)
             lines = by_line(found, lambda e: str(e.probe))
             svg = curves(f"radius-{norm}", title, lines, across, up)
-            figures.append(Figure(title, Markup(svg), "Vertical strokes are intervals."))
+            figures.append(Figure(title, Markup(svg), "Vertical lines are intervals."))
     return figures
 
 
@@ -98,7 +89,7 @@ def _is_rate(e: Estimate, norm: str) -> bool:
 
 
 def by_line(found: list[Estimate], name: Callable[[Estimate], str]) -> list[Curve]:
-    """Estimates as lines over their radii."""
+    """Estimates as curves over their radii."""
     lines: dict[str, list[Estimate]] = {}
     for e in sorted(found, key=lambda e: e.eps or 0.0):
         lines.setdefault(name(e), []).append(e)
@@ -109,7 +100,7 @@ def by_line(found: list[Estimate], name: Callable[[Estimate], str]) -> list[Curv
 
 
 def randomness(report: Report, samples: CompressionSamples | None) -> list[Figure]:
-    """The share of variance that the draw explains, and both parts in pixel units."""
+    """The share of variance that the draw explains, and its two parts in pixel units."""
     found = [e for e in report.estimates if e.metric == "randomness_share"]
     if not found:
         return []
@@ -122,15 +113,14 @@ def randomness(report: Report, samples: CompressionSamples | None) -> list[Figur
     if parts:
         title = "Variance of the output, summed over pixels"
         svg = bars("variances", title, parts, Axis("squared pixel units", reference=0.0))
-        caption = "Between draws: what ξ moves. Within draws: what δ moves. Means over images."
+        caption = "Between draws: due to ξ. Within draws: due to δ. Means over images."
         figures.append(Figure(title, Markup(svg), caption))
     return figures
 
 
 def _percent(e: Estimate) -> str:
-    if e.lower is None or e.upper is None:
-        return f"{e.value:.1%} no interval"
-    return f"{e.value:.1%} [{100 * e.lower:.1f}, {100 * e.upper:.1f}]"
+    share = "clean_accuracy"  # a metric written in per cent
+    return f"{value_text(share, e.value)} {interval_text(share, e.lower, e.upper)}"
 
 
 def _variances(report: Report, samples: CompressionSamples) -> Iterator[Row]:
@@ -144,15 +134,15 @@ def _variances(report: Report, samples: CompressionSamples) -> Iterator[Row]:
                 yield Row(f"{probe.kind} · {name} draws", plain(mean), mean)
 
 
-def geometry(report: Report) -> tuple[list[Figure], str]:
-    """Distances from the clean image in both norms, and a sentence about them."""
+def geometry(report: Report) -> list[Figure]:
+    """Distances from the clean image in both norms."""
     first = next((e for e in report.estimates if _is_rate(e, "l2")), None)
     if first is None:
-        return [], ""
+        return []
     names = {
-        "distance_delta": "attacked",
+        "distance_delta": "perturbed",
         "distance_anchor": "purified clean",
-        "distance_purified": "purified attacked",
+        "distance_purified": "purified perturbed",
     }
     figures = []
     caption = f"‖δ‖, ‖P(x) − x‖ and ‖P(x+δ) − x‖; probe {first.probe} at {radius(first.eps)}."
@@ -163,17 +153,4 @@ def geometry(report: Report) -> tuple[list[Figure], str]:
         if rows:
             svg = bars(f"distance-{norm}", title, rows, Axis("pixel units", reference=0.0))
             figures.append(Figure(title, Markup(svg), caption))
-    return figures, _farther(report, first)
-
-
-def _farther(report: Report, first: Estimate) -> str:
-    moved, delta = (report.find(m, "l2", first) for m in ("distance_purified", "distance_delta"))
-    if moved is None or delta is None or delta.value <= 0:
-        return ""
-    word = "about as far from the clean image as"
-    if moved.lower is not None and delta.upper is not None and moved.lower > delta.upper:
-        word = "farther from the clean image than"
-    elif moved.upper is not None and delta.lower is not None and moved.upper < delta.lower:
-        word = "nearer to the clean image than"
-    times = value_text("", moved.value / delta.value)
-    return f"After purification an image lies {word} before: {times} times as far (ℓ2)."
+    return figures

@@ -1,4 +1,4 @@
-"""Drawing primitives: round axes and escaped SVG elements, without a word on what is drawn.
+"""Drawing primitives: round axes and escaped SVG elements.
 
 Colours and fonts are the style sheet's: elements carry classes, never styles, so that a page's
 content security policy may forbid inline styles and a dark page is a matter of CSS alone.
@@ -19,8 +19,8 @@ _WIDTHS = {  # of characters, over the text's size, in a wide font (DejaVu Sans)
     **dict.fromkeys("mwMW@%—", 1.0),
     **dict.fromkeys("<>=+−×~^#ABCDEFGHJKLNOPQRSTUVXYZ…", 0.84),
 }
-_LARGEST = 1e9  # what is larger is told, not drawn
-_SAME = 1e-4  # values that differ by less of their size are drawn as one, not their rounding
+_LARGEST = 1e9  # larger values are written, not drawn
+_SAME = 1e-4  # values whose relative difference is smaller are drawn as one, not their rounding
 _ROUND = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -34,13 +34,13 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Where a value lies."""
+        """The position of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
 
 def drawable(value: float | None) -> bool:
-    """Whether a value has a place on an axis: a number, finite, and not absurdly large."""
+    """Whether a value can be placed on an axis: finite and not extremely large."""
     return value is not None and math.isfinite(value) and abs(value) <= _LARGEST
 
 
@@ -51,7 +51,7 @@ def round_step(width: float, most: int) -> float:
 
 
 def span(values: Iterable[float | None], most: int = 5) -> tuple[float, float]:
-    """The range from one round number to another that holds all values that can be drawn."""
+    """The range between round numbers that contains all drawable values."""
     kept = [float(v) for v in values if v is not None and drawable(v)]
     low, high = (min(kept), max(kept)) if kept else (0.0, 1.0)
     if high - low <= _SAME * max(abs(low), abs(high), 1e-300):
@@ -69,7 +69,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def tick_text(value: float, step: float, percent: bool = False) -> str:
-    """A tick as it is written: as many decimals as its step needs."""
+    """The label of a tick, with as many decimals as its step needs."""
     if percent:
         value, step = 100 * value, 100 * step
     if abs(value) >= 1e5 or step < 1e-5:
@@ -91,13 +91,13 @@ def element(name: str, text: str | None = None, **attributes: str | float) -> st
     Raises:
         ValueError: a number is not finite.
     """
-    told = "".join(
+    attributes_text = "".join(
         f' {"class" if key == "css" else key.replace("_", "-")}="{_attribute(value)}"'
         for key, value in attributes.items()
     )
     if text is None:
-        return f"<{name}{told}/>"
-    return f"<{name}{told}>{escape(printable(text))}</{name}>"
+        return f"<{name}{attributes_text}/>"
+    return f"<{name}{attributes_text}>{escape(printable(text))}</{name}>"
 
 
 def _attribute(value: str | float) -> str:
@@ -127,7 +127,7 @@ def rectangle(corner: tuple[float, float], size: tuple[float, float], css: str) 
 
 
 def words(x: float, y: float, text: str, css: str) -> str:
-    """A text on a baseline; its class says where it is anchored."""
+    """A text on a baseline; its class decides its anchor."""
     return element("text", text, x=x, y=y, css=css)
 
 
@@ -144,12 +144,12 @@ def polyline(points: Iterable[tuple[float, float]], css: str) -> str:
 
 
 def text_width(text: str) -> float:
-    """How wide a label is at most, in an SVG's own units; nobody can know the reader's font."""
+    """An upper bound of a label's width in SVG units, whatever the reader's font."""
     return LETTER * sum(_WIDTHS.get(c, 0.66 if c < "\u2e80" else 1.2) for c in text)
 
 
 def shorten(text: str, room: float) -> str:
-    """A label cut to the room there is for it, visibly."""
+    """A label cut to a width, with an ellipsis."""
     text = printable(text)
     if text_width(text) <= room:
         return text
@@ -159,17 +159,17 @@ def shorten(text: str, room: float) -> str:
 
 
 def drawing(
-    ident: str, told: tuple[str, str], size: tuple[float, float], parts: Iterable[str]
+    ident: str, texts: tuple[str, str], size: tuple[float, float], parts: Iterable[str]
 ) -> str:
     """An inline SVG.
 
     Args:
-        ident: unique in the page; the ids of title and description are made of it.
-        told: title and description, for those who do not see it.
-        size: width and height of its own coordinates.
+        ident: unique in the page; prefix of the ids of title and description.
+        texts: title and description, for screen readers.
+        size: width and height of its coordinates.
         parts: its elements.
     """
-    title, desc = (escape(printable(text)) for text in told)
+    title, desc = (escape(printable(text)) for text in texts)
     ident, box = escape(ident), f"0 0 {coordinate(size[0])} {coordinate(size[1])}"
     return (
         f'<svg class="plot" viewBox="{box}" role="img" aria-labelledby="{ident}-t {ident}-d">'

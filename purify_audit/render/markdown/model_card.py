@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from purify_audit.gate.wording import number
-from purify_audit.render.wording import at, key_estimates
+from purify_audit.render.wording import key_estimates
 from purify_audit.report.schema import Report
+from purify_audit.report.wording import at, number
 from purify_audit.statistics.estimates import Estimate
 
 _ARGS = ("norm", "probe", "eps", "lower", "upper", "level", "method", "n_images", "n_draws")
@@ -19,8 +19,8 @@ _ARGS = ("norm", "probe", "eps", "lower", "upper", "level", "method", "n_images"
 def model_index(report: Report) -> str:
     """Front matter for a model card's README, with the main estimates under `model-index`.
 
-    The format has no field for intervals: the name tells them to people, and `args` to programs,
-    with norm and radius. The Hub calls this format its legacy one, and still reads it.
+    The format has no field for intervals: they are in the name for people, and in `args` for
+    programs, with norm and radius. The Hub calls this format legacy and still reads it.
     """
     result = {
         "task": {"type": "image-classification", "name": "adversarial purification"},
@@ -53,7 +53,7 @@ def eval_results(report: Report) -> str:
     """A file for a model repository's folder `.eval_results`, one entry for each main estimate.
 
     The Hub shows entries whose dataset is registered with it as a benchmark. There is no field
-    for intervals, so `notes` tells them, with norm, probe, radius and the report's digest.
+    for intervals, so `notes` has them, with norm, probe, radius and the report's digest.
     """
     date = _date(report)
     entries = [
@@ -70,13 +70,13 @@ def eval_results(report: Report) -> str:
 
 
 def _dataset(report: Report) -> str:
-    """The source of the images, of a path on this machine only the last part."""
+    """The source of the images; of an absolute path only the last part."""
     source = report.data.source
     return PurePath(source).name if PurePath(source).is_absolute() else source
 
 
 def _date(report: Report) -> str | None:
-    """When the audit began, if the report says so in ISO 8601."""
+    """When the audit began, if the report has an ISO 8601 date."""
     try:
         return (
             None if report.run is None else datetime.fromisoformat(report.run.started).isoformat()

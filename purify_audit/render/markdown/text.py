@@ -1,4 +1,4 @@
-"""GitHub-flavoured Markdown: foreign text made harmless, tables, and what fits in a limit."""
+"""GitHub-flavoured Markdown: untrusted text escaped, tables, and pages cut to a limit."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,17 +11,17 @@ _JOINER = "\u2060"  # word joiner: no width, no break
 _LINKS = re.compile(
     r"@(?=\w)|#(?=\d)|\bwww(?=\.)|(?<=\bGH)-(?=\d)|(?<=:)/(?=/)|:(?=[\w+-]+:)", re.IGNORECASE
 )
-_SPARE = 80  # bytes kept for what counts the rows left out, and for the empty line before
+_SPARE = 80  # bytes reserved for the count of omitted rows and an empty line
 
 
 def escaped(text: str, most: int = 1000) -> str:
-    """Foreign text that reads as it is inside a line: no markup, HTML, mention, link or emoji.
+    """Untrusted text shown literally: no markup, HTML, mention, link or emoji.
 
     Backslashes do not keep GitHub from turning `@name`, `#12`, `GH-12` and addresses into links,
     because it does so after Markdown is read; a word joiner inside them does.
     """
-    broken = _LINKS.sub(lambda found: found[0] + _JOINER, visible(text, most))
-    return _MARKUP.sub(lambda found: "\\" + found[0], broken)
+    broken = _LINKS.sub(lambda match: match[0] + _JOINER, visible(text, most))
+    return _MARKUP.sub(lambda match: "\\" + match[0], broken)
 
 
 def fenced(text: str, language: str = "") -> tuple[str, str]:
@@ -34,12 +34,12 @@ def fenced(text: str, language: str = "") -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page that may lose rows at its end, and no others.
+    """A part of a page whose last rows may be cut.
 
     Attributes:
-        head: what stands before the rows.
-        rows: lines, or blocks of them, each ending with a line end.
-        foot: what stands after them.
+        head: text before the rows.
+        rows: lines or blocks of lines, each ending with a line end.
+        foot: text after them.
     """
 
     head: str
@@ -99,8 +99,8 @@ def _cut(section: Section, space: int) -> str:
             break
         kept += 1
     more = len(section.rows) - kept
-    told = f"\n{more:,} more {'row is' if more == 1 else 'rows are'} in report.json.\n"
-    return section.head + "".join(section.rows[:kept]) + section.foot + (told if more else "")
+    note = f"\n{more:,} more {'row is' if more == 1 else 'rows are'} in report.json.\n"
+    return section.head + "".join(section.rows[:kept]) + section.foot + (note if more else "")
 
 
 def _size(text: str) -> int:

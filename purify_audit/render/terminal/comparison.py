@@ -1,4 +1,4 @@
-"""A comparison as a person reads it in a terminal, 80 columns wide or more."""
+"""A comparison in a terminal of 80 columns or more."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,28 +8,27 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from purify_audit.render.terminal.style import TABLE
+from purify_audit.render.terminal.style import TABLE, cell
 from purify_audit.report.comparison import Comparison
 from purify_audit.report.ranking import Row, ball
-from purify_audit.report.wording import interval
+from purify_audit.report.wording import NONE, coefficient, count, short_text, spread_text
 from purify_audit.statistics.estimates import Correlation, Estimate
 
-_NONE = "[dim]—[/]"
 _WIDE = 120  # columns; narrower consoles get intervals on a line of their own
-_HOW = (
-    "Intervals: BCa bootstrap over purifiers, as if these were a random sample. p: permutation"
-    " test, two-sided, of each coefficient alone."
+_METHODS = (
+    "Intervals: BCa bootstrap over purifiers, treated as a random sample. p: two-sided permutation"
+    " test of each coefficient alone."
 )
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print a comparison: who is ahead, what goes with it, and what to be careful of."""
+    """Print a comparison: ranking, rates, correlations and cautions."""
     gap = " " if console.width >= _WIDE else "\n"
     parts: list[RenderableType] = [_ranking(comparison.rows, gap)]
     if any(row.rates for row in comparison.rows):
         parts.append(_rates(comparison.rows, gap))
     if comparison.associations:
-        parts += [_correlations(comparison), Text(_HOW, style="dim"), Text()]
+        parts += [_correlations(comparison), Text(_METHODS, style="dim"), Text()]
     parts += _cautions(comparison)
     console.print(Padding(Group(*parts), (0, 0, 0, 2)))
 
@@ -54,7 +53,7 @@ def _ranking(rows: tuple[Row, ...], gap: str) -> Table:
     for name in shown:
         table.add_column(name.replace(" ", gap), justify="right", min_width=9)
     for row in rows:
-        cells = [_accuracy(get(row), gap) for get in shown.values()]
+        cells = [cell(short_text(get(row)), gap) for get in shown.values()]
         table.add_row(_rank(row), "\n".join(_purifier(row)), *cells)
     return table
 
@@ -65,7 +64,7 @@ def _level(rows: tuple[Row, ...]) -> str:
 
 
 def _rank(row: Row) -> str:
-    return _NONE if row.rank is None else str(row.rank)
+    return NONE if row.rank is None else str(row.rank)
 
 
 def _purifier(row: Row) -> Iterator[str]:
@@ -75,19 +74,11 @@ def _purifier(row: Row) -> Iterator[str]:
     if row.status == "partial":
         yield "[bold red]PARTIAL[/]"
     if row.errors:
-        yield f"[bold red]{row.errors} error finding{'s' if row.errors > 1 else ''}[/]"
-
-
-def _accuracy(e: Estimate | None, gap: str) -> str:
-    if e is None:
-        return _NONE
-    if e.lower is None or e.upper is None:
-        return f"{e.value:.1%}"
-    return f"{e.value:.1%}{gap}[dim]{100 * e.lower:.1f}–{100 * e.upper:.1f}[/]"
+        yield f"[bold red]{count(row.errors, 'error finding')}[/]"
 
 
 def _rates(rows: tuple[Row, ...], gap: str) -> Table:
-    table = Table(title=f"Compression rate, l2, of each probe{_level(rows)}", **TABLE)
+    table = Table(title=f"Compression rate (ℓ2) of each probe{_level(rows)}", **TABLE)
     table.add_column("#", justify="right")
     table.add_column("report", overflow="fold")
     probes = list(dict.fromkeys(e.probe for row in rows for e in row.rates))
@@ -95,7 +86,7 @@ def _rates(rows: tuple[Row, ...], gap: str) -> Table:
         table.add_column(str(probe), justify="right")
     for row in rows:
         rates = [row.get("compression_rate", probe) for probe in probes]
-        cells = [_NONE if e is None else interval(e).replace(" ", gap, 1) for e in rates]
+        cells = [cell(short_text(e), gap) for e in rates]
         table.add_row(_rank(row), escape(row.name), *cells)
     return table
 
@@ -123,17 +114,17 @@ def _coefficient(c: Correlation) -> str:
     if c.value is None:
         return "[dim]undefined[/]"
     if c.lower is None or c.upper is None:
-        return f"{c.value:.2f} [dim](no interval)[/]"
-    return f"{c.value:.2f} [dim]({_range((c.lower, c.upper))})[/]"
+        return f"{coefficient(c.value)} [dim](no interval)[/]"
+    return f"{coefficient(c.value)} [dim]({spread_text(c.lower, c.upper)})[/]"
 
 
 def _range(ends: tuple[float, float] | None) -> str:
-    return _NONE if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
+    return NONE if ends is None else spread_text(*ends)
 
 
 def _p_value(c: Correlation) -> str:
     if c.p is None:
-        return _NONE
+        return NONE
     return "<0.001" if c.p < 0.001 else f"{c.p:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""A judgement as a person reads it in a terminal."""
+"""A judgement in a terminal."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,15 +18,15 @@ def show_judgement(console: Console, judgement: Judgement) -> None:
     table = Table(title=f"{name}, {judgement.judged}", **TABLE)
     table.add_column("rule", max_width=26, overflow="fold")
     table.add_column("decision", no_wrap=True)
-    table.add_column("requirement and what was found", overflow="fold")
+    table.add_column("requirement and result", overflow="fold")
     for result in judgement.rules:
         style = "dim" if result.waived else _STYLE[result.decision]
         word = Text(WORDS[result.decision] + _aside(result), style=style)
-        told = Text(visible(result.requirement) + "\n")
-        told.append(visible(result.sentence), style="dim")
+        text = Text(visible(result.requirement) + "\n")
+        text.append(visible(result.sentence), style="dim")
         if result.waived:
-            told.append(f"\nWaived: {visible(result.waived)}", style="dim")
-        table.add_row(Text(result.rule), word, told)
+            text.append(f"\nWaived: {visible(result.waived)}", style="dim")
+        table.add_row(Text(result.rule), word, text)
     console.print(table)
     for note in judgement.notes:
         console.print(Text(visible(note), style="yellow"))

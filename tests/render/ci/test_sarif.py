@@ -125,7 +125,7 @@ def test_help_names_the_page_that_defines():
     rules = judgement(result(), result("clean", metric=None))
     found = read(sarif_log(rules, report(), "p.toml"))["tool"]["driver"]["rules"]
     assert found[0]["help"]["text"].startswith("docs/method.md defines compression_rate;")
-    assert found[1]["help"]["text"].startswith("docs/findings.md says ")
+    assert found[1]["help"]["text"].startswith("docs/findings.md explains ")
     assert [r["properties"]["tags"][-1] for r in found] == ["robustness", "findings"]
 
 

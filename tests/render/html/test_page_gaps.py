@@ -40,7 +40,7 @@ class TestVerdict:
     def test_without_a_judgement(self):
         told = section(written(), "verdict")
         assert "NOT JUDGED" in told
-        assert "No policy was held against this report." in told
+        assert "This report was not judged by a policy." in told
         assert "purify-audit gate report.json --policy POLICY.toml" in told
 
     def test_partial_is_told_in_the_banner_and_below(self):
@@ -75,8 +75,8 @@ class TestWhatIsMissing:
         plan = rs.report().plan
         plan = plan.model_copy(update={"draws": 1, "probes": plan.probes[:1]})
         told = section(written(plan=plan), "untested")
-        assert "stretched most was not searched for" in told
-        assert "One draw only" in told
+        assert "worst-case direction was not searched for" in told
+        assert "Only one draw" in told
 
     def test_nothing_at_all(self):
         page = written(attacked=False, estimates=(), findings=(), run=None)
@@ -87,12 +87,12 @@ class TestWhatIsMissing:
         assert "No findings" in section(page, "findings")
         assert "was not recorded" in section(page, "reproduce")
 
-    def test_foretold_only(self):
+    def test_predicted_only(self):
         plan = rs.report().plan
         attack = plan.attack.model_copy(update={"predict_only": True})
         page = written(plan=plan.model_copy(update={"attack": attack}))
         assert "was not attacked" in section(page, "attack")
-        assert "PA303 the defence, run again, gives the margins that the attack saw Robust" in (
+        assert "PA303 the defence, run again, gives the attack's margins Robust" in (
             section(page, "soundness")
         )
 
@@ -100,12 +100,12 @@ class TestWhatIsMissing:
         ("changes", "findings", "states"),
         [
             ({}, (), {"PA301": "not run", "PA303": "passed", "PA310": "passed"}),
-            ({}, ("PA311",), {"PA303": "unknown", "PA311": "fired"}),
-            ({}, ("PA307",), {"PA307": "fired", "PA304": "passed"}),
+            ({}, ("PA311",), {"PA303": "unknown", "PA311": "failed"}),
+            ({}, ("PA307",), {"PA307": "failed", "PA304": "passed"}),
         ],
     )
     def test_checks_that_ran_and_that_did_not(self, changes, findings, states):
-        told = tuple(rs.finding(code, "error", "It fired.") for code in findings)
+        told = tuple(rs.finding(code, "error", "It failed.") for code in findings)
         page = section(written(findings=told, **changes), "soundness")
         for code, state in states.items():
             assert f"{state} {code} " in page

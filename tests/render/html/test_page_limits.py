@@ -131,9 +131,9 @@ class TestSize:
         assert time.process_time() - start < 6.0
         assert len(page.encode()) < MOST_BYTES
         told = read(page)
-        assert "Images of 224 pixels are shown at" in section(told, "fates")
-        assert f"{MOST_POINTS} of them are drawn" in section(told, "fates")
-        assert f"median 0.500, {n} images" in section(told, "images")
+        assert "Images of 224 pixels are shown at" in section(told, "fooling-radii")
+        assert f"{MOST_POINTS} of them are drawn" in section(told, "fooling-radii")
+        assert f"median 0.500, {n:,} images" in section(told, "images")
 
     def test_whatever_the_report(self):
         long = "<\x01\u202e&" * 20_000

@@ -212,15 +212,15 @@ class TestScatter:
         (x0, y0), (x1, y1), (x2, y2) = self.places(e)
         assert (x1, y1) == (pytest.approx((x0 + x2) / 2), pytest.approx((y0 + y2) / 2))
 
-    def test_those_that_stand_are_above_all_others(self):
+    def test_those_that_resist_are_above_all_others(self):
         svg = self.draw((0.0, 1.0), (0.5, None), (1.0, None))
-        standing = of_class(svg, "standing")[0]
+        resisting = of_class(svg, "resisting")[0]
         fallen = next(
             e
             for e in of_class(svg, "points")
-            if e is not standing and "standing" not in e.get("class")
+            if e is not resisting and "resisting" not in e.get("class")
         )
-        heights = {y for _, y in self.places(standing)}
+        heights = {y for _, y in self.places(resisting)}
         assert len(heights) == 1
         assert max(heights) < min(y for _, y in self.places(fallen))
 

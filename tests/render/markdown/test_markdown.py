@@ -99,7 +99,7 @@ def test_the_whole_page(verdict, attacked):
     head = page.split("\n")[1]
     assert (verdict or "measured").upper() in head.upper()
     assert "### What was not tested" in page
-    assert ("### Robust accuracy, linf 0.15" in page) == attacked
+    assert ("### Robust accuracy, ℓ∞ 0.15" in page) == attacked
     assert ("### Rules" in page) == (judged is not None)
     assert "purify-audit verify models/purifier.safetensors --attack\n" in page
     assert "more row" not in page
@@ -110,7 +110,7 @@ def test_the_whole_page(verdict, attacked):
 def test_rules_and_notes():
     page = markdown_report(report(), EVERY.model_copy(update={"notes": ("A waiver expired.",)}))
     rows = tables(page)[0]
-    assert rows[0] == ["rule", "requires", "decision", "why"]
+    assert rows[0] == ["rule", "requirement", "decision", "reason"]
     assert [row[0] for row in rows[1:]] == [r.rule for r in EVERY.rules]
     assert rows[1][1] == "compression_rate (l2, sign, 0.15) <= 0.7"
     assert rows[6][2] == "❌ FAIL (waived: known since May)"
@@ -120,19 +120,23 @@ def test_rules_and_notes():
 def test_main_numbers():
     rows = {(row[0], row[1]): row[2:] for row in tables(markdown_report(report(), None))[0]}
     aligned = rows["aligned_robust_accuracy", "linf, aligned, 0.15"]
-    assert aligned == ["0.25", "0.125 to 0.5", "┈┈━━━●━━━━━┈┈┈┈┈┈┈┈┈", "32"]
-    assert rows["compression_rate", "l2, sign, 0.15"] == ["0.5", "0.4 to 0.625", "", "32"]
-    assert rows["compression_rate", "l2, power, 8/255"] == ["0.25", "none", "", "1"]
+    assert aligned == ["25.0%", "[12.5, 50.0]", "┈┈━━━●━━━━━┈┈┈┈┈┈┈┈┈", "32"]
+    assert rows["compression_rate", "l2, sign, 0.15"] == ["0.500", "[0.400, 0.625]", "", "32"]
+    assert rows["compression_rate", "l2, power, 8/255"] == ["0.250", "no interval", "", "1"]
     assert rows["anchor_accuracy", ""][2] == "┈┈┈┈┈┈┈┈┈┈┈┈┈┈┈━━━●━"
     assert not any(name.endswith("_control") for name, _ in rows)
 
 
 def test_protocols():
     rows = {row[0]: row[1:] for row in tables(markdown_report(report(), None))[1]}
-    own = rows["the attack's own draws"]
-    assert own == ["0.25 (0.125 to 0.5)", "0.625 (0.4 to 0.625)", "0.9375 (0.4 to 0.625)"]
-    assert rows["mean of fresh draws"] == ["0.375 (0.4 to 0.625)", "0.75 (0.4 to 0.625)", "—"]
-    assert rows["classifier without purifier"] == ["0 (0 to 0.125)", "—", "—"]
+    own = rows["the attack's own draws (aligned)"]
+    assert own == [
+        "25.0% [12.5, 50.0]", "62.5% [40.0, 62.5]", "93.8% [40.0, 62.5]", "—",
+    ]  # fmt: skip
+    assert rows["mean of 4 held-out draws"] == [
+        "37.5% [40.0, 62.5]", "75.0% [40.0, 62.5]", "—", "—",
+    ]  # fmt: skip
+    assert rows["classifier without purifier"] == ["0.0% [0.0, 12.5]", "", "—", ""]
 
 
 def test_a_prediction_has_no_protocols():

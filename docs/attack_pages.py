@@ -1,4 +1,4 @@
-"""The parts of the results page that are about attacks, and their two figures."""
+"""Results about attacks and prediction, and their two figures."""
 
 from typing import Any
 
@@ -7,21 +7,21 @@ from scatter import Point, scatter
 Row = dict[str, Any]
 
 DURATIONS = (
-    "80 and 53 minutes, collected in two goes: the transfers were measured last, with `--extend`"
+    "80 and 53 minutes, in two runs: the transfer attacks were measured last, with `--extend`"
 )
-"""What the logs of the study said; its files remember the last go alone."""
+"""From the logs of the study; its files store the time of the last run only."""
 
 
 def attack_sections(s: Row, c: Row, p: Row) -> str:
     """Markdown of the protocol matrix over t*, of the cost, and of the predictor.
 
     Args:
-        s: what `benchmarks/attack_sweep.py` wrote.
-        c: what `benchmarks/attack_cost.py` wrote.
-        p: what `benchmarks/predictor_fit.py` wrote.
+        s: output of `benchmarks/attack_sweep.py`.
+        c: output of `benchmarks/attack_cost.py`.
+        p: output of `benchmarks/predictor_fit.py`.
     """
     rows = s["rows"]
-    sure = [_name(r) for r in rows if r["fresh/randomness_inflation"][1] > 0]
+    significant = [_name(r) for r in rows if r["fresh/randomness_inflation"][1] > 0]
     gaps = [r["fresh/randomness_inflation"][0] for r in rows]
     least, most = (f(rows, key=lambda r: r["fresh/randomness_inflation"][0]) for f in (min, max))
     findings = sorted({f.split(" ")[0] for r in rows for f in r["findings"]} - {"PA312"})
@@ -29,39 +29,39 @@ def attack_sections(s: Row, c: Row, p: Row) -> str:
     memory = "\n".join(f"| {name} | {mib:.0f} MiB |" for name, mib in c["peak_mib"].items())
     ratio = c["gradient_over_bare_passes"]
     return f"""
-## 5. Aligned, fresh, held-out, worst-of-K and vote, over t*
+## 5. Evaluation protocols over t*
 
 `{s["command"]}` ({s["date"]}, {s["machine"]}, {s["seconds"]} s): {s["images"]} held-out digits, ε = {s["eps_linf"]} (l∞),
 PGD-{a["steps"]} with exact gradients from a warm start, {a["draws"]} draw, {a["held_out"]} held-out draws, chains of 10 steps. The bare
 classifier keeps {_accuracy(rows[0]["bare/bare_robust_accuracy"])} under the same attack.
 
 {_matrix(rows, a["held_out"])}
-The control of worst-of-{a["held_out"]} is the same of clean images: what a purifier loses to resubmission alone.
+The control of worst-of-{a["held_out"]} is the same protocol on clean images: the loss caused by resubmission alone.
 
-**Does alignment lower robust accuracy, and where?** The usual protocol says {100 * min(gaps):.1f} to {100 * max(gaps):.1f} points more than
+**Does alignment lower robust accuracy, and where?** The usual protocol gives {100 * min(gaps):.1f} to {100 * max(gaps):.1f} points more than
 the aligned attack, most for {_name(most)}: aligned {100 * most["aligned/aligned_robust_accuracy"][0]:.1f}%, usual
-{100 * most["fresh/mean_robust_accuracy"][0]:.1f}%. The difference is surely above zero for {", ".join(sure) or "none of these settings"}. (Liu and Wei report
-23.7% against about 70% on CIFAR-10.) At the other end little is hidden: for {_name(least)} two draws' gradients have a cosine of
-{least["gradients"]["cosine_draws"]:.2f}, for {_name(most)} of {most["gradients"]["cosine_draws"]:.2f}.
+{100 * most["fresh/mean_robust_accuracy"][0]:.1f}%. The difference is significantly above zero for {", ".join(significant) or "none of these settings"}. (Liu and Wei report
+23.7% against about 70% on CIFAR-10.) With small inflation the gradients of two draws agree: their cosine is
+{least["gradients"]["cosine_draws"]:.2f} for {_name(least)}, and {most["gradients"]["cosine_draws"]:.2f} for {_name(most)}.
 
-**What the other protocols see.** Images made for one draw do not fool the next one: held-out, mean and vote stay near the usual
-figure. Resubmission finds what the mean hides, but clean images lose to it too once their anchors do.
+**Other protocols.** Images that fool one draw rarely fool another: held-out, mean and vote accuracies are close to the usual
+protocol's. Resubmission reveals what the mean hides, but affects clean images, too, where anchors are misclassified.
 
 Findings of these runs besides PA312: {", ".join(findings) or "none"}. Cosine with the exact gradient: BPDA {_cosines(rows, "cosine_bpda")},
 a five-step chain {_cosines(rows, "cosine_surrogate")}, finite differences {_cosines(rows, "cosine_none")}.
 
 {_fuzzy(rows)}
-## 6. What an exact gradient costs
+## 6. Cost of an exact gradient
 
-`{c["command"]}` ({c["date"]}, {c["machine"]}): time over two forward and one backward pass of the bare network for
+`{c["command"]}` ({c["date"]}, {c["machine"]}): time relative to two forward passes and one backward pass of the bare network in
 every step, 50 steps, 64 images: **{ratio["median"]:.3f}** (median of {", ".join(f"{v:.2f}" for v in ratio["all"])}; goal 1.15).
-Peak memory that one gradient adds to the process:
+Peak additional memory of one gradient:
 
 | | |
 |---|---|
 {memory}
 
-It grows with the batch and hardly with the chain: what is added for each step is one image, the stored state.
+It grows with the batch and hardly with the chain: each step adds one image, the stored state.
 
 {_prediction(p)}"""
 
@@ -70,10 +70,10 @@ def figures(p: Row) -> dict[str, str]:
     """SVG pages by name."""
     held = [r | {"group": "held-out classifier"} for r in p["held_out_rows"]]
     rate: list[Point] = [
-        (r["group"], r["rate_sign_l2"], r["attacked"], _told(r)) for r in p["rows"]
+        (r["group"], r["rate_sign_l2"], r["attacked"], _label(r)) for r in p["rows"]
     ]
     predicted: list[Point] = [
-        (r["group"], r["one-step transfer"], r["attacked"], _told(r)) for r in [*p["rows"], *held]
+        (r["group"], r["one-step transfer"], r["attacked"], _label(r)) for r in [*p["rows"], *held]
     ]
     return {
         "compression_robustness.svg": scatter(
@@ -102,26 +102,27 @@ def _prediction(p: Row) -> str:
 `python benchmarks/predictor_study.py`, and with `--few --classifier models/digits-classifier-small.safetensors --out
 benchmarks/predictor_study_small.safetensors` ({first["date"]}; on one thread of a busy machine {DURATIONS}), then `{p["command"]}`: {len(rows)} digits purifiers (chains of 10 steps, one-step, autoencoders,
 transformations) with the shipped classifier, {len(p["held_out_rows"])} with `digits-classifier-small`, {first["images"]} images,
-ε = {first["eps"]} (l∞), one aligned draw. Truth: PGD-100 with exact gradients from the image; beside it PGD-40 from a warm start.
+ε = {first["eps"]} (l∞), one aligned draw. Reference: PGD-100 with exact gradients from the image; second reference: PGD-40 from a warm start.
 
-**Rates order purifiers weakly, and the strongest rate the wrong way round.** Spearman correlation with PGD-100's robust accuracy:
+**Rates correlate weakly with robust accuracy, and the power rate with the wrong sign.** Spearman correlation with PGD-100's robust
+accuracy:
 
 {_rate_table(p)}
 ![compression against robust accuracy](compression_robustness.svg)
 
 **Predictors.** Mean absolute error in points and Spearman correlation; cost in network evaluations over PGD-100's (301 passes
-through the chain), over the whole study. "Fitted": one number, the share of its anchor's margin below which an image counts as
-fallen, chosen on the other purifiers.
+through the chain), over the whole study. "Fitted": one parameter, the fraction of its anchor's margin below which an image counts as
+fooled, chosen on the other purifiers.
 
 {_predictor_table(p, "attacked")}
-The one-step transfer as it is, with nothing fitted, is {100 * best["fitted, plain"]["mae"]:.1f} points off on average, {_mae(chains):.1f} on
-the {len(chains)} chains and {_mae(single):.1f} on the {len(single)} purifiers of one evaluation, which have no cheaper version (12 steps on
-themselves). {_verdict(best)}
+The one-step transfer attack, without any fitting, has a mean error of {100 * best["fitted, plain"]["mae"]:.1f} points: {_mae(chains):.1f} on
+the {len(chains)} chains and {_mae(single):.1f} on the {len(single)} purifiers of one evaluation, which have no cheaper version (12 steps on the
+purifier itself). {_verdict(best)}
 
 ![predicted against measured](predicted_measured.svg)
 
-**The truth itself moves.** PGD-40 from a warm start leaves {100 * gap:.1f} points less standing than PGD-100 from the image, averaged
-over chains. Against it the same predictors read:
+**The reference itself is an upper bound.** Robust accuracy under PGD-40 from a warm start is {100 * gap:.1f} points lower than under PGD-100
+from the image, averaged over chains. Errors relative to it:
 
 {_predictor_table(p, "warm")}
 {_purifier_table(rows)}"""
@@ -137,7 +138,7 @@ def _verdict(best: Row) -> str:
     )
     return (
         f"{goal}; {'met' if met else 'not met in every part'}: {100 * best['fitted, plain']['mae']:.1f} points,"
-        f" {best['fitted, plain']['spearman'][0]:.2f}, 1/{1 / best['cost']:.0f}. On the classifier it never saw:"
+        f" {best['fitted, plain']['spearman'][0]:.2f}, 1/{1 / best['cost']:.0f}. On the held-out classifier:"
         f" {100 * held['mae']:.1f} points, {held['spearman'][0]:.2f}."
     )
 
@@ -160,9 +161,9 @@ def _matrix(rows: list[Row], held_out: int) -> str:
     table = [["sampler", "t*", *columns, "inflation, points"]]
     for r in rows:
         gap = r["fresh/randomness_inflation"]
-        told = f"{100 * gap[0]:.1f} ({100 * gap[1]:.1f} to {100 * gap[2]:.1f})"
+        inflation = f"{100 * gap[0]:.1f} ({100 * gap[1]:.1f} to {100 * gap[2]:.1f})"
         cells = [_accuracy(r[c]) for c in columns.values()]
-        table.append([r["sampler"].split(":")[0], str(r["t_star"]), *cells, told])
+        table.append([r["sampler"].split(":")[0], str(r["t_star"]), *cells, inflation])
     return markdown(table)
 
 
@@ -176,18 +177,19 @@ def _fuzzy(rows: list[Row]) -> str:
         counts = [str(f[f"fool_{which}"]) for which in ("all", "some", "none")]
         wrong = str(clean["fool_some"] + clean["fool_all"])
         table.append([r["sampler"].split(":")[0], str(r["t_star"]), *counts, wrong])
-    return "Images of the aligned attack by how many held-out draws they fool:\n\n" + markdown(
-        table
+    return (
+        "Images of the aligned attack, by the number of held-out draws they fool:\n\n"
+        + markdown(table)
     )
 
 
 def _cosines(rows: list[Row], name: str) -> str:
-    found = [r["gradients"][name] for r in rows if name in r["gradients"]]
-    return f"{min(found):.2f} to {max(found):.2f}"
+    cosines = [r["gradients"][name] for r in rows if name in r["gradients"]]
+    return f"{min(cosines):.2f} to {max(cosines):.2f}"
 
 
 def _rate_table(p: Row) -> str:
-    words = {
+    labels = {
         "rate_sign_l2": "rate, random signs",
         "rate_lowfreq_l2": "rate, low frequencies",
         "rate_power_l2": "rate, power iteration",
@@ -195,17 +197,17 @@ def _rate_table(p: Row) -> str:
         "anchor": "anchor accuracy",
     }
     table = [["", *dict.fromkeys(f"{r['purifiers']} ({r['n']})" for r in p["rates"])]]
-    for key, told in words.items():
-        found = [r["spearman"] for r in p["rates"] if r["of"] == key]
-        table.append([told, *(_coefficient(v) for v in found)])
+    for key, label in labels.items():
+        coefficients = [r["spearman"] for r in p["rates"] if r["of"] == key]
+        table.append([label, *(_coefficient(v) for v in coefficients)])
     return markdown(table)
 
 
 def _predictor_table(p: Row, truth: str) -> str:
     columns = {
-        "as it is": "fitted, plain",
+        "not fitted": "fitted, plain",
         "leave-one-out, fitted": "fitted, leave-one-out",
-        "other classifier, as it is": "held out, plain",
+        "other classifier, not fitted": "held out, plain",
         "other classifier, fitted on the first": "held out, fitted on the first",
     }
     table = [["predictor", "cost", *columns]]
@@ -230,13 +232,13 @@ def _purifier_table(rows: list[Row]) -> str:
 
 
 def _find(p: Row, predictor: str, truth: str) -> Row:
-    found: Row = next(
+    row: Row = next(
         r for r in p["predictors"] if (r["predictor"], r["truth"]) == (predictor, truth)
     )
-    return found
+    return row
 
 
-def _told(r: Row) -> str:
+def _label(r: Row) -> str:
     return f"{r['purifier']}: predicted {r['one-step transfer']:.1%}, measured {r['attacked']:.1%}"
 
 

@@ -1,4 +1,4 @@
-"""The results of running the network otherwise: time, and what it costs in digits."""
+"""Results of other ways of running the network: time and numerical error."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ def engine_section(s: Row) -> str:
     """
     tables = "\n".join(f"{name}:\n\n{_table(rows)}" for name, rows in s["models"].items())
     return f"""
-## 16. The network run otherwise: channels last, compiled, in bfloat16
+## 16. Memory layout, compilation and precision of the network
 
 `{s["command"]}` ({s["date"]}, {s["machine"]}, torch {s["torch"]}, {s["seconds"]} s). {s["rows"]} rows; processor time of a purification over that in
-float32, the two alternating, medians with the lowest and the highest value; "off" is relative to float32's rate. The floor is
-preflight's, over ‖δ‖: a rate that rounding alone would give. Nothing here was run on a GPU.
+float32, measured alternately, medians with minimum and maximum; "off" is the deviation relative to float32's rate. The floor is
+preflight's, over ‖δ‖: the rate that rounding alone would give. Nothing here was run on a GPU.
 
 {tables}
-Compiling takes {_first_calls(s)} s for the first call of every size of batch, and an audit has two sizes at least: it pays in runs of hours.
-**The floor speaks of perturbations that are given.** Power iteration follows what it measures, and in a low precision it may end in
-another direction: its rate is then of that direction, which no floor tells. Read a power rate in float32.
+Compiling takes {_first_calls(s)} s in the first call of every batch size, and an audit has at least two sizes: it pays off in runs of hours.
+**The floor applies to given perturbations.** Power iteration maximises the measured rate, and in a low precision it may converge to
+another direction, whose rate the floor does not describe. Measure power rates in float32.
 """
 
 

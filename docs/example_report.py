@@ -1,9 +1,9 @@
-"""Make the example report and its pictures: `python docs/example_report.py [--report FILE]`.
+"""Generate the example report and its pictures: `python docs/example_report.py [--report FILE]`.
 
 Audits the shipped diffusion purifier with the attack at two radii (about twenty minutes on one
 core), or takes a saved report; judges it by `example-policy.toml`; renders `example-report.html`;
-and has a browser take pictures of it in both themes, at the width of a desk and of a phone.
-The browser is found as `tests/render/html/test_browser.py` finds it.
+and takes screenshots in both themes, at desktop and phone widths. The browser is the one of
+`tests/render/html/test_browser.py`.
 """
 
 import argparse
@@ -25,26 +25,26 @@ POLICY = "example-policy.toml"
 HEIGHTS = {"desk": 1500, "phone": 1480}
 
 
-def tool(folder: Path, *arguments: str | Path) -> None:
-    """Run a command of the program in a folder; a verdict is no fault."""
-    command = [sys.executable, "-m", "purify_audit", *map(str, arguments)]
+def tool(folder: Path, *words: str | Path) -> None:
+    """Run a command of the program in a folder; exit on codes other than verdicts."""
+    command = [sys.executable, "-m", "purify_audit", *map(str, words)]
     done = subprocess.run(command, cwd=folder, check=False)
     if done.returncode not in (0, 1, 3):
         sys.exit(done.returncode)
 
 
 def main() -> None:
-    """Audit, judge, render, photograph."""
+    """Audit, judge, render, and take screenshots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report", type=Path, help="A saved report of that audit.")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = asked.report.parent if asked.report else Path(scratch)
-        if asked.report is None:
+        folder = arguments.report.parent if arguments.report else Path(scratch)
+        if arguments.report is None:
             (folder / "models").symlink_to(ROOT / "models")
             tool(folder, *AUDIT)
         name, page = (
-            asked.report.name if asked.report else "verify.json",
+            arguments.report.name if arguments.report else "verify.json",
             DOCS / "example-report.html",
         )
         (folder / POLICY).write_bytes((DOCS / POLICY).read_bytes())

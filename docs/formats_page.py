@@ -1,4 +1,4 @@
-"""The page of formats: what tests saw happen with each, and what every preset says."""
+"""The page of formats: tested support for each, and the settings of every preset."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ COMMANDS = ("inspect", "convert", "compress", "verify")
 
 
 def formats_page() -> str:
-    """Markdown; the table is what `tests/models/test_format_matrix.py` found."""
+    """Markdown; the table is the result of `tests/models/test_format_matrix.py`."""
     table: dict[str, dict[str, str]] = json.loads(TABLE.read_text(encoding="utf-8"))
     rows = "\n".join(_row(name, cells) for name, cells in table.items())
     presets = "\n".join(
@@ -37,59 +37,61 @@ the layout of each published checkpoint and random weights, read by the real com
 |---|{"---|" * len(COMMANDS)}
 {rows}
 
-"—": graphs, code and transformations have no weights of their own to convert; they are given as they are.
+"—": graphs, code and transformations have no weights to convert; use them directly.
 
-## How a file is recognised
+## Format detection
 
-By the names and shapes of its tensors, whatever its name. A file that two formats fit, or none, is refused. The network's
-arguments follow from shapes; what does not (t*, schedule, range of the data, the time a network is told, how attention splits
-its channels) comes from a preset (`--as`, or `--preset` in `convert`) or from you (`--assume FIELD=VALUE`, `--t-star`,
-`--sampler`), and if something is left, one sentence lists it. What the file itself says, neither may contradict. Every
-assumption is in the report, beside its source.
+The format is detected from the names and shapes of the tensors; the file's name is irrelevant. A file that fits two formats, or
+none, is refused. The network's arguments follow from shapes. Other settings (t*, schedule, data range, time conditioning, how
+attention splits its channels) come from a preset (`--as`, or `--preset` in `convert`) or from options (`--assume FIELD=VALUE`,
+`--t-star`, `--sampler`); missing ones are listed in one error message. Neither may contradict the file. Every assumption is in
+the report with its source.
 
-**EMA or raw.** Where a file holds trained weights and their moving average, the preset or `--weights` says which. Where it holds one
-set, it does not tell which of the two that is; the report says so, and preflight's denoising check is what speaks.
+**EMA or raw.** If a file contains trained weights and their moving average, the preset or `--weights` selects one. If it contains one
+set, its kind is unknown; the report notes this, and only preflight's denoising check tests the weights.
 
-**Asked, and never guessed**, where neither the file nor a preset says it:
+**Required settings**, never guessed, if neither the file nor a preset has them:
 
 {needed}
 
-and of a network besides:
+and for some networks:
 
 {asked}
 - `ncsnpp` with Fourier features: network.centered; `adm` with a schedule of other than 1000 steps: network.time_scale
 
-Names and shapes give the rest of the network's arguments, EDM's the size of images, a GaussianDiffusion's file its schedule, and a
-diffusers folder all but t*. What no tensor tells, but all published files of a layout have alike (that Ho et al.'s network
-predicts the noise on a linear schedule), is taken, recorded as such, and may be answered otherwise.
+Names and shapes determine the remaining network arguments; in EDM files also the image size, in GaussianDiffusion files the schedule,
+and in diffusers folders everything but t*. A setting that no tensor determines, but that all published files of a layout share (for
+example, that Ho et al.'s network predicts the noise on a linear schedule), is assumed, recorded as an assumption, and can be
+overridden.
 
-**The denoising check** (PA106) runs on whatever was loaded. The network must estimate the noise better than shrinking pixels to grey
-does, and better than it does itself when told a quarter, half, twice or four times the time, or when its output is taken for another
-prediction. So it sees a wrong prediction, clock or schedule, and weights in wrong places. It cannot see a wrong t*, variance or
-sampler; nor a wrong range of the data where a network knows images of every contrast, as purifiers of photographs do.
+**The denoising check** (PA106) runs on every diffusion model. The network must estimate the noise better than shrinking pixels to
+grey does, and better than it does itself with a quarter, half, twice or four times the time, or with its output interpreted as
+another prediction type. It detects a wrong prediction type, time conditioning or schedule, and misplaced weights. It cannot detect a
+wrong t*, variance or sampler; nor a wrong data range for a network trained on images of every contrast, such as photographs.
 
 ## Presets
 
-| preset | format | source | every choice |
+| preset | format | source | settings |
 |---|---|---|---|
 {presets}
 
-## Strangers' files
+## Untrusted files
 
-- Nothing in a `.pt`, `.pth`, `.ckpt` or `.bin` file is run: it is scanned first, then read with `weights_only=True`. What needs a
-  full unpickle is refused, by the name of what it asks for, unless `--allow-pickle` is given; the report records that.
-- `.pt2`: PyTorch's own loader can run code from the file, so graphs are read as data and computed operator by operator. What
-  that cannot express needs `--allow-pickle`, and so does every TorchScript archive.
+- Nothing in a `.pt`, `.pth`, `.ckpt` or `.bin` file is executed: it is scanned first, then read with `weights_only=True`. Files that
+  need full unpickling are refused, with the name of the object that they require, unless `--allow-pickle` is given; this is noted in
+  the report.
+- `.pt2`: PyTorch's own loader can execute code from the file; so graphs are read as data and evaluated operator by operator. Graphs
+  that this cannot express need `--allow-pickle`, and so does every TorchScript archive.
 - ONNX runs in onnxruntime; random and custom operators are refused by name, and so are weights outside the folder.
-- A diffusers folder may not link out of itself. `hub:owner/name` fetches configurations and weights, never code.
+- Links out of a diffusers folder are refused. `hub:owner/name` fetches configurations and weights, never code.
 - Limits: a pickle of 64 MiB and a million opcodes, 64 levels, 100,000 zip entries, 16 times the file unpacked, 4 times the file in
-  tensors. `benchmarks/fuzz_formats.json` has what 50,000 damaged files did.
+  tensors. `benchmarks/fuzz_formats.json` has the results of 50,000 damaged files.
 
 ## Not supported
 
-Class-conditional networks, networks conditioned on their own estimate, EDM's original pickles (convert their state dict), score_sde's
-`output_skip` and `input_skip`, latent diffusion, diffusers schedulers with thresholding or zero terminal SNR. For all of these there
-is `--purifier` ([user-code.md](user-code.md)).
+Class-conditional networks, self-conditioned networks, EDM's original pickles (convert their state dict), score_sde's
+`output_skip` and `input_skip`, latent diffusion, diffusers schedulers with thresholding or zero terminal SNR. These can be audited
+as user code with `--purifier` ([user-code.md](user-code.md)).
 """
 
 
@@ -99,7 +101,7 @@ def _row(name: str, cells: dict[str, str]) -> str:
 
 
 def _choices(preset: Any) -> str:
-    told = {name: json.dumps(value) for name, value in preset.fields.items()}
+    settings = {name: json.dumps(value) for name, value in preset.fields.items()}
     if preset.weights:
-        told["weights"] = preset.weights
-    return "; ".join(f"{name} {value}".replace('"', "") for name, value in told.items()) or "—"
+        settings["weights"] = preset.weights
+    return "; ".join(f"{name} {value}".replace('"', "") for name, value in settings.items()) or "—"

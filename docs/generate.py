@@ -1,6 +1,6 @@
-"""Write the reference pages that come from the code: `python docs/generate.py [--check]`.
+"""Generate the reference pages from the code: `python docs/generate.py [--check]`.
 
-With --check nothing is written; the exit code is 1 when a page is not what the code says.
+With --check nothing is written; the exit code is 1 if a page is outdated.
 """
 
 import sys
@@ -29,17 +29,17 @@ def cli_page() -> str:
     for name, command in commands.items():
         context = command.context_class(command, info_name=name, terminal_width=92)
         parts += [f"## {name}", "", "```text", command.get_help(context).rstrip(), "```", ""]
-    parts += ["What a command ends with: [exit codes](exit-codes.md).", ""]
+    parts += ["See also: [exit codes](exit-codes.md).", ""]
     return "\n".join(parts)
 
 
 def _commands(name: str, command: click.Command) -> dict[str, click.Command]:
-    """A command and its subcommands, by what is typed; old names are left out."""
-    found = {name: command}
+    """A command and its subcommands by their full names, without hidden ones."""
+    commands = {name: command}
     for part, below in getattr(command, "commands", {}).items():
         if not below.hidden:
-            found |= _commands(f"{name} {part}", below)
-    return found
+            commands |= _commands(f"{name} {part}", below)
+    return commands
 
 
 def findings_page() -> str:
@@ -52,7 +52,7 @@ def findings_page() -> str:
 
 
 def samplers_page() -> str:
-    """Every sampler preset, with every choice it pins."""
+    """Every sampler preset with its settings."""
     parts = [
         "# Sampler presets",
         "",
@@ -60,11 +60,11 @@ def samplers_page() -> str:
         "",
     ]
     parts += ["Change a setting with `--sampler NAME:key=value`.", ""]
-    parts += ["| preset | every choice |", "|---|---|"]
+    parts += ["| preset | settings |", "|---|---|"]
     for name in SAMPLER_PRESETS:
         settings = parse_sampler(name, {}).model_dump()
-        told = ", ".join(f"{key} {str(value).lower()}" for key, value in settings.items())
-        parts.append(f"| `{name}` | {told} |")
+        values = ", ".join(f"{key} {str(value).lower()}" for key, value in settings.items())
+        parts.append(f"| `{name}` | {values} |")
     return "\n".join([*parts, ""])
 
 
@@ -95,7 +95,7 @@ def main() -> None:
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
     if stale:
-        sys.exit(f"docs/{', docs/'.join(stale)} not what the code says: run `make docs`")
+        sys.exit(f"docs/{', docs/'.join(stale)}: outdated, run `make docs`")
 
 
 if __name__ == "__main__":

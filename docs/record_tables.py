@@ -34,18 +34,18 @@ _ENTRY = re.compile(r"^    (\w+): (.*)")
 
 
 def meanings(record: type) -> dict[str, str]:
-    """What the section `Attributes` of a docstring says of each field."""
+    """Meaning of each field, from the section `Attributes` of the docstring."""
     _, _, section = (inspect.getdoc(record) or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     name = ""
     for line in section.splitlines():
         entry = _ENTRY.match(line)
         if entry:
             name = entry[1]
-            found[name] = entry[2]
+            fields[name] = entry[2]
         elif name and line.strip():
-            found[name] += f" {line.strip()}"
-    return {name: text.replace("|", "\\|") for name, text in found.items()}
+            fields[name] += f" {line.strip()}"
+    return {name: text.replace("|", "\\|") for name, text in fields.items()}
 
 
 def summary(record: type) -> str:
@@ -59,11 +59,11 @@ def table(record: type[Record], known: tuple[type[Record], ...] = ()) -> str:
 
     Args:
         record: the record.
-        known: records that have a heading of their own on the page, to link to.
+        known: records with a heading on the same page, to link to.
     """
     schema = record.model_json_schema(mode="serialization")
     required = record.model_json_schema().get("required", [])
-    definitions, told = schema.get("$defs", {}), meanings(record)
+    definitions, meaning = schema.get("$defs", {}), meanings(record)
     names = {other.__name__ for other in known}
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, about in schema["properties"].items():
@@ -71,7 +71,7 @@ def table(record: type[Record], known: tuple[type[Record], ...] = ()) -> str:
             continue
         kind = _words(about, definitions, names)
         default = "required" if name in required else _default(record, name)
-        rows.append(f"| `{name}` | {kind} | {default} | {told.get(name, '')} |")
+        rows.append(f"| `{name}` | {kind} | {default} | {meaning.get(name, '')} |")
     return "\n".join(rows)
 
 
@@ -85,7 +85,7 @@ def _default(record: type[Record], name: str) -> str:
 
 
 def _words(about: Schema, definitions: Schema, known: set[str]) -> str:
-    """A type, as people say it."""
+    """A type in words."""
     if "$ref" in about:
         return _named(about["$ref"].rpartition("/")[2], definitions, known)
     several = about.get("anyOf") or about.get("oneOf")
@@ -100,7 +100,7 @@ def _words(about: Schema, definitions: Schema, known: set[str]) -> str:
 
 
 def _one(about: Schema) -> str:
-    """A type that holds no other."""
+    """A type without nested types."""
     if "const" in about:
         return f"`{about['const']}`"
     if about.get("enum") == list(METRICS):
@@ -115,7 +115,7 @@ def _one(about: Schema) -> str:
 
 
 def _named(name: str, definitions: Schema, known: set[str]) -> str:
-    """A link to the record's heading; what it may be, where it is no record but a choice."""
+    """A link to the record's heading; for a union of types, these in words."""
     if name in known:
         return f"[{name}](#{name.lower()})"
     for ending, link in _ELSEWHERE.items():
@@ -126,6 +126,6 @@ def _named(name: str, definitions: Schema, known: set[str]) -> str:
 
 
 def _number(value: float) -> str:
-    """A limit; those of addresses are powers of two."""
+    """A limit; large powers of two as powers."""
     power = round(math.log2(value)) if value > 0 else 0
     return f"2^{power}" if power > 16 and value == 2**power else f"{value:g}"

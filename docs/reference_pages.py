@@ -1,4 +1,4 @@
-"""Reference pages of what people write (policies, plans) and read (reports, exit codes)."""
+"""Reference pages: policy, plan, report, exit codes."""
 
 from record_tables import summary, table
 
@@ -29,7 +29,7 @@ from purify_audit.spec.probes import (
     UniformProbe,
 )
 from purify_audit.spec.project_file import SETTINGS
-from purify_audit.spec.tuning import Components, Pilot, Tuning, MicrobatchTrial
+from purify_audit.spec.tuning import Components, MicrobatchTrial, Pilot, Tuning
 from purify_audit.statistics.estimates import (
     CapPoint,
     Correlation,
@@ -38,7 +38,7 @@ from purify_audit.statistics.estimates import (
     ImageVerdict,
     Quantiles,
 )
-from purify_audit.statistics.metrics import METRICS, Kind, Stage, about
+from purify_audit.statistics.metrics import METRICS, Kind, Stage, metric_info
 
 PROBES = (SignProbe, UniformProbe, SphereProbe, LowFrequencyProbe, PowerProbe, FileProbe)
 PLAN = (AuditPlan, Engine, AttackPlan, *PROBES, LoadOptions)
@@ -69,8 +69,8 @@ REPORT = (
 
 _MEASURED_BY: dict[Stage, str] = {
     "compress": "`compress`",
-    "predict": "`verify --predict`",
-    "attack": "`verify --attack`",
+    "predict": "`predict`",
+    "attack": "`attack`",
 }
 _KINDS: dict[Kind, str] = {
     "mean": "mean over images",
@@ -79,17 +79,17 @@ _KINDS: dict[Kind, str] = {
     "difference": "difference of shares, −1 to 1",
 }
 _ENDS = {
-    "`compress`, `verify`, `sweep`, `resume`, `merge`": "3: a finding is an error, the audit ended"
-    " early, or a recomputed cell differs",
-    "`replay`": "3: the cell differs",
+    "`compress`, `attack`, `predict`, `verify`, `sweep`, `resume`, `merge`": "3: a finding is an"
+    " error, or the audit stopped early",
+    "`reproduce`, `verify REPORT`, `replay`": "3: a recomputed cell differs",
     "`gate`, `run`": "1: a rule fails; 3: none fails, and at least one is undecided",
-    "`fresh`": "1: the report is about other models than lie here",
+    "`stale`": "1: the report does not match the models in this directory",
     "`baseline`, `report`, `compare`, `inspect`, `convert`, `export`, `attach`": "none",
 }
 
 
 def exit_codes_page() -> str:
-    """Every exit code, and which command ends with which."""
+    """Every exit code, and the commands that use it."""
     rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
     ends = "\n".join(f"| {commands} | {codes} |" for commands, codes in _ENDS.items())
     return f"""# Exit codes
@@ -100,19 +100,18 @@ Generated from `purify_audit/cli/app.py` by `make docs`.
 |---|---|
 {rows}
 
-## Which command ends how
+## Exit codes of commands
 
 | command | codes besides 0, 2, 4, 130 and 143 |
 |---|---|
 {ends}
 
-Of a gate, code 1 has one meaning that a pipeline may rely on: the purifier was measured, and is
-beyond what the policy allows by more than chance explains. A typing error, a full disk or a fault
-of this program is never a 1. Continuous integration that may let a job fail without blocking can do
-so for 3 alone (in GitLab `allow_failure: exit_codes: [3]`).
+For the gate, code 1 has a single meaning: the purifier was measured, and violates the policy
+significantly. A mistyped option, a full disk or a bug never gives 1. A CI system that can let a job
+fail without blocking can do so for 3 only (in GitLab `allow_failure: exit_codes: [3]`).
 
-`gate --fail-on fail` turns a 3 into 0, `--exit-zero` a 1 too; both leave 2 and 4. With `--fail-on
-warning` rules of severity `warning` count like the others.
+`gate --fail-on fail` exits non-zero on FAIL only, and `--exit-zero` not on FAIL either; both keep 2
+and 4. With `--fail-on warning`, rules of severity `warning` count like the others.
 
 ```console
 $ purify-audit compress no-such-file.safetensors   # exit 2
@@ -127,17 +126,17 @@ def policy_page() -> str:
     settings = ", ".join(f"`{name}`" for name in SETTINGS)
     return f"""# Policy
 
-Generated from `purify_audit/gate/policy.py` by `make docs`. The same as JSON Schema, for editors:
+Generated from `purify_audit/gate/policy.py` by `make docs`. A JSON Schema for editors:
 [policy.schema.json](policy.schema.json).
 
-A policy is the table `[gate]` of a project's file:
+A policy is the table `[gate]` of a project file:
 
 ```toml
-# How to audit: settings named like the options.
+# Settings of the audit, named like the options.
 checkpoint = "models/digits-ddpm.safetensors"
 images = 64
 
-# What it must show.
+# Requirements.
 [gate]
 confidence = 0.95
 
@@ -164,15 +163,15 @@ reason = "Retraining is under way."
 expires = 2027-01-31
 ```
 
-## Where it is looked for
+## Search order
 
 1. the file that `--policy FILE` names;
 2. `purify-audit.toml` in the current folder;
 3. `[tool.purify-audit.gate]` in `pyproject.toml`; rules are then `[[tool.purify-audit.gate.rule]]`.
 
-The first that exists is used; they are not merged. Beside `gate` the file may hold settings of the
-audit, named like the options with `_` for `-`: {settings}.
-A key that is none is an error that says in which line it stands.
+The first that exists is used; they are not merged. Besides `gate` the file may contain settings of
+the audit, named like the options with `_` for `-`: {settings}.
+Any other key is an error, reported with its line.
 
 ## How a rule is decided
 
@@ -182,19 +181,19 @@ A key that is none is an error that says in which line it stands.
 | FAIL | the whole interval is above T | the whole interval is below T |
 | INCONCLUSIVE | T lies inside | T lies inside |
 
-The estimate itself decides nothing. A rule that names no norm, probe or radius is about every
-estimate of its metric, and the worst decision counts. Undecided is also what cannot be trusted:
+The point estimate decides nothing. A rule without norm, probe or radius covers every estimate of
+its metric, and the worst decision counts. A rule is also INCONCLUSIVE if its measurement cannot be
+trusted:
 
-- fewer images or draws than are asked for; one image, which gives no interval;
+- fewer images or draws than the policy requires; one image, which gives no interval;
 - a metric that the report does not have, or a regression rule without a baseline;
-- what was measured beside a finding that is an error: PA1 and PA2 void every rule on a metric, PA3
-  those on an attack, but that robust accuracy too low stays too low, as a better attack would lower
-  it further;
-- what would pass, in an audit that was interrupted.
+- a finding that is an error: PA1 and PA2 invalidate every rule on a metric, PA3 those on an attack,
+  except that robust accuracy below a minimum remains a FAIL, as a stronger attack would only lower
+  it;
+- a rule that would pass in an audit that was interrupted.
 
-`max_increase` and `max_decrease` are held against the change from a baseline, image by image. A
-rule about `findings` passes where none of its codes is in the report and everything that looks for
-them was done.
+`max_increase` and `max_decrease` are compared with the change from a baseline, paired by image. A
+rule about `findings` passes if none of its codes is in the report and every check for them was run.
 
 The verdict is the worst decision of the rules of severity `error` that are not waived. Why several
 rules need no correction: [Statistics](statistics.md#several-rules).
@@ -214,16 +213,16 @@ and `max_decrease`. A radius may be text: `eps = "8/255"`.
 ## Waiver
 
 Keys of `[[gate.waiver]]`: {_lower(summary(Waiver))}
-It expires by itself, and names one model, so that the next one is judged again.
+It has an expiry date, and covers one model only, so that the next one is judged again.
 
 {table(Waiver)}
 
 ## Metrics
 
-What each is: [Method](method.md), sections 2 and 10. The default probe is what is meant where a
-rule names none; "every" means that all in the report must satisfy it.
+Definitions: [Method](method.md), sections 2 and 10. A rule without a probe uses the default probe;
+"every" means that all probes in the report must satisfy the rule.
 
-| metric | measured by | default probe | is a |
+| metric | measured by | default probe | kind |
 |---|---|---|---|
 {metrics}
 """
@@ -234,17 +233,18 @@ def plan_page() -> str:
     parts = [
         "# Plan",
         "",
-        "Generated from `purify_audit/spec/audit_plan.py` and `purify_audit/spec/attack_plan.py` by `make docs`.",
+        "Generated from `purify_audit/spec/audit_plan.py` and `purify_audit/spec/attack_plan.py`"
+        " by `make docs`.",
         "",
-        "A plan is everything that decides an audit's numbers. Commands make it of their options,"
-        " of the project's file and of defaults, and it stands in the report under `plan`. Reports"
-        " with one `plan_digest` had the same settings. Defaults below are the record's; those of"
-        " the [command line](cli.md) come before them.",
+        "A plan contains everything that decides an audit's numbers. Commands build it from their"
+        " options, the project file and defaults; the report stores it under `plan`. Reports with"
+        " equal `plan_digest` have equal settings. Defaults below are those of the record; those of"
+        " the [command line](cli.md) take precedence.",
         "",
         *_sections(PLAN),
         "## Sampler",
         "",
-        "Overrides the card's; every setting is under [sampler presets](samplers.md).",
+        "Overrides the card's sampler; [sampler presets](samplers.md) lists all settings.",
         "",
         "## Attack presets",
         "",
@@ -252,8 +252,8 @@ def plan_page() -> str:
         "|---|---|---|",
     ]
     for name, preset in PRESETS.items():
-        told = (", ".join(f"{k} {v}" for k, v in preset[part].items()) for part in preset)
-        parts.append(f"| `{name}` | {' | '.join(told)} |")
+        cells = (", ".join(f"{k} {v}" for k, v in preset[part].items()) for part in preset)
+        parts.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join([*parts, ""])
 
 
@@ -262,23 +262,23 @@ def report_page() -> str:
     parts = [
         "# Report",
         "",
-        "Generated from the package by `make docs`. The same as JSON Schema:"
+        "Generated from the package by `make docs`. As JSON Schema:"
         " [report.schema.json](report.schema.json).",
         "",
-        "A report is one JSON file. Beside it lie the raw rows and, after an attack, the attacked"
-        " images (`*.rows.safetensors`, `*.attack.safetensors`); it holds their SHA-256. Everything"
-        " but `run` is the *body*: a second run of one plan on one machine gives the same body byte"
-        " for byte.",
+        "A report is one JSON file. The same folder contains the raw rows and, after an attack, the"
+        " attacked images (`*.rows.safetensors`, `*.attack.safetensors`), whose SHA-256 are in the"
+        " report. Everything except `run` is the *body*: a second run of the same plan on the same"
+        " machine gives the same body byte for byte.",
         "",
         *_sections(REPORT),
         "## Card",
         "",
-        "What ran: family, network, schedule, sampler. Its fields are in the schema;"
+        "The model as it ran: family, network, schedule, sampler. Its fields are in the schema;"
         " `purify-audit inspect` prints those of a checkpoint.",
         "",
         "## Verdicts",
         "",
-        "The gate's verdict is a record of its own, which `purify-audit gate --json` prints.",
+        "The gate's verdict is a separate record, which `purify-audit gate --json` prints.",
         "",
         *_sections(JUDGEMENT),
     ]
@@ -295,7 +295,7 @@ def _sections(records: tuple[type[Record], ...]) -> list[str]:
 
 
 def _metric(name: str) -> str:
-    known = about(name)
+    known = metric_info(name)
     probe = "every" if known.probe is None else f"`{known.probe}`"
     if known.probe is None and not _has_probe(name):
         probe = "—"

@@ -1,4 +1,4 @@
-"""The page of measured results, made of the JSON files that `benchmarks/` wrote."""
+"""The page of measured results, from the JSON files written by `benchmarks/`."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ from third_party_page import third_party_section
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COVERAGE = {"clustered": "94.1%", "naive": "27.6%", "looks": "96.7%", "date": "2026-11-22"}
-"""What `make test-slow` printed."""
+"""Output of `make test-slow`."""
 
 
 def results_page() -> str:
-    """The page; its tables, counts and verdicts are computed, its sentences are not."""
+    """The page: tables, counts and verdicts are computed from the files."""
     d, c, o = (_load(name) for name in ("digits_sweep", "cifar_transforms", "overhead"))
     rates, places, rows = _rate_table(d["rows"]), _place_table(d["rows"]), d["rows"]
     transforms = _transform_table(c["rows"])
@@ -30,30 +30,30 @@ def results_page() -> str:
     return (
         f"""# Results
 
-Every number was measured by the command beside it, on a CPU; the JSON files that the commands write are
-in `benchmarks/`. Intervals are 95%. Nothing here was measured on a GPU.
+Every number was measured by the command given with it, on a CPU; the commands' JSON output is in `benchmarks/`. Intervals
+are 95%. Nothing here was measured on a GPU. Terms are defined in [Method](method.md#1-terms).
 
 ## 1. The digits DDPM over t*
 
 `{d["command"]}` ({d["date"]}, {d["machine"]}, {d["seconds"]} s): {d["images"]} held-out digits,
-{d["draws"]} draws, ε = {d["eps_linf"]} (l∞), 8 directions. `ddpm` visits every index, `ddim` makes 20 jumps.
-The classifier is right on all of these digits unpurified.
+{d["draws"]} draws, ε = {d["eps_linf"]} (l∞), 8 directions. `ddpm` uses every index, `ddim` takes 20 steps.
+Without the purifier, the classifier is correct on all of these digits.
 
 {rates}
 {places}
 ‖δ‖ is {_plus_minus(rows[0]["delta_l2"])} in l2 and {rows[0]["delta_linf"][0]:.2f} in l∞.
 
-**Does the purified image lie farther from x than the attacked one did?** (Liu and Wei's first finding.)
+**Is the purified image farther from x than the attacked one?** (Liu and Wei's first finding.)
 In l∞ yes, for {everywhere} of these {len(rows)} settings. In l2 only for {", ".join(farther)}: with small t* the
-purifier removes more of a random δ than it adds of its own.
+purifier removes more of a random δ than the distance that it adds.
 
-**What share of the output is randomness?** (Their second.) From {min(shares):.0%} to {max(shares):.0%}, growing with t*. It is surely more
-than half for {", ".join(dominated)}.
+**Which fraction of the output's variance is randomness?** (Their second finding.) From {min(shares):.0%} to {max(shares):.0%}, increasing with t*. It is significantly
+more than half for {", ".join(dominated)}.
 
-**What the rate does not say.** The rate of random signs is lowest around t* = 60 to 100 and does not fall
-further; the gain along the direction of power iteration is above 1 everywhere and grows with t* (for `ddpm` up to
-200), while the anchors lose their class. In l∞ even random perturbations grow. One number hides all of this, which
-is why `compress` reports several probes and the anchor accuracy by default.
+**Limits of a single rate.** The rate of random signs is lowest around t* = 60 to 100 and does not decrease
+further; the gain along the direction of power iteration is above 1 everywhere and increases with t* (for `ddpm` up to
+200), while anchors become misclassified. In l∞ even random perturbations are amplified. A single number hides this;
+`compress` therefore reports several probes and the anchor accuracy by default.
 
 ## 2. Input transformations before a CIFAR-10 classifier
 
@@ -62,25 +62,25 @@ first 1,000 test images and a published ResNet-20 (`examples/cifar10-resnet20.js
 Clean accuracy {clean}.
 
 {transforms}
-Quantising transformations stretch small perturbations: a rate above 1 is a step crossed. Low frequencies
-pass through smoothing almost whole, and so would an attack made of them. Noise has rate 1: under one draw
-it moves image and neighbour alike. None of these is a robustness claim.
+Quantising transformations amplify small perturbations that cross a quantisation step: their rate exceeds 1. Low frequencies
+pass through smoothing almost unchanged, and so would a low-frequency attack. Additive noise has rate 1: under one draw
+it shifts an image and its neighbour equally. None of these is a robustness claim.
 
 ## 3. Cost
 
 `{o["command"]}` ({o["date"]}, {o["machine"]}, torch {o["torch"]}): a whole audit of 64 digits with
-the default settings (micro-batches of {o["microbatch_of_the_audit"]}) over the bare forward passes of its network at
-their best batch size ({o["best_batch"]}), alternating in one process.
+the default settings (micro-batches of {o["microbatch_of_the_audit"]}), relative to the bare forward passes of its network at
+their best batch size ({o["best_batch"]}), measured alternately in one process.
 
-- audit over the {o["network_passes"]:,} passes it must make: **{o["audit_over_bare"]["median"]:.3f}** (median of {ratios})
-- making a step's noise over a forward pass: {o["noise_over_pass_own_addresses"]:.2%} when every row has an address of
-  its own, {o["noise_over_pass_shared_by_probes"]:.2%} when eight directions share theirs, as they do in an audit
-- milliseconds an image and pass, by batch size: {speeds}
+- time of an audit relative to its {o["network_passes"]:,} forward passes: **{o["audit_over_bare"]["median"]:.3f}** (median of {ratios})
+- time to generate a step's noise relative to a forward pass: {o["noise_over_pass_own_addresses"]:.2%} if every row has its own
+  address, {o["noise_over_pass_shared_by_probes"]:.2%} if eight directions share theirs, as in an audit
+- milliseconds per image and pass, by batch size: {speeds}
 
 ## 4. Coverage of the intervals
 
-`make test-slow` ({COVERAGE["date"]}): 2,000 audits of 16 fresh images, 4 draws, 8 directions, of a purifier whose
-true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**; intervals that treat rows as independent in
+`make test-slow` ({COVERAGE["date"]}): 2,000 audits of 16 new images, 4 draws, 8 directions, of a purifier whose
+true rate is known. Nominal 95% intervals covered it in **{COVERAGE["clustered"]}**; intervals that treat rows as independent in
 {COVERAGE["naive"]}. With `--tolerance` and looks (1,000 audits) {COVERAGE["looks"]}.
 """
         + attack_sections(*(_load(name) for name in ("attack_sweep", "attack_cost", "predictor")))
@@ -93,7 +93,7 @@ true rate is known. Nominal 95% intervals held it in **{COVERAGE["clustered"]}**
 
 
 def figure(name: str) -> str:
-    """One of the page's figures."""
+    """SVG of one figure."""
     return figures(_load("predictor"))[name]
 
 
@@ -141,7 +141,7 @@ def _transform_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _verdict(row: dict[str, Any], norm: str) -> str:
-    """Decided on the intervals."""
+    """Comparison of two distances by their intervals."""
     moved, delta = row[f"purified_{norm}"], row[f"delta_{norm}"]
     if moved[1] > delta[2]:
         return "farther"

@@ -1,4 +1,4 @@
-"""What counts of network evaluations say: audit and attack, a wanted precision, a protocol."""
+"""Results about network evaluations: audit and attack, a given precision, a published protocol."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def counts_section(f: Row) -> str:
     """Section 15 of the results.
 
     Args:
-        f: the figures that `benchmarks/scale.py` wrote.
+        f: figures from `benchmarks/scale.py`.
     """
     return f"""## 15. Network evaluations: the audit, the attack, and a published protocol
 
@@ -31,13 +31,13 @@ Planned, for the digits DDPM as shipped (a backward pass counted as one evaluati
 
 
 def spread(v: Row, digits: int = 2) -> str:
-    """A median, its lowest and its highest value."""
+    """A median with minimum and maximum."""
     low, high = min(v["all"]), max(v["all"])
     return f"{v['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _presets(presets: Row) -> str:
-    table = [["`verify` preset", "images", "compression", "attack", "attack over compression"]]
+    table = [["`attack` preset", "images", "compression", "attack", "attack over compression"]]
     for name, p in presets.items():
         counts = [f"{p[key]:,}" for key in ("images", "compress", "attack")]
         table.append([name, *counts, f"{p['attack_over_compress']:.1f}"])
@@ -47,8 +47,8 @@ def _presets(presets: Row) -> str:
 def _small(s: Row) -> str:
     return (
         f"Measured on a small case (`smoke`, {s['images']} images, {s['steps']} steps, no padding): {s['attack_over_compress']:.1f} times"
-        f" the evaluations by plan, {spread(s['time'], 1)} times the time. (A backward pass takes longer than a forward pass, and the"
-        " audit's preflight counts in its time.)"
+        f" the planned evaluations, {spread(s['time'], 1)} times the time. (A backward pass takes longer than a forward pass, and"
+        " preflight is included in the time of the audit.)"
     )
 
 
@@ -57,9 +57,9 @@ def _components(t: Row) -> str:
     return (
         f"Variance components of the l2 rate of random signs (mean {t['rate']:.3f}), from {t['images']} images, {t['draws']} draws,"
         f" {t['directions']} directions, `ddpm` with {t['steps']} steps, in thousandths: {parts}. With K draws and Q pairs of directions v, −v"
-        " an image's mean varies by σ²(image) + σ²(draw)/K + σ²(pair)/Q + σ²(draw × pair)/(KQ) for K(1 + 2Q) purifications (the"
-        " anchor is shared, and what is odd in v cancels); with m perturbations that have a draw, a direction and an anchor of their own,"
-        " by σ²(image) + (σ²(draw) + σ²(pair) + σ²(draw × pair) + σ²(odd))/m for 2m. Images needed: the smallest n with t(n−1)·√(variance/n) ≤ 0.01."
+        " the variance of an image's mean is σ²(image) + σ²(draw)/K + σ²(pair)/Q + σ²(draw × pair)/(KQ) for K(1 + 2Q) purifications (the"
+        " anchor is shared, and terms odd in v cancel); with m perturbations, each with its own draw, direction and anchor, it is"
+        " σ²(image) + (σ²(draw) + σ²(pair) + σ²(draw × pair) + σ²(odd))/m for 2m. Images needed: the smallest n with t(n−1)·√(variance/n) ≤ 0.01."
     )
 
 
@@ -77,25 +77,25 @@ def _design_text(t: Row) -> str:
     fewest = min(t["designs"], key=lambda name: t["designs"][name]["evaluations"])
     saved = plain["evaluations"] / ours["evaluations"]
     return (
-        f"With as many perturbations an image, pairs and shared anchors need {saved:.2f} times fewer evaluations than plain Monte Carlo,"
-        f" though {ours['images'] / plain['images']:.2f} times the images. The fewest evaluations of all: {fewest}. **Where images are"
-        " plentiful, many draws and directions of each are not the cheapest way to the mean rate**: the defaults buy the randomness"
-        " share, the spread over draws and an interval from few images. Plain Monte Carlo with one perturbation an image is what"
-        " `--draws 1 --directions 1` does."
+        f"With equally many perturbations per image, pairs and shared anchors need {saved:.2f} times fewer evaluations than plain Monte Carlo,"
+        f" though {ours['images'] / plain['images']:.2f} times the images. The fewest evaluations of all: {fewest}. **With many images"
+        " available, many draws and directions per image are not the cheapest way to the mean rate**: the defaults also give the randomness"
+        " share, the spread over draws and an interval from few images. `--draws 1 --directions 1` is plain Monte Carlo with one"
+        " perturbation per image."
     )
 
 
 def _reached(r: Row) -> str:
     default, chosen = r["default"], r["allocated"]
     spent = chosen["evaluations"] + r["pilot_evaluations"]
-    told = [
+    designs = [
         f"{name}: {v['draws']} draws, {v['directions']} directions, {v['images']} images, {v['evaluations']:,} evaluations,"
         f" {v['rate']:.3f} ± {v['half_width']:.4f}"
         for name, v in (("by default", default), ("with `--allocate`", chosen))
     ]
     return (
-        f"**Really run** (`--tolerance 0.01` on all 1,797 digits, `ddpm` with {r['steps']} steps, ending at the first look that is narrow enough):"
-        f" {'; '.join(told)}, after a pilot of {r['pilot_evaluations']:,}. So the pilot and what it chose took"
+        f"**Actual runs** (`--tolerance 0.01` on all 1,797 digits, `ddpm` with {r['steps']} steps, stopping at the first sufficiently narrow look):"
+        f" {'; '.join(designs)}, after a pilot of {r['pilot_evaluations']:,}. Including the pilot, allocation took"
         f" {default['evaluations'] / spent:.1f} times fewer evaluations."
     )
 
@@ -103,10 +103,12 @@ def _reached(r: Row) -> str:
 def _diffpure(d: Row) -> str:
     hours = {name: d[name] * d["example_seconds"] / 3600 for name in ("compress", "attack")}
     cheap = "compress, 1 draw, 2 directions"
-    return f"""**DiffPure's ImageNet protocol, on paper.** {d["images"]} images, t* = {
+    return f"""**DiffPure's ImageNet protocol, estimated.** {d["images"]} images, t* = {
         d["t_star"]
-    }, so {d["t_star"]} evaluations a purification, APGD of {d["steps"]} steps with EOT {d["draws"]}
-(Nie et al. 2022). Counted by the tool's own plans:
+    }, so {d["t_star"]} evaluations per purification, APGD of {d["steps"]} steps with EOT {
+        d["draws"]
+    }
+(Nie et al. 2022). Evaluations according to the plans of this tool:
 
 {
         markdown(
@@ -115,10 +117,10 @@ def _diffpure(d: Row) -> str:
                 ["compression, default probes", f"{d['compress']:,}"],
                 ["compression, random signs, 1 draw, 2 directions", f"{d[cheap]:,}"],
                 ["one APGD attack, gradients alone", f"{d['one attack alone']:,}"],
-                ["`verify`: aligned and fresh attack, checks and scores", f"{d['attack']:,}"],
+                ["`attack`: aligned and fresh attack, checks, evaluation", f"{d['attack']:,}"],
             ]
         )
     }
-With s seconds an evaluation, hours = evaluations × s / 3600, divided by the number of processes. *Arithmetic, not a measurement:*
-at {1000 * d["example_seconds"]:.0f} ms an evaluation, compression takes {
-        hours["compress"]:.0f} hours and `verify` {hours["attack"]:,.0f}. We have not run it."""
+With s seconds per evaluation, hours = evaluations × s / 3600, divided by the number of processes. *Calculated, not measured:*
+at {1000 * d["example_seconds"]:.0f} ms per evaluation, compression takes {
+        hours["compress"]:.0f} hours and the attack {hours["attack"]:,.0f}. We have not run it."""

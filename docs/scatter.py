@@ -6,7 +6,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 560, 400, 62, 48, 30, 170
 _COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8a5fa8", "#c9962b", "#5b6770", "#b03a75")
 
 Point = tuple[str, float, float, str]
-"""Group, x, y, and what the pointer shows."""
+"""Group, x, y, and tooltip."""
 
 
 def scatter(title: str, axes: tuple[str, str], points: list[Point], diagonal: bool = False) -> str:
@@ -55,12 +55,12 @@ def scatter(title: str, axes: tuple[str, str], points: list[Point], diagonal: bo
     if diagonal:
         (ax, ay), (bx, by) = place(0, 0), place(1, 1)
         parts.append(f'<path d="M{ax} {ay}L{bx} {by}" stroke="#999" stroke-dasharray="4 3"/>')
-    for group, x, y, told in points:
+    for group, x, y, tooltip in points:
         px, py = place(x, y)
         colour = _COLOURS[groups.index(group) % len(_COLOURS)]
         parts.append(
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4.5" fill="{colour}" fill-opacity="0.75">'
-            f"<title>{escape(told)}</title></circle>"
+            f"<title>{escape(tooltip)}</title></circle>"
         )
     for n, group in enumerate(groups):
         y, colour = _TOP + 12 + 18 * n, _COLOURS[n % len(_COLOURS)]
@@ -70,6 +70,6 @@ def scatter(title: str, axes: tuple[str, str], points: list[Point], diagonal: bo
 
 
 def _nice(values: list[float]) -> tuple[float, float]:
-    """A range with a little room, in tenths."""
+    """A range that contains the values, rounded to tenths."""
     low, high = min(values), max(values)
     return max(0.0, int(10 * low) / 10), (int(10 * high) + 1) / 10

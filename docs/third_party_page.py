@@ -1,4 +1,4 @@
-"""The part of the results page that is about purifiers trained by others, and ours for CIFAR-10."""
+"""Results on third-party purifiers, and on the shipped ones for CIFAR-10."""
 
 from typing import Any
 
@@ -13,24 +13,24 @@ TITLES = {
 }
 
 
-def third_party_section(found: Row, capture: Row) -> str:
-    """Markdown of the audits, and of what capture changes.
+def third_party_section(audits: Row, capture: Row) -> str:
+    """Markdown of the audits, and of the effect of captured randomness.
 
     Args:
-        found: what `benchmarks/third_party.py` wrote.
-        capture: what `benchmarks/capture_study.py` wrote.
+        audits: output of `benchmarks/third_party.py`.
+        capture: output of `benchmarks/capture_study.py`.
     """
-    rows = found["rows"]
+    rows = audits["rows"]
     commands = "\n".join(f"{r['command']}    # {r['seconds']} s" for r in rows)
     lowest = min(rows, key=lambda r: r["compression_rate_sign"][0])
     random = [r for r in rows if "fresh/mean_robust_accuracy" in r]
     hidden = "; ".join(f"{TITLES[r['name']]}, {_hidden(r):.0f} points" for r in random)
     return f"""
-## 8. Purifiers that others trained
+## 8. Third-party purifiers
 
 `benchmarks/third_party.py FOLDER` ({rows[0]["date"]}, {rows[0]["machine"]}), ε = 8/255 (CIFAR-10) and 0.3 (MNIST) in l∞, the smoke
-preset unless the command says less. Rates are l2, of random signs and of the direction found by power iteration; the other columns are
-accuracies. "Usual" is the mean over held-out draws of images attacked with fresh draws.
+preset unless the command reduces it. Rates are l2, of random signs and of the power iteration's direction; the other columns are
+accuracies. "Usual" is the usual protocol: fresh attack, mean over held-out draws.
 
 | purifier, images, classifier | images | rate, signs | power | anchors | aligned | usual | bare classifier | findings |
 |---|---|---|---|---|---|---|---|---|
@@ -40,17 +40,17 @@ accuracies. "Usual" is the mean over held-out draws of images attacked with fres
 {commands}
 ```
 
-None of these purifiers was trained as a defence, and none is one. A low rate of random signs says nothing by itself: that of
-{TITLES[lowest["name"]]} is the lowest, and {lowest["aligned/aligned_robust_accuracy"][0]:.1%} of its images stand. Where there is
-randomness, it hides: {hidden}.
+None of these purifiers was trained as a defence, and none is robust. A low rate of random signs proves nothing by itself: that of
+{TITLES[lowest["name"]]} is the lowest, and its aligned robust accuracy is {lowest["aligned/aligned_robust_accuracy"][0]:.1%}. For
+randomised purifiers the usual protocol overestimates robust accuracy: {hidden}.
 
-## 9. User code, with its randomness captured and without
+## 9. User code with and without captured randomness
 
 `{capture["command"]}` ({capture["date"]}, {capture["machine"]}, {capture["seconds"]} s): {capture["images"]} images, {capture["draws"]} draws,
-random signs. Each is code that draws its own randomness, run unchanged. "Uncaptured" is the same quotient when both calls draw as they
-like, which is what a script that does not align measures.
+random signs. Each row is code that draws its own randomness, run unchanged. "Uncaptured" is the same ratio with independent randomness
+in both calls, as measured by a script without alignment.
 
-| code | captured | uncaptured | times as large | any micro-batch the same |
+| code | captured | uncaptured | ratio of the two | same for every micro-batch |
 |---|---|---|---|---|
 {chr(10).join(_captured(r) for r in capture["rows"])}
 """
@@ -72,7 +72,7 @@ def _row(r: Row) -> str:
 
 
 def _hidden(r: Row) -> float:
-    """How much more the usual protocol says than the aligned one, in points."""
+    """Randomness inflation in points: usual protocol minus aligned attack."""
     fresh, aligned = r["fresh/mean_robust_accuracy"], r["aligned/aligned_robust_accuracy"]
     return float(100 * (fresh[0] - aligned[0]))
 

@@ -49,7 +49,7 @@ def environment(device: torch.device, engine: Engine = PLAIN) -> dict[str, str |
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
-        "precision": engine.told,
+        "precision": engine.description,
     }
 
 

@@ -1,4 +1,4 @@
-"""What an attack will do, as data, before it does anything."""
+"""Attack plan: all settings of an attack, as a validated record."""
 
 from typing import Annotated, Literal, Self
 
@@ -9,7 +9,7 @@ from purify_audit.core.records import Record
 from purify_audit.spec.norms import Norm, Radius, check_radii
 
 HELD_OUT = 2**16
-"""First draw that scores an attack and never helps it; the aligned draws count from 0."""
+"""First of the held-out draws, which only score an attack; aligned draws count from 0."""
 SELECTION = 2**17
 """First draw by which a fresh attack chooses between its restarts."""
 FRESH = 2**20
@@ -31,7 +31,7 @@ class AttackPlan(Record):
 
     Attributes:
         norm: of the ball.
-        eps: its radii; each is attacked by itself.
+        eps: its radii, attacked separately.
         optimiser: pgd (Madry et al. 2018), apgd (Croce and Hein 2020) or square (Andriushchenko et
             al. 2020, which needs no gradient).
         steps: gradients of each restart; queries of `square`.
@@ -40,16 +40,16 @@ class AttackPlan(Record):
             from random points.
         warm_start: a diffusion purifier's first restart starts where an attack on its one-step
             version ends, the second from the image itself (docs/adr/006).
-        loss: what is raised: ce, dlr or margin.
+        loss: maximised by the attack: ce, dlr or margin.
         gradient: exact, or a named approximation: bpda, surrogate, none.
-        step_size: of the first step, over the radius; pgd lets it fall to 0 along half a cosine.
-        early_stop: an image that all aligned draws misjudge is attacked no further in the aligned
-            attack. Aligned verdicts stay the same; the images of those that fell, and so their
-            held-out verdicts and smallest radii, are those of a shorter attack
+        step_size: of the first step, relative to the radius; pgd decays it to 0 by half a cosine.
+        early_stop: the aligned attack stops on an image that is misclassified under all aligned
+            draws. Aligned verdicts do not change; adversarial examples of fooled images, and so
+            their held-out verdicts and smallest radii, are those of a shorter attack
             (`docs/method.md`, section 9).
         predict_only: only predict the aligned attack (`docs/method.md`, section 13).
         held_out: draws that score.
-        square_queries: of the Square Attack that the attack is held against.
+        square_queries: of the Square Attack that the attack is compared with.
         surrogate_steps: of the shorter chain, for `surrogate`.
         microbatch: rows (image, draw) computed together, always exactly this many.
     """
@@ -79,22 +79,22 @@ class AttackPlan(Record):
         return self
 
     def forward_only(self, purifier: bool, classifier: bool) -> "AttackPlan":
-        """The same attack where no gradient can be had; what was asked for by name stays.
+        """The same attack where there is no gradient; explicitly set options stay.
 
         Without one through the purifier the gradient is `none`: finite differences along the
-        classifier's. Without the classifier's there is none to go along, and only a search is left,
-        of at least `square_queries`.
+        classifier's. Without the classifier's gradient, only a search is possible, of at least
+        `square_queries`.
 
         Args:
             purifier: whether it is differentiable.
             classifier: whether it is.
 
         Raises:
-            PlanError: what was asked for by name needs a gradient that is not there.
+            PlanError: an explicitly set option needs a gradient that does not exist.
         """
         if self.predict_only and not classifier:
             raise PlanError(
-                "nothing can be predicted_scores: no gradient goes through the classifier; attack with"
+                "prediction needs the gradient of the classifier, which has none; attack with"
                 " --optimiser square"
             )
         searches = self.optimiser == "square"
@@ -131,7 +131,7 @@ class AttackPlan(Record):
         return tuple(range(SELECTION, SELECTION + self.draws))
 
     def scoring(self) -> tuple[int, ...]:
-        """The draws that score."""
+        """The held-out draws."""
         return tuple(range(HELD_OUT, HELD_OUT + self.held_out))
 
 
@@ -155,4 +155,4 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
         },
     },
 }
-"""How much: a smoke test in minutes, a measurement, or the literature's PGD-200 with EOT 20."""
+"""Budgets: a smoke test of minutes, a measurement, or the literature's PGD-200 with EOT 20."""

@@ -1,4 +1,4 @@
-"""What an audit will do, as data, before it does anything."""
+"""Audit plan: all settings of an audit, as a validated record."""
 
 import hashlib
 import math
@@ -21,13 +21,13 @@ class AuditPlan(Record):
     Attributes:
         checkpoint: a file, a folder, `module:factory`, or an input transformation such as
             `jpeg:quality=75`.
-        load_options: how to read a checkpoint that is not ours, if it is not.
+        load_options: how to read a checkpoint without a card.
         classifier: a classifier's checkpoint or code, or none.
-        classifier_load_options: how to read it, if it is not ours.
+        classifier_load_options: how to read it, if it has no card.
         data: source of images (`purify_audit.images.image_set`).
         first_id: with `last_id`, only images with first_id <= id < last_id.
         last_id: see `first_id`.
-        images: how many images at most.
+        images: maximum number of images.
         norm: the ball of the probes.
         eps: its radii.
         probes: kinds of perturbation, each measured at every radius.
@@ -40,9 +40,9 @@ class AuditPlan(Record):
         microbatch: purifications computed together, always exactly this many.
         level: of the intervals.
         tolerance: stop at the first look where the first probe's rates (l2) are known within it.
-        first_look: look at the intervals on the way, from so many images on, so that whoever asks
-            may stop at a look: a gate whose rules are decided.
-        attack: how to attack, if at all.
+        first_look: number of images of the first interim look at the intervals, at which the caller
+            may stop: a gate whose rules are decided.
+        attack: the attack, or none.
     """
 
     checkpoint: str
@@ -85,7 +85,7 @@ class AuditPlan(Record):
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of images after which the interval is looked at, declared beforehand.
+        """Numbers of images of the interim and final looks, fixed beforehand.
 
         Without a tolerance or a first look there is one, at the end; else at an eighth, a quarter,
         half and all of the images, leaving out looks at fewer than `first_look` or 8.

@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself: everything needed to build and run it, as data.
+"""Model cards: everything needed to build and run a checkpoint, as validated records.
 
 A card is stored as JSON in a safetensors header under the key `purify_audit`. There are six
-families: diffusion purifiers, feed-forward purifiers, input transformations, somebody's own code,
-exported graphs, and classifiers.
+families: diffusion purifiers, feed-forward purifiers, input transformations, user code, exported
+graphs, and classifiers.
 """
 
 from typing import Annotated, Literal, Self
@@ -137,17 +137,19 @@ class DiffusionCard(_Card):
         if getattr(self.sampler, "variance", "") == "learned-range" and not self.learned_variance:
             raise ValueError("variance learned-range needs a network with learned_variance")
         if self.time_conditioning == "sigma" and (self.prediction == "v" or self.learned_variance):
-            raise ValueError("a network told sigma predicts eps, x0 or score, and no variance")
+            raise ValueError(
+                "a network conditioned on sigma predicts eps, x0 or score, and no variance"
+            )
         if self.sampler.kind in ("vp-sde", "vp-ode") and self.schedule.kind in ("cosine", "table"):
             raise ValueError(f"the {self.sampler.kind} sampler needs a linear or vp schedule")
         return self
 
     @model_validator(mode="after")
     def _fits_the_network(self) -> Self:
-        network, told = self.network, (self.prediction, self.time_conditioning)
+        network, conventions = self.network, (self.prediction, self.time_conditioning)
         if isinstance(network, NCSNppArgs | EDMArgs) and self.learned_variance:
             raise ValueError(f"network {network.arch} has no learned_variance")
-        if isinstance(network, EDMArgs) and told != ("x0", "sigma"):
+        if isinstance(network, EDMArgs) and conventions != ("x0", "sigma"):
             raise ValueError("network edm predicts x0 and its time_conditioning is sigma")
         if (
             isinstance(network, NCSNppArgs)
@@ -177,7 +179,7 @@ class DiffusionCard(_Card):
             out = self.image.channels * (2 if self.learned_variance else 1)
             if self.network.channels != (self.image.channels, out):
                 raise ValueError(
-                    f"config.json makes a network of {self.network.channels} channels in and out;"
+                    f"config.json has a network of {self.network.channels} channels in and out;"
                     f" the card needs {(self.image.channels, out)}"
                 )
         return self
@@ -196,8 +198,8 @@ class FeedforwardCard(_Card):
 
     Attributes:
         sigma: of Gaussian noise added first, in pixel units.
-        level: of the noise that a network is told to remove, in pixel units too; the network is
-            told it in its own units, level × (high − low) of the data range.
+        level: of the noise that a conditioned network removes, in pixel units too; its input is
+            level × (high − low) of the data range.
         per_channel: the network has one channel and is given each colour by itself.
         data_range: what pixels 0 and 1 are mapped to before the network sees them.
         clamp: limit the result to [0, 1].
@@ -225,10 +227,10 @@ class FeedforwardCard(_Card):
     def _consistent(self) -> Self:
         if isinstance(self.network, AutoencoderArgs):
             _halves(self.image, len(self.network.widths))
-        told = self.network.arch in ("ffdnet", "drunet")
-        if told != (self.level is not None):
-            need = "needs" if told else "has no use for"
-            raise ValueError(f"network {self.network.arch} {need} the level of noise it is told")
+        conditioned = self.network.arch in ("ffdnet", "drunet")
+        if conditioned != (self.level is not None):
+            need = "needs" if conditioned else "does not take"
+            raise ValueError(f"network {self.network.arch} {need} a noise level (`level`)")
         return self
 
 
@@ -250,7 +252,7 @@ class TransformCard(_Card):
 
 
 class CodeCard(_Card):
-    """Somebody's own code: a callable that maps images in [0, 1] to images in [0, 1].
+    """User code: a callable that maps images in [0, 1] to images in [0, 1].
 
     Its randomness is captured (`purify_audit.models.user_code.capture`).
     """
@@ -266,7 +268,7 @@ class GraphCard(_Card):
     """An exported graph that maps images in its data range to images in it.
 
     Attributes:
-        noise: where its randomness comes from: nowhere; `inputs`, tensors of standard normals
+        noise: source of its randomness: `none`; `inputs`, tensors of standard normals
             named in `noise_inputs`; `seed`, one integer input for each batch; `captured`, random
             operators inside the graph.
         noise_inputs: names and shapes (without the batch) of the noise inputs, in order.

@@ -1,4 +1,4 @@
-"""How a purifier's network is run: what changes its speed, and the last digits of its numbers."""
+"""Engine settings of a purifier's network: precision, compilation, memory layout."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from purify_audit.core.records import Record
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
-_TOLD = {
+_DESCRIPTION = {
     "float32": "float32, TF32 off",
     "tf32": "float32, TF32 in the network",
     "bfloat16": "float32, TF32 off, bfloat16 in the network",
@@ -15,13 +15,13 @@ _TOLD = {
 
 
 class Engine(Record):
-    """Of the purifier's network alone: noise, sampler, differences and classifier stay as they are.
+    """Settings of the purifier's network only; noise, sampler and classifier stay in float32.
 
     Attributes:
         precision: of convolutions and matrix products, as `torch.autocast` chooses them; `tf32`
             rounds their factors to 11 bits, on CUDA only.
-        compile: whether `torch.compile` makes one program of the network.
-        channels_last: whether the channels of a pixel lie beside one another in memory.
+        compile: whether `torch.compile` compiles the network.
+        channels_last: whether the channels of a pixel are contiguous in memory.
     """
 
     precision: Precision = "float32"
@@ -29,10 +29,12 @@ class Engine(Record):
     channels_last: bool = False
 
     @property
-    def told(self) -> str:
-        """In words: what a report's `environment` says of precision."""
+    def description(self) -> str:
+        """The precision as a report's `environment` states it."""
         network = {"compiled": self.compile, "channels last": self.channels_last}
-        return ", ".join([_TOLD[self.precision], *(how for how, so in network.items() if so)])
+        return ", ".join(
+            [_DESCRIPTION[self.precision], *(option for option, on in network.items() if on)]
+        )
 
 
 PLAIN = Engine()

@@ -37,7 +37,7 @@ def radii(text: str | None) -> tuple[float, ...] | None:
 
 
 def probes(texts: list[str] | None) -> tuple["Probe", ...] | None:
-    """Probes as written one by one.
+    """Probes, each in one-line notation.
 
     Raises:
         PlanError: no such probe, or a setting it does not have.
@@ -47,13 +47,13 @@ def probes(texts: list[str] | None) -> tuple["Probe", ...] | None:
 
     if not texts:
         return None
-    found = []
+    parsed = []
     for text in texts:
         if text.startswith("file:"):
-            found.append(parse_probe("file", {"path": text.removeprefix("file:")}))
+            parsed.append(parse_probe("file", {"path": text.removeprefix("file:")}))
         else:
-            found.append(parse_probe(*parse_settings(text)))
-    return tuple(found)
+            parsed.append(parse_probe(*parse_settings(text)))
+    return tuple(parsed)
 
 
 def sampler_setting(text: str | None) -> dict[str, object]:
@@ -83,13 +83,13 @@ def id_range(text: str | None) -> dict[str, int]:
 
 
 def load_options(**answers: Any) -> "LoadOptions | None":
-    """How to read what is not ours: `preset`, `weights`, `allow_pickle`, `assume`, `arguments`.
+    """`LoadOptions` from text: `preset`, `weights`, `allow_pickle`, `assume`, `arguments`.
 
     Returns:
-        None where nothing was answered.
+        None without any answer.
 
     Raises:
-        PlanError: an answer is not of the form KEY=VALUE, is given twice, or is none that there is.
+        PlanError: an answer is not of the form KEY=VALUE, is repeated, or is not known.
     """
     from pydantic import ValidationError
 
@@ -106,7 +106,7 @@ def load_options(**answers: Any) -> "LoadOptions | None":
 
 
 def microbatch(text: str | None) -> int | None:
-    """The plan's size of micro-batches, where it is a number; `measured` is none yet.
+    """The plan's micro-batch size if it is a number; none for `measured`.
 
     Raises:
         PlanError: neither.

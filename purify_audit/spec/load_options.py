@@ -1,4 +1,4 @@
-"""How a file that is not ours is to be read: what the user answers, and what was concluded."""
+"""Options for reading checkpoints without a card, and the assumptions made while reading."""
 
 from typing import Annotated, Literal
 
@@ -11,15 +11,15 @@ FORMER_FIELDS = {"clock": "time_conditioning"}
 
 
 class LoadOptions(Record):
-    """The user's answers to what a checkpoint, a graph or code does not say of itself.
+    """The user's answers for a checkpoint, graph or code that does not describe itself.
 
     Attributes:
-        preset: a published way of running it (`purify_audit.models.formats.presets`).
+        preset: a published configuration (`purify_audit.models.formats.presets`).
         weights: which of two sets of weights, where a file holds both.
-        allow_pickle: unpickle what may run code.
-        assume: fields of a card that nothing else gives, by dotted name, as text
+        allow_pickle: allow pickles, which can execute code.
+        assume: fields of the card that nothing else determines, by dotted name, as text
             (`t_star=100`, `data_range=-1,1`, `schedule.kind=cosine`).
-        arguments: given to a factory.
+        arguments: of a factory.
     """
 
     preset: str | None = None
@@ -36,12 +36,12 @@ class LoadOptions(Record):
 
 
 class Assumption(Record):
-    """One thing that a checkpoint does not say, and what was taken for it.
+    """A value that the checkpoint does not contain, and its source.
 
     Attributes:
-        what: a field of the card, or what else had to be known.
-        value: what was taken.
-        source: on whose word: a preset, the user, or a convention of the format.
+        what: a field of the card, or another property.
+        value: the assumed value.
+        source: a preset, the user, or a convention of the format.
     """
 
     what: str
@@ -50,13 +50,13 @@ class Assumption(Record):
 
 
 class Recognised(Record):
-    """What a foreign file was taken for.
+    """How a file without a card was recognised.
 
     Attributes:
-        format: whose layout it has.
+        format: its layout.
         container: how it is stored: `zip pickle`, `legacy pickle`, `safetensors`, `directory`, ...
-        unpickled: whether `allow_pickle` was needed, so that code in it may have run.
-        assumptions: what it does not say itself.
+        unpickled: whether `allow_pickle` was needed, so that code in it may have been executed.
+        assumptions: values that it does not contain.
     """
 
     format: str

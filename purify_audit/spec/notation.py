@@ -1,4 +1,4 @@
-"""How choices are written on one line: `NAME:key=value,…`, radii such as `8/255`."""
+"""One-line notation of settings: `NAME:key=value,…`, radii such as `8/255`."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ def parse_settings(text: str) -> tuple[str, dict[str, str]]:
             itself contain `=` and `:`.
 
     Returns:
-        The name, and the settings in the order written. Values stay strings: what they mean is
-        for the record they are validated by.
+        The name, and the settings in the order written. Values stay strings, for the record that
+        validates them.
 
     Raises:
         PlanError: the name is empty, nothing follows the colon, a setting is not `key=value`,
@@ -53,14 +53,14 @@ def parse_radius(text: str) -> float:
 
 
 def radius_text(eps: float) -> str:
-    """A radius as people write it: in 255ths where it is one and that is shorter."""
+    """A radius in 255ths where that is exact and shorter, else as a decimal."""
     parts, plain = eps * 255, f"{eps:g}"
     fraction = f"{parts:.0f}/255"
     return fraction if abs(parts - round(parts)) < 1e-6 and len(fraction) < len(plain) else plain
 
 
 def meant_instead(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a name that there is not: what may have been meant."""
+    """The end of a message about an unknown name: the closest known name, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, 1)
     return f"; '{close[0]}' may be meant" if close else f"; there are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Probes: the kinds of perturbation that the compression rate is measured with."""
+"""Probes: the perturbations with which the compression rate is measured."""
 
 from typing import Annotated, Literal
 
@@ -47,7 +47,7 @@ class PowerProbe(Record):
 
     Attributes:
         block: how many directions.
-        iterations: how often they are put through the purifier.
+        iterations: number of power iterations.
     """
 
     kind: Literal["power"] = "power"
@@ -56,7 +56,7 @@ class PowerProbe(Record):
 
 
 class FileProbe(Record):
-    """Perturbed images that the user brings, matched to the audited ones by id.
+    """Perturbed images supplied by the user, matched to the audited ones by id.
 
     Attributes:
         path: a source of images, as `--data` takes it.

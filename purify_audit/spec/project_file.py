@@ -1,4 +1,4 @@
-"""Settings as people write them: the one-line notation of a choice, and a project's own file."""
+"""Project files: settings in `purify-audit.toml` or `pyproject.toml`."""
 
 import hashlib
 import tomllib
@@ -49,9 +49,9 @@ class ProjectFile:
     Attributes:
         path: as it was named or found.
         sha256: of its bytes.
-        table: its settings; those of a `pyproject.toml` stand under `[tool.purify-audit]`.
-        inside: that place.
-        lines: where keys stand (`line_numbers`).
+        table: its settings; in `pyproject.toml` those of `[tool.purify-audit]`.
+        inside: the path of that table.
+        lines: line numbers of keys (`line_numbers`).
     """
 
     path: Path
@@ -65,7 +65,7 @@ class ProjectFile:
         return line_of(self.lines, (*self.inside, *path))
 
     def place(self, *path: str | int) -> str:
-        """The file's name and the line of a key, as far as it is known."""
+        """The file's name and, if known, the line of a key."""
         line = self.line(*path)
         return self.path.name if line is None else f"{self.path.name}, line {line}"
 
@@ -79,8 +79,8 @@ def find_project(folder: Path) -> ProjectFile | None:
     own, project = folder / "purify-audit.toml", folder / "pyproject.toml"
     if own.is_file():
         return open_project(own)
-    found = open_project(project) if project.is_file() else None
-    return found if found and found.table else None
+    file = open_project(project) if project.is_file() else None
+    return file if file and file.table else None
 
 
 def open_project(path: Path) -> ProjectFile:
@@ -112,7 +112,7 @@ def project_settings(file: ProjectFile | None) -> dict[str, object]:
         Settings by the long options' names, with `_`; none without a file.
 
     Raises:
-        PlanError: there is a setting that is not known, or of another type.
+        PlanError: a setting is unknown or of another type.
     """
     if file is None:
         return {}

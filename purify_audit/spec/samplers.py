@@ -1,7 +1,4 @@
-"""The choices that cards and plans are made of: schedules, samplers, transformations.
-
-Each kind of choice in a card is a tagged union, so that a card names one and gives its settings.
-"""
+"""Noise schedules and samplers, as tagged unions of settings records."""
 
 from typing import Annotated, Literal, Self
 
@@ -54,7 +51,7 @@ class TableSchedule(Record):
 
     @property
     def steps(self) -> int:
-        """How many indices."""
+        """The number of indices."""
         return len(self.betas)
 
 
@@ -76,9 +73,9 @@ Spacing = Literal["trailing", "leading", "linspace"]
 
 
 class _Strided(_Sampler):
-    steps: Positive | None = None  # this many jumps; none: every index
-    stride: Positive | None = None  # or one jump every so many indices
-    spacing: Spacing = "trailing"  # of `steps` jumps
+    steps: Positive | None = None  # number of steps; none: every index
+    stride: Positive | None = None  # or one step every `stride` indices
+    spacing: Spacing = "trailing"  # of `steps` steps
     offset: Annotated[int, Field(ge=0, le=1000)] = 0  # added to the indices of leading spacing
 
     @model_validator(mode="after")
@@ -102,7 +99,7 @@ class DDIMSampler(_Strided):
     kind: Literal["ddim"] = "ddim"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip: bool = True
-    clipped_eps: bool = True  # take the noise anew from a clipped clean image; diffusers does not
+    clipped_eps: bool = True  # recompute eps from the clipped x0; diffusers does not
 
 
 class VPSDESampler(_Sampler):
@@ -131,9 +128,6 @@ Sampler = Annotated[
     Field(discriminator="kind"),
 ]
 
-# --- input transformations ----------------------------------------------------------------------
-
-
 _SAMPLER: TypeAdapter[Sampler] = TypeAdapter(Sampler)
 
 
@@ -148,7 +142,7 @@ SAMPLER_PRESETS: dict[str, dict[str, object]] = {
     "diffpure-ode": {"kind": "vp-ode", "steps": None, "clamp": False},
     "one-step": {"kind": "one-step", "clip": True},
 }
-"""Every choice of a sampler that the literature circulates under a name; `docs/method.md` 4."""
+"""Samplers that have a name in the literature; `docs/method.md`, section 4."""
 
 
 def parse_sampler(preset: str, settings: dict[str, str]) -> Sampler:

@@ -1,4 +1,4 @@
-"""Which part of a run's work is this process's."""
+"""Division of a run's work units between processes."""
 
 import os
 import re
@@ -31,13 +31,13 @@ class Shard:
     count: int = 1
 
     def __str__(self) -> str:
-        """As people write it."""
+        """In the notation of `--shard`."""
         return f"{self.index}/{self.count}"
 
     def order(self, places: int) -> Iterator[int]:
-        """Places of units, this part's own first; then the others', which may be nobody's.
+        """Indices of units: this part's own, then the others', which may have no worker.
 
-        Those from the last to the first: whoever they belong to comes from the other end.
+        Other parts are visited backwards, because their own worker starts at the front.
         """
         yield from range(self.index, places, self.count)
         for step in range(1, self.count):
@@ -50,14 +50,14 @@ def parse_shard(text: str) -> Shard:
     Raises:
         PlanError: not such a text.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if not found or not int(found[1]) < int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match or not int(match[1]) < int(match[2]):
         raise PlanError(f"--shard '{text}' is not I/N with I from 0 to N - 1, such as 0/4")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))
 
 
 def shard_of(environment: Mapping[str, str] = os.environ) -> Shard:
-    """This process's part by what launched it; everything where nothing did.
+    """This process's part from its launcher's variables; everything without a launcher.
 
     Raises:
         PlanError: the launcher's variables contradict one another.
@@ -78,6 +78,6 @@ def shard_of(environment: Mapping[str, str] = os.environ) -> Shard:
 
 
 def place_on_machine(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's place among those that were launched with it on one machine; 0 if alone."""
-    told = (environment.get(name, "") for name in _ON_THIS_MACHINE)
-    return next((int(text) for text in told if re.fullmatch(r"\d+", text)), 0)
+    """This process's local rank on its machine; 0 without a launcher."""
+    ranks = (environment.get(name, "") for name in _ON_THIS_MACHINE)
+    return next((int(text) for text in ranks if re.fullmatch(r"\d+", text)), 0)

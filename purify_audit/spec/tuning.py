@@ -1,4 +1,4 @@
-"""What was found out before a run began, and settled what its plan had left open."""
+"""Settings tuned before a run, and the trials behind them."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from purify_audit.core.records import Record
 
 
 class MicrobatchTrial(Record):
-    """A size of micro-batches that was timed.
+    """A timed micro-batch size.
 
     Attributes:
         microbatch: rows.
@@ -43,15 +43,15 @@ class Components(Record):
 
 
 class Pilot(Record):
-    """A small measurement, and what it made of a plan.
+    """A pilot measurement, and the allocation derived from it.
 
     Attributes:
-        images: how many it looked at.
+        images: number of images measured.
         components: of the first probe's l2 rates, at the radius where they vary most.
         draws: chosen for the plan.
         directions: chosen.
-        needed: images that reach the tolerance, as far as the pilot can tell; none where all that
-            there are do not.
+        needed: estimated number of images that reach the tolerance; none if all available
+            images do not.
     """
 
     images: int
@@ -62,13 +62,13 @@ class Pilot(Record):
 
 
 class Tuning(Record):
-    """What was settled before a run.
+    """Settings tuned before a run.
 
     Attributes:
-        timed: sizes of micro-batches; the plan has the one that takes least for all of its rows.
+        timed: micro-batch sizes; the plan has the fastest for its number of rows.
         too_large: sizes for which the device had no memory.
         attack_too_large: the same for the attack.
-        pilot: by which draws and directions were chosen.
+        pilot: the measurement by which draws and directions were chosen.
     """
 
     timed: tuple[MicrobatchTrial, ...] = ()

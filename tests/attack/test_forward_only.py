@@ -41,11 +41,11 @@ def test_a_plan_keeps_to_what_can_be_had():
             "--gradient exact: .* the purifier; use --gradient",
         ),
         ({"optimiser": "apgd"}, (True, False), "through the classifier; use --optimiser square"),
-        ({"predict_only": True}, (True, False), "nothing can be predicted_scores"),
+        ({"predict_only": True}, (True, False), "prediction needs the gradient of the classifier"),
         (
             {"predict_only": True, "optimiser": "square"},
             (True, False),
-            "nothing can be predicted_scores",
+            "prediction needs the gradient of the classifier",
         ),
     ],
 )
@@ -126,7 +126,7 @@ def test_the_command_line_refuses_gradients_that_are_not_there(purifier, refused
     )
     message = refused("verify", purifier, "--predict", "--classifier", classifier, *SMALL)
     assert message.startswith(
-        "nothing can be predicted_scores: no gradient goes through the classifier"
+        "prediction needs the gradient of the classifier, which has none"
     )
 
 

@@ -91,7 +91,7 @@ def test_the_default_engine_is_no_engine():
     network = Middle(0.5)
     assert run_by(Engine(), network, CPU) is network
     assert plan_for(grey_images()).engine == PLAIN
-    assert PLAIN.told == "float32, TF32 off"
+    assert PLAIN.description == "float32, TF32 off"
 
 
 def test_the_default_engine_changes_no_bit():
@@ -335,7 +335,7 @@ def test_the_grid_of_a_precision_is_no_jump_of_the_purifier():
 def test_tf32_is_for_cuda(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = refused("compress", AUTOENCODER, "--precision", "tf32", "--device", "cpu")
-    assert message == "precision tf32 is one of CUDA devices, and this is cpu; it has bfloat16"
+    assert message == "precision tf32 exists on CUDA devices only, not on cpu, which has bfloat16"
 
 
 @pytest.mark.parametrize(

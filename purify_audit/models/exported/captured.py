@@ -1,4 +1,4 @@
-"""Exported graphs that draw random numbers by themselves, which are captured as in other code."""
+"""Exported graphs with random operators, whose randomness is captured as in user code."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from purify_audit.models.user_code.purifier import Learnt, UserPurifier
 from purify_audit.spec.architectures import CodeArgs
 from purify_audit.spec.card import CodeCard, GraphCard
 
-_STUDIED = (2, 3)  # rows with which `rows.study` learns which draws count rows
+_STUDIED = (2, 3)  # batch sizes by which `batching.study` learns which draws are per row
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CapturedGraph(UserPurifier):
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws; see `UserPurifier`."""
         parts, n = list[Tensor](), len(x)
         batches: Iterable[MicroBatch] = self.graph.microbatches(n)
-        if not _tells_rows(self.graph):  # row by row, which the graph itself fills up
+        if not _has_two_batch_sizes(self.graph):  # row by row, padded by the graph itself
             batches = [MicroBatch(list(range(n)), n)]
         for batch in batches:
             images, draws = ([ids[k] for k in batch.rows] for ids in (noise.images, noise.draws))
@@ -48,7 +48,7 @@ def captured(card: GraphCard, graph: Graph, source: str) -> CapturedGraph:
     """A graph as a purifier whose randomness is captured.
 
     Args:
-        card: what is known of it.
+        card: its settings.
         graph: images in the card's data range to images in it.
         source: the file, for messages.
     """
@@ -61,16 +61,16 @@ def captured(card: GraphCard, graph: Graph, source: str) -> CapturedGraph:
         evaluations=card.evaluations,
         clamp=card.clamp,
     )
-    learnt = Learnt() if _tells_rows(graph) else Learnt(handling=ONE_ROW)
+    learnt = Learnt() if _has_two_batch_sizes(graph) else Learnt(handling=ONE_ROW)
     return CapturedGraph(
         code, lambda x: graph({graph.image: x}), card.data_range, learnt, graph=graph
     )
 
 
-def _tells_rows(graph: Graph) -> bool:
-    """Whether draws that count rows can be told from others, by calls of two sizes.
+def _has_two_batch_sizes(graph: Graph) -> bool:
+    """Whether per-row draws can be distinguished from others by calls of two batch sizes.
 
-    In a graph of one batch size, any axis of that length might.
+    With one fixed batch size, any axis of that length could be the rows.
     """
     rows = graph.rows
     return rows.least <= _STUDIED[0] and (rows.most is None or rows.most >= _STUDIED[1])

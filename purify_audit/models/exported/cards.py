@@ -1,6 +1,6 @@
-"""What a graph's signature says of its card, and whether a card fits the signature.
+"""Cards of exported graphs: drafted from the signature, completed by the user, checked against it.
 
-Nothing is guessed: what the signature does not say the user answers, and each answer is recorded.
+Nothing is guessed: the user states what the signature does not, and each answer is recorded.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ _IMAGE_AXES = 4
 _HOW = {
     "family": "family=graph for a purifier or family=classifier, and what that needs",
     "image": "image=CHANNELSxHEIGHTxWIDTH, such as 3x32x32",
-    "data_range": "data_range=LOW,HIGH, what it wants for pixels 0 and 1, such as -1,1",
+    "data_range": "data_range=LOW,HIGH, its input values for pixels 0 and 1, such as -1,1",
     "noise": "noise=inputs if its inputs beside the image are standard normals, noise=seed if there"
     " is one integer that seeds it, noise=captured if it draws by itself, or noise=none",
     "classes": "classes=N, the number of its logits",
@@ -33,16 +33,16 @@ _NEEDED = {
 def assumed_card(
     path: Path, form: tuple[str, str], signature: Signature | None, options: LoadOptions
 ) -> tuple[GraphCard | ClassifierCard, tuple[Assumption, ...]]:
-    """The card of a graph that has none, and what in it the file does not say.
+    """The card of a graph without one, and the assumptions in it.
 
     Args:
         path: the graph's file.
         form: its format, for messages, and its container.
-        signature: what it takes and gives, if the file tells.
+        signature: its inputs and output, if the file has them.
         options: the user's answers.
 
     Raises:
-        PlanError: something is left to say; the message lists it.
+        PlanError: a setting is missing; the message lists it.
         CardError: the answers contradict the graph.
     """
     network = {"arch": "graph", "container": form[1]}
@@ -54,15 +54,15 @@ def assumed_card(
         missing = ["family"]
     if missing:
         raise PlanError(
-            f"{path}: has no card, and a graph does not say everything; give"
+            f"{path}: has no card, and a graph does not determine all of one; give"
             f" {'; '.join(f'--assume {_HOW[name]}' for name in missing)}"
         )
-    card, said = complete_card(path, form[0], drafted, options, None)
+    card, assumed = complete_card(path, form[0], drafted, options, None)
     assert isinstance(card, GraphCard | ClassifierCard), "the family was checked"
-    left = [n for n in ("evaluations", "clamp") if n not in options.assume]
-    left = left if isinstance(card, GraphCard) else []
-    defaults = [Assumption(what=n, value=str(getattr(card, n)), source="default") for n in left]
-    return card, (*said, *defaults)
+    unset = [n for n in ("evaluations", "clamp") if n not in options.assume]
+    unset = unset if isinstance(card, GraphCard) else []
+    defaults = [Assumption(what=n, value=str(getattr(card, n)), source="default") for n in unset]
+    return card, (*assumed, *defaults)
 
 
 def image_input(card: GraphCard | ClassifierCard, signature: Signature) -> TensorSpec:
@@ -77,14 +77,14 @@ def image_input(card: GraphCard | ClassifierCard, signature: Signature) -> Tenso
     if seeded:
         rest = [spec for spec in rest if not spec.dtype.startswith("int")]
     if len(rest) != 1 or len(signature.inputs) != 1 + len(noise) + seeded:
-        takes = "; ".join(str(spec) for spec in signature.inputs) or "nothing"
-        wants = ", ".join(["the images", *noise, *(["an integer seed"] if seeded else [])])
-        raise CardError(f"takes {takes}; by its card it takes {printable(wants)}")
+        actual = "; ".join(str(spec) for spec in signature.inputs) or "nothing"
+        expected = ", ".join(["the images", *noise, *(["an integer seed"] if seeded else [])])
+        raise CardError(f"takes {actual}; by its card it takes {printable(expected)}")
     return rest[0]
 
 
 def check_fit(path: Path, card: GraphCard | ClassifierCard, signature: Signature) -> None:
-    """Raise CardError unless a graph takes and gives what its card says."""
+    """Raise CardError unless a graph's signature agrees with its card."""
     try:
         image = image_input(card, signature)
     except CardError as error:
@@ -110,7 +110,7 @@ def check_fit(path: Path, card: GraphCard | ClassifierCard, signature: Signature
 
 
 def _drafted(signature: Signature | None, answers: dict[str, str]) -> dict[str, Any]:
-    """Fields of a card that a signature gives."""
+    """Fields of a card that follow from a signature."""
     if signature is None:
         return {}
     image = next((s for s in signature.inputs if len(s.shape or ()) == _IMAGE_AXES), None)

@@ -1,7 +1,7 @@
-"""A graph of `torch.export`, computed operator by operator: no code is generated, none is run.
+"""Interpreter of `torch.export` graphs, operator by operator: no code is generated or executed.
 
-An operator is looked up by name among ATen's and a few of Python's arithmetic, and nowhere else.
-Whatever a file says, it can only ask for arithmetic on tensors.
+Operators are looked up by name among ATen's and a few of Python's arithmetic, and nowhere else, so
+a file can only request arithmetic on tensors.
 """
 
 import math
@@ -32,13 +32,13 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "torch.sym_not": torch.sym_not,
     "torch.sym_ite": torch.sym_ite,
 }
-"""Of sizes; powers are left out, because those of two sizes may never end."""
+"""Arithmetic on sizes; powers are excluded, because they may take unbounded time."""
 
 _MODES = {"pad", "div", "div_", "gelu", "gelu_", "gelu_backward", "conv1d", "conv2d", "conv3d"}
 _MODES |= {"einsum", "meshgrid", "scatter_reduce", "index_reduce", "searchsorted", "linalg_norm"}
 _MODES |= {"linalg_matrix_norm", "cov", "fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2"}
 _MODES |= {"fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "_assert_scalar", "_assert_async"}
-"""Operators whose text chooses a way of computing; that of others may name a file (`from_file`)."""
+"""Operators whose text arguments select a mode; elsewhere text may name a file (`from_file`)."""
 
 _CHECKS_OF_TYPE = "torch.ops.aten._assert_tensor_metadata.default"
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
@@ -49,7 +49,7 @@ _KEYWORD = 2
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """The name of a value made by an earlier operator."""
+    """A reference to the result of an earlier operator."""
 
     name: str
 
@@ -74,7 +74,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "as_device": lambda value: torch.device("cpu"),  # stands for the program's own
     "as_complex": lambda value: complex(value["real"], value["imag"]),
 }
-"""What the kinds of the layout's `Argument` stand for (`_PARTS`, `_WITHIN`: unions in them)."""
+"""Decoders of the schema's kinds of `Argument` (`_PARTS`, `_WITHIN`: nested unions)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +82,15 @@ class _Call:
     """One operator.
 
     Attributes:
-        told: what a message calls it.
-        function: what computes.
+        label: its name in messages.
+        function: its implementation.
         arguments: constants, values, and tuples of them.
         keywords: the same, by name.
-        results: names of what comes back: one, or several in a tuple or list.
-        dropped: values that nothing needs any more.
+        results: names of its results: one, or several in a tuple or list.
+        dropped: values that are not used after it.
     """
 
-    told: str
+    label: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
@@ -101,8 +101,8 @@ class _Call:
 class Program:
     """The network of an exported graph: tensors, in the order of its signature, to one tensor.
 
-    It computes on the device that it was given, whatever device it was exported on. Given float64,
-    it computes in float64 throughout: weights are widened, and float32 in the graph means float64.
+    It runs on the given device, whatever device it was exported on. Given float64, it computes in
+    float64 throughout: weights are widened, and float32 in the graph means float64.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class Program:
 
         Args:
             source: the file, for messages.
-            graph: what to compute; not opaque.
+            graph: not opaque.
             arrays: of the graph, by name.
-            device: where to compute.
+            device: to run on.
 
         Raises:
-            CheckpointError: there is no such operator here, or it is not arithmetic.
+            CheckpointError: an operator is unknown, or is not arithmetic.
         """
         self._source, self._device, self._output = source, device, graph.signature.output.name
         self._inputs = tuple(spec.name for spec in graph.signature.inputs)
@@ -125,12 +125,12 @@ class Program:
         self._wide: dict[str, Tensor] = {}
         try:
             self._calls = _calls(graph, self._output)
-        except _Unknown as unknown:
+        except _Unsupported as unknown:
             raise CheckpointError(f"{source}: {printable(str(unknown))}") from None
         except _MALFORMED as error:
             fault = printable(f"{type(error).__name__}: {error}")
             raise CheckpointError(
-                f"{source}: an operator is not written as torch.export writes it ({fault}):"
+                f"{source}: an operator does not follow the schema of torch.export ({fault}):"
                 " damaged, or by another version of PyTorch"
             ) from None
 
@@ -150,13 +150,13 @@ class Program:
             try:
                 arguments = [self._given(a, values, wide) for a in call.arguments]
                 keywords = {n: self._given(a, values, wide) for n, a in call.keywords.items()}
-                _keep(call.results, call.function(*arguments, **keywords), values)
+                _store(call.results, call.function(*arguments, **keywords), values)
             except torch.OutOfMemoryError:
                 raise
             except _FAULTS as e:
                 fault = printable(str(e).partition("\n")[0])
                 raise CheckpointError(
-                    f"{self._source}: operator {call.told} cannot be computed: {fault}"
+                    f"{self._source}: operator {call.label} cannot be computed: {fault}"
                 ) from None
             for name in call.dropped:
                 values.pop(name, None)
@@ -184,57 +184,59 @@ class Program:
         return argument
 
 
-class _Unknown(Exception):
-    """An operator that is not computed; the message says which."""
+class _Unsupported(Exception):
+    """An unsupported operator; the message names it."""
 
 
 def _calls(graph: ExportedGraph, output: str) -> tuple[_Call, ...]:
-    """The operators, each with the values that it is the last to need."""
+    """The operators, each with the values that it uses last."""
     calls, needed = list[_Call](), {output}
     for node in reversed(graph.nodes):
         if node["target"] == _CHECKS_OF_TYPE:  # of the type and device at the time of export
             continue
         function = _function(node)
         for name in _written(function, node) & graph.weights.keys():
-            raise _Unknown(
-                f"every call changes '{graph.weights[name]}', so no two calls are alike; export the"
-                " model in eval mode"
+            raise _Unsupported(
+                f"every call changes '{graph.weights[name]}', so calls differ; export the model in"
+                " eval mode"
             )
         given = [(a["name"], _argument(a["arg"], node), a.get("kind")) for a in node["inputs"]]
         plain = tuple(value for _, value, kind in given if kind != _KEYWORD)
         named = {str(name): value for name, value, kind in given if kind == _KEYWORD}
         results = _results(node["outputs"])
-        made = (results,) if isinstance(results, str) else results or ()
-        names = _names((*plain, *named.values())) | set(made)
-        told = f"{printable(node['target'])} (node {printable(str(node.get('name')))})"
-        calls.append(_Call(told, function, plain, named, results, tuple(sorted(names - needed))))
-        needed = (needed | names) - set(made)
+        produced = (results,) if isinstance(results, str) else results or ()
+        names = _names((*plain, *named.values())) | set(produced)
+        label = f"{printable(node['target'])} (node {printable(str(node.get('name')))})"
+        calls.append(_Call(label, function, plain, named, results, tuple(sorted(names - needed))))
+        needed = (needed | names) - set(produced)
     if missing := needed - {s.name for s in graph.signature.inputs} - graph.weights.keys():
-        raise _Unknown(f"no operator makes the value '{min(missing)}', which others need: damaged")
+        raise _Unsupported(
+            f"no operator produces the value '{min(missing)}', which others use: damaged"
+        )
     return tuple(reversed(calls))
 
 
 def _function(node: Any) -> Callable[..., Any]:
-    """What computes an operator.
+    """The implementation of an operator.
 
     Raises:
-        _Unknown: nothing does, or it might do more than compute.
+        _Unsupported: there is none, or it might have side effects.
     """
     target = node["target"]
     if target in _ARITHMETIC:
         return _ARITHMETIC[target]
     name = _ATEN.fullmatch(target)
     packet = getattr(getattr(torch.ops, name[1]), name[2], None) if name else None
-    found = getattr(packet, name[3], None) if name else None
-    if name is None or not isinstance(found, torch._ops.OpOverload):
-        raise _Unknown(
-            f"uses operator '{target}', which PyTorch {torch.__version__} does not have among its"
-            " arithmetic; export the graph again, with this version"
+    overload = getattr(packet, name[3], None) if name else None
+    if name is None or not isinstance(overload, torch._ops.OpOverload):
+        raise _Unsupported(
+            f"uses operator '{target}', which is no arithmetic operator of PyTorch"
+            f" {torch.__version__}; export the graph again, with this version"
         )
     text = any("as_string" in a["arg"] or "as_strings" in a["arg"] for a in node["inputs"])
     if text and name[2] not in _MODES:
-        raise _Unknown(f"gives text to operator '{target}', which may be the name of a file")
-    return found
+        raise _Unsupported(f"gives text to operator '{target}', which may be the name of a file")
+    return overload
 
 
 def _written(function: Callable[..., Any], node: Any) -> set[str]:
@@ -249,7 +251,7 @@ def _argument(argument: Any, node: Any) -> Any:
     """A constant, a `_Value`, or a tuple of them, from the one entry of a union.
 
     Raises:
-        _Unknown: an argument that is none of these.
+        _Unsupported: an argument that is none of these.
     """
     ((kind, value),) = argument.items()
     if kind in _PLAIN:
@@ -259,12 +261,12 @@ def _argument(argument: Any, node: Any) -> Any:
     if kind in _WITHIN:
         return _argument(value, node)
     if kind not in _READ:
-        raise _Unknown(f"gives operator '{node['target']}' an argument of kind '{kind}'")
+        raise _Unsupported(f"gives operator '{node['target']}' an argument of kind '{kind}'")
     return _READ[kind](value)
 
 
 def _results(outputs: list[Any]) -> str | tuple[str, ...] | None:
-    """The name of what comes back; several of them, where that is a tuple or a list."""
+    """The name of the result; several names for a tuple or a list."""
     if not outputs:
         return None
     names = []
@@ -276,19 +278,19 @@ def _results(outputs: list[Any]) -> str | tuple[str, ...] | None:
     return names[0] if len(names) == 1 else tuple(names)
 
 
-def _keep(names: str | tuple[str, ...] | None, made: Any, values: dict[str, Any]) -> None:
+def _store(names: str | tuple[str, ...] | None, result: Any, values: dict[str, Any]) -> None:
     if isinstance(names, str):
-        values[names] = made
+        values[names] = result
     elif names is not None:
-        values |= dict(zip(names, made, strict=True))
+        values |= dict(zip(names, result, strict=True))
 
 
 def _names(arguments: tuple[Any, ...]) -> set[str]:
-    """The values that arguments name."""
-    found = set[str]()
+    """Names of the values among arguments."""
+    names = set[str]()
     for argument in arguments:
         if isinstance(argument, _Value):
-            found.add(argument.name)
+            names.add(argument.name)
         elif isinstance(argument, tuple):
-            found |= _names(argument)
-    return found
+            names |= _names(argument)
+    return names

@@ -1,4 +1,4 @@
-"""ONNX graphs, checked before a runtime sees them: every operator, and where the weights lie.
+"""ONNX graphs, checked before a runtime loads them: every operator, and where the weights are.
 
 ONNX draws random numbers by operators that take at most a fixed seed (the ONNX operator
 specification: RandomNormal, RandomUniform, Bernoulli, Multinomial, Dropout), so the numbers of one
@@ -18,7 +18,7 @@ from purify_audit.models.checkpoint import TensorInfo
 from purify_audit.models.exported.signature import Rows, Signature, TensorSpec
 
 MAX_ONNX = 2**31 - 1
-"""Bytes of a protobuf message; what is longer keeps its weights in other files."""
+"""Bytes of a protobuf message; larger models keep their weights in other files."""
 
 _STANDARD = ("", "ai.onnx")
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -29,11 +29,11 @@ _CODES = {1: "F32", 2: "U8", 3: "I8", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 
 
 @dataclass(frozen=True, slots=True)
 class OnnxGraph:
-    """What an ONNX file says, without its weights.
+    """The contents of an ONNX file, without its weights.
 
     Attributes:
-        signature: what it takes and gives.
-        metadata: its own notes, by name.
+        signature: its inputs and output.
+        metadata: its metadata entries, by name.
         tensors: weights, by name.
         sha256: of the file, or of it and the files of its weights.
     """
@@ -49,20 +49,21 @@ def read_onnx(path: Path) -> OnnxGraph:
 
     Raises:
         CheckpointError: the package is missing; the file is not ONNX; it has random or custom
-            operators, or more or other outputs than one tensor; or its weights lie elsewhere than
-            beside it.
+            operators, or not exactly one output tensor; or weights outside the folder of the file.
     """
     model = _model(path)
     for node in _all_nodes(model):
         _check_node(path, model, node)
-    files = sorted({_beside(path, tensor) for tensor in _all_tensors(model) if _apart(tensor)})
+    files = sorted(
+        {_external_file(path, tensor) for tensor in _all_tensors(model) if _is_external(tensor)}
+    )
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     inputs = [_spec(value) for value in model.graph.input if value.name not in weights]
     outputs = [_spec(value) for value in model.graph.output]
     if len(outputs) != 1:
-        told = "; ".join(str(spec) for spec in outputs)
+        listed = "; ".join(str(spec) for spec in outputs)
         raise CheckpointError(
-            f"{path}: returns {len(outputs)} values ({told}); export a function that returns one"
+            f"{path}: returns {len(outputs)} values ({listed}); export a function that returns one"
             " image"
         )
     return OnnxGraph(
@@ -132,24 +133,24 @@ def _all_tensors(model: Any) -> Iterator[Any]:
 
 
 def _check_node(path: Path, model: Any, node: Any) -> None:
-    """Raise CheckpointError for an operator that is random or not of the standard."""
-    told = f"operator {printable(str(node.op_type))} (node '{printable(str(node.name))}')"
+    """Raise CheckpointError for a random or non-standard operator."""
+    operator = f"operator {printable(str(node.op_type))} (node '{printable(str(node.name))}')"
     if node.op_type in _RANDOM or (node.op_type == "Dropout" and _trains(model, node)):
         mode = " in training mode" if node.op_type == "Dropout" else ""
         raise CheckpointError(
-            f"{path}: cannot be aligned: {told}{mode} draws numbers that nobody else can draw again"
+            f"{path}: cannot be aligned: {operator}{mode} draws numbers that cannot be reproduced"
             " row by row; export a function that takes its noise as an input"
         )
     own = {(function.domain, function.name) for function in model.functions}
     if node.domain not in _STANDARD and (node.domain, node.op_type) not in own:
         raise CheckpointError(
-            f"{path}: has custom {told} of domain '{printable(node.domain)}'; only operators of the"
-            " ONNX standard are computed"
+            f"{path}: has custom {operator} of domain '{printable(node.domain)}'; only operators of"
+            " the ONNX standard are supported"
         )
 
 
 def _trains(model: Any, node: Any) -> bool:
-    """Whether dropout is on: its third input is there and is not a stored `false`."""
+    """Whether dropout is active: its third input exists and is not a stored `false`."""
     if len(node.input) < 3 or not node.input[2]:
         return False
     switch = node.input[2]
@@ -160,14 +161,14 @@ def _trains(model: Any, node: Any) -> bool:
     return len(stored) != 1 or any(stored[0].raw_data) or any(stored[0].int32_data)
 
 
-def _apart(tensor: Any) -> bool:
+def _is_external(tensor: Any) -> bool:
     return bool(tensor.data_location == 1 or tensor.external_data)
 
 
-def _beside(path: Path, tensor: Any) -> Path:
-    """The file of a tensor that is not in the model's.
+def _external_file(path: Path, tensor: Any) -> Path:
+    """The external data file of a tensor.
 
-    ONNX Runtime 1.32 refuses the same; which version is installed should not matter.
+    ONNX Runtime 1.32 applies the same rule; older versions may not.
 
     Raises:
         CheckpointError: it is not a regular file in the model's folder, or a link leads out of it.
@@ -201,7 +202,7 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _digest(path: Path, files: list[Path]) -> str:
-    """SHA-256 of the model's file and, where its weights are in others, of those behind it."""
+    """SHA-256 of the model's file followed by those of its external weights, if any."""
     digest = hashlib.sha256()
     try:
         for part in (path, *files):

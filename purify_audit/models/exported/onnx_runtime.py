@@ -1,4 +1,4 @@
-"""An ONNX graph, computed by ONNX Runtime on the CPU: forward only, in one thread."""
+"""ONNX graphs on ONNX Runtime: CPU, one thread, forward pass only."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from purify_audit.models.exported.signature import Signature
 class OnnxNetwork:
     """Tensors, in the order of a signature, to one tensor on the device of the first.
 
-    One thread, so that sums are taken in the same order every time. No gradient goes through it.
+    One thread, so that the order of summation is fixed. It has no gradient.
     """
 
     def __init__(self, path: Path, signature: Signature) -> None:
@@ -22,7 +22,7 @@ class OnnxNetwork:
 
         Args:
             path: an ONNX file that `read_onnx` has checked.
-            signature: what it takes and gives.
+            signature: its inputs and output.
 
         Raises:
             CheckpointError: ONNX Runtime is missing, or cannot run the file.
@@ -40,17 +40,17 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
-        options.log_severity_level = 4  # what is wrong is told once, by the error
+        options.log_severity_level = 4  # the exception reports it
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path),
                 options,
                 providers=["CPUExecutionProvider"],
-                enable_fallback=0,  # which would print, and try the same again
+                enable_fallback=0,  # which would print and retry
             )
         except Exception as error:  # its errors have no base class of their own
-            told = f"ONNX Runtime {onnxruntime.__version__} cannot run it: {_first_line(error)}"
-            raise CheckpointError(f"{path}: {told}") from None
+            fault = f"ONNX Runtime {onnxruntime.__version__} cannot run it: {_first_line(error)}"
+            raise CheckpointError(f"{path}: {fault}") from None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The graph's output, detached.

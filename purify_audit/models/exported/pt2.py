@@ -1,15 +1,15 @@
-"""Graphs saved by `torch.export.save` (.pt2), read as data: nothing in the file is run.
+"""Graphs saved by `torch.export.save` (.pt2), read as data: nothing in the file is executed.
 
-`torch.export.load` is no such reader. In PyTorch 2.13 a file can make it run code: it unpickles the
+`torch.export.load` is not safe: in PyTorch 2.13 a file can make it execute code: it unpickles the
 sample inputs without restriction when the restricted unpickler refuses them, and so every weight
 whose index entry says `use_pickle`; it hands the text of shapes to `sympy.sympify`, which evaluates
 it, and that of guards to `exec`; it finds operators by walking attributes from the package `torch`,
-where `torch.os.system` is; and it loads compiled libraries that lie in the archive (in `torch`:
+where `torch.os.system` is; and it loads compiled libraries from the archive (in `torch`:
 `export/pt2_archive/_package.py`, `_export/serde/serialize.py`, `export/_unlift.py`).
 
-So the graph, which is JSON, and the weights, which are plain arrays, are read here, and
-`purify_audit.models.exported.interpreter` computes with them operator by operator; ATen's operators are all
-that is trusted. The layout is that of `torch/_export/serde/schema.py`, version 8.
+This module therefore reads the graph, which is JSON, and the weights, which are plain arrays, and
+`purify_audit.models.exported.interpreter` evaluates them operator by operator; only ATen's
+operators are trusted. The layout is that of `torch/_export/serde/schema.py`, version 8.
 """
 
 import json
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 8
-"""The version of the layout that is read; another one may mean something else by the same names."""
+"""The supported version of the layout; in others, the same names may have other meanings."""
 
 DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32"}
 DTYPES |= {8: "float64", 12: "bool", 13: "bfloat16"}
-"""Of the layout's numbers; complex and 8-bit floating-point ones are left out."""
+"""By the layout's numbers; complex and 8-bit floating-point types are left out."""
 
 _GRAPH, _WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
 _CONSTANTS = "data/constants/model_constants_config.json"
 _SYMBOL = re.compile(r"(?:Symbol\()?'?([a-z]+[0-9]+)'?(?:, [a-z]+=True)*\)?")
 _STRIDED = 7
-_UNBOUNDED = 2**31  # an upper end beyond this is none
+_UNBOUNDED = 2**31  # an upper bound beyond this is none
 _RANDOM = re.compile(
     r"torch\.ops\.aten\.(rand|bernoulli|normal|uniform|multinomial|poisson|exponential|geometric"
     r"|cauchy|log_normal|rrelu)"
@@ -48,7 +48,7 @@ _RANDOM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where an array lies in the archive, and how its numbers are laid out.
+    """Location and memory layout of an array in the archive.
 
     Attributes:
         record: name of the entry.
@@ -67,14 +67,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class ExportedGraph:
-    """A graph, not yet a network.
+    """A graph as read from the file.
 
     Attributes:
-        signature: what it takes and gives.
+        signature: its inputs and output.
         nodes: the file's list of operators, in order; not checked.
         weights: name in the graph -> name in `stored`.
         stored: arrays by name.
-        opaque: why it cannot be computed with without running code of the file; or none.
+        opaque: why it cannot be evaluated without executing code of the file; or none.
     """
 
     signature: Signature
@@ -99,7 +99,7 @@ def read_exported(archive: Archive) -> ExportedGraph:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         fault = printable(f"{type(error).__name__}: {error}")
         raise CheckpointError(
-            f"{archive.path}: its graph is not laid out as torch.export writes it ({fault}):"
+            f"{archive.path}: its graph does not follow the schema of torch.export ({fault}):"
             " damaged, or by another version of PyTorch; save it again"
         ) from None
 
@@ -131,7 +131,7 @@ def _tensor_of(place: Stored, data: bytes) -> "Tensor":
         return torch.empty(place.shape, dtype=dtype)
     steps = zip(place.shape, place.strides, strict=True)
     last = place.offset + sum((size - 1) * stride for size, stride in steps)
-    # By strides of 0 a few bytes could ask for any amount of memory.
+    # With strides of 0, a few bytes could request any amount of memory.
     if max(last + 1, prod(place.shape)) * dtype.itemsize > len(data):
         raise ValueError(f"{len(data)} bytes are too few for shape {list(place.shape)}")
     flat = torch.frombuffer(bytearray(data), dtype=dtype)
@@ -139,7 +139,7 @@ def _tensor_of(place: Stored, data: bytes) -> "Tensor":
 
 
 def _check_entries(archive: Archive) -> None:
-    """Raise CheckpointError for archives that hold something else than one plain graph."""
+    """Raise CheckpointError for archives that are not one plain graph."""
     names = archive.entries.keys()
     if "serialized_exported_program.json" in names:
         raise CheckpointError(
@@ -171,9 +171,9 @@ def _json(archive: Archive, entry: str) -> Any:
 def _check_version(archive: Archive, program: Any) -> None:
     version, writer = program["schema_version"], program.get("torch_version", "an old version")
     if version["major"] != SCHEMA:
-        told = printable(f"{version['major']}.{version['minor']} (PyTorch {writer})")
+        layout = printable(f"{version['major']}.{version['minor']} (PyTorch {writer})")
         raise CheckpointError(
-            f"{archive.path}: its graph has layout {told}, and this purify-audit reads layout"
+            f"{archive.path}: its graph has layout {layout}, and this purify-audit reads layout"
             f" {SCHEMA}; save it again with PyTorch 2.8 or newer, or get a newer purify-audit"
         )
 
@@ -209,15 +209,15 @@ def _graph(archive: Archive, program: Any) -> ExportedGraph:
 
 
 def _input(archive: Archive, argument: Any, values: Any, ranges: Any) -> TensorSpec:
-    """What an input takes, and how many rows.
+    """The shape and batch sizes of an input.
 
     Raises:
-        CheckpointError: it is no tensor, or its first axis is of no plain length.
+        CheckpointError: it is not a tensor, or its first axis is a compound expression.
     """
     if "as_tensor" not in argument:
         raise CheckpointError(
-            f"{archive.path}: takes an input that is no tensor: {printable(str(argument))}; export"
-            " it as a function of tensors"
+            f"{archive.path}: takes an input that is not a tensor: {printable(str(argument))};"
+            " export it as a function of tensors"
         )
     name = argument["as_tensor"]["name"]
     spec, sizes = _tensor(name, values), values[name]["sizes"]
@@ -232,10 +232,10 @@ def _input(archive: Archive, argument: Any, values: Any, ranges: Any) -> TensorS
             f"{archive.path}: takes '{printable(name)}' with a first axis of length"
             f" {printable(length)}; export it for any number of rows, or for one number"
         )
-    found = ranges.get(symbol[1], {"min_val": None, "max_val": None})
-    most = found["max_val"]
+    bounds = ranges.get(symbol[1], {"min_val": None, "max_val": None})
+    most = bounds["max_val"]
     most = None if most is None or most > _UNBOUNDED else int(most)
-    return replace(spec, rows=Rows(max(1, int(found["min_val"] or 1)), most))
+    return replace(spec, rows=Rows(max(1, int(bounds["min_val"] or 1)), most))
 
 
 def _tensor(name: str, values: Any) -> TensorSpec:
@@ -245,7 +245,7 @@ def _tensor(name: str, values: Any) -> TensorSpec:
 
 
 def _output(archive: Archive, specs: Any) -> str:
-    """The name of the one tensor that comes back.
+    """The name of the one output tensor.
 
     Raises:
         CheckpointError: there are more, or the graph changes its own weights or its input.
@@ -255,8 +255,8 @@ def _output(archive: Archive, specs: Any) -> str:
         if kind != "user_output":
             what = body.get("buffer_name", body.get("user_input_name", kind))
             raise CheckpointError(
-                f"{archive.path}: every call changes '{printable(str(what))}', so no two calls are"
-                " alike; export the model in eval mode, and without writing to its input"
+                f"{archive.path}: every call changes '{printable(str(what))}', so calls"
+                " differ; export the model in eval mode, and without writing to its input"
             )
     if len(specs) != 1:
         raise CheckpointError(
@@ -266,7 +266,7 @@ def _output(archive: Archive, specs: Any) -> str:
 
 
 def _place(archive: Archive, index: str, folder: str, stored: dict[str, Stored]) -> Iterator[str]:
-    """Add the arrays of an index to `stored`; yield what is not a plain array."""
+    """Add the arrays of an index to `stored`; yield a phrase for each other entry."""
     if index not in archive.entries:
         yield "keeps its weights as one pickle"
         return
@@ -290,18 +290,18 @@ def _place(archive: Archive, index: str, folder: str, stored: dict[str, Stored])
 
 
 def _in_order(place: Stored) -> bool:
-    """Whether sizes and strides are as many, and no numbers that PyTorch cannot hold."""
+    """Whether sizes and strides match in number and fit PyTorch's integers."""
     numbers = (*place.shape, *place.strides, place.offset)
     return len(place.shape) == len(place.strides) and all(0 <= n < 2**63 for n in numbers)
 
 
 def _is_opaque(node: Any) -> bool:
-    """Whether an operator has a graph within it, or comes from outside ATen."""
+    """Whether an operator contains a graph, or is not one of ATen's."""
     kinds = {kind for argument in node["inputs"] for kind in argument["arg"]}
-    within = kinds & {"as_graph", "as_operator", "as_custom_obj", "as_string_to_argument"}
+    nested = kinds & {"as_graph", "as_operator", "as_custom_obj", "as_string_to_argument"}
     target = node["target"]
     known = target.startswith(("torch.ops.aten.", "torch.ops.prims.", "_operator.", "math."))
-    return bool(within) or not (known or target.startswith("torch.sym_"))
+    return bool(nested) or not (known or target.startswith("torch.sym_"))
 
 
 def _drops(node: Any) -> bool:

@@ -42,10 +42,10 @@ class _Exported:
 
 @dataclass(frozen=True, slots=True)
 class GraphPurifier(PurifierFromCard, _Exported):
-    """An exported graph as a purifier whose randomness is given to it, or that has none.
+    """An exported graph as a purifier that is deterministic, or takes noise or a seed as input.
 
     Attributes:
-        card: what is known of it.
+        card: its settings.
         graph: images in the card's data range, and noise or a seed, to images in that range.
     """
 
@@ -56,8 +56,8 @@ class GraphPurifier(PurifierFromCard, _Exported):
         """Purify images float32 [n, c, h, w] in [0, 1] under their draws.
 
         The k-th noise input has the standard normals of step k. A seed is one integer for a whole
-        call, so a graph that takes one purifies row by row, each under a seed of its own, made of
-        the integers of step 0.
+        call, so such a graph purifies row by row, each with its own seed, derived from the integers
+        of step 0.
         """
         low, high = self.card.data_range
         given = {self.graph.image: x * (high - low) + low}
@@ -86,7 +86,7 @@ class GraphClassifier(ClassifierFromCard, _Exported):
     """An exported graph as a classifier, behind the normalisation on its card.
 
     Attributes:
-        card: what is known of it.
+        card: its settings.
         graph: normalised images to logits.
     """
 
@@ -97,7 +97,7 @@ class GraphClassifier(ClassifierFromCard, _Exported):
         """Logits [n, classes] of images float32 [n, channels, height, width] in [0, 1].
 
         Raises:
-            CheckpointError: the graph gives something else.
+            CheckpointError: the output has another shape.
         """
         mean, std = (x.new_tensor(v).reshape(1, -1, 1, 1) for v in (self.card.mean, self.card.std))
         logits = self.graph({self.graph.image: (x - mean) / std})
@@ -113,7 +113,7 @@ def load_graph_purifier(checkpoint: Checkpoint, card: GraphCard, device: torch.d
     """The purifier of an exported graph, ready on a device.
 
     Raises:
-        CheckpointError: it cannot be computed here.
+        CheckpointError: it cannot be run.
     """
     graph = _graph(checkpoint, card, device)
     if card.noise != "captured":
@@ -125,7 +125,7 @@ def load_graph_classifier(checkpoint: Checkpoint, device: torch.device) -> Graph
     """The classifier of an exported graph, ready on a device.
 
     Raises:
-        CheckpointError: it cannot be computed here.
+        CheckpointError: it cannot be run.
     """
     card = checkpoint.card
     assert isinstance(card, ClassifierCard), "the caller has checked"
@@ -145,7 +145,7 @@ def _graph(checkpoint: Checkpoint, card: GraphCard | ClassifierCard, device: tor
 def _network(
     checkpoint: Checkpoint, card: GraphCard | ClassifierCard, device: torch.device
 ) -> tuple[Network, Signature]:
-    """What computes a graph, and what it takes."""
+    """The network of a graph, and its signature."""
     path = checkpoint.path
     assert path is not None, "a graph is a file"
     assert isinstance(card.network, GraphArgs), "the caller has checked"
@@ -166,7 +166,7 @@ def _network(
 
 
 def _by_card(card: GraphCard | ClassifierCard) -> Signature:
-    """What a graph takes that does not tell: images, then noise or a seed, in the card's order."""
+    """The inputs of a graph without a signature: images, then noise or a seed, by the card."""
     names = ["images", *(card.noise_inputs if isinstance(card, GraphCard) else ())]
     inputs = [TensorSpec(name, "float32", None) for name in names]
     if isinstance(card, GraphCard) and card.noise == "seed":

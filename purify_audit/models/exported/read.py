@@ -1,8 +1,7 @@
-"""Exported graphs: which container, what the card or the user says of it, and whether that fits.
+"""Reading exported graphs: container, card, and whether the two agree.
 
-The card is JSON that lies in the file itself: `purify_audit.json` among the extra files of a
-torch.export or TorchScript archive, the metadata entry `purify_audit` of an ONNX model. LoadOptions it
-runs nothing.
+The card is JSON inside the file: `purify_audit.json` among the extra files of a torch.export or
+TorchScript archive, the metadata entry `purify_audit` of an ONNX model. Reading executes nothing.
 """
 
 from collections.abc import Callable
@@ -46,7 +45,7 @@ _CODES |= {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """What is known of a graph before its card."""
+    """A graph before its card."""
 
     path: Path
     container: Container
@@ -59,10 +58,10 @@ class _Graph:
 
 
 def graph_container(path: Path) -> Container | None:
-    """How a file stores a graph; none where it is no exported graph.
+    """The container of an exported graph; none for other files.
 
     Raises:
-        CheckpointError: it cannot be read, or is a zip archive with something wrong about it.
+        CheckpointError: it cannot be read, or is a damaged zip archive.
     """
     start, suffix = first_bytes(path), path.suffix.lower()
     if start.startswith(ZIP):
@@ -74,23 +73,23 @@ def graph_container(path: Path) -> Container | None:
 
 
 def read_graph(path: Path, card_text: bytes | None, options: LoadOptions) -> Checkpoint:
-    """Read an exported graph and what is known of it; nothing in it is run.
+    """Read an exported graph and its card; nothing in it is executed.
 
     Args:
-        path: the file, of which `graph_container` knows the container.
-        card_text: a card from elsewhere, which counts for more than the file's own.
-        options: `allow_pickle` for files whose loading runs code; `assume` for graphs without a
-            card: what their signature does not say.
+        path: a file for which `graph_container` is not none.
+        card_text: a separate card, which takes precedence over that in the file.
+        options: `allow_pickle` for files whose loading executes code; `assume`, for graphs without
+            a card, what their signature does not determine.
 
     Raises:
-        CheckpointError: the file is damaged, of another version, not a function of images, or runs
-            code when loaded and the user does not allow that.
+        CheckpointError: the file is damaged, of another version, not a function of images, or
+            executes code when loaded and the user does not allow that.
         CardError: the card cannot be used, or contradicts the graph.
-        PlanError: there is no card, and something is left to say; the message lists it.
+        PlanError: there is no card, and settings are missing; the message lists them.
     """
     container = graph_container(path)
     if container is None:
-        raise CheckpointError(f"{path}: is no graph of torch.export, ONNX or TorchScript")
+        raise CheckpointError(f"{path}: is not a graph of torch.export, ONNX or TorchScript")
     graph = {"onnx": _onnx, "pt2": _exported, "torchscript": _torchscript}[container](path, options)
     text = graph.card if card_text is None else card_text
     assumptions: tuple[Assumption, ...] = ()
@@ -100,7 +99,7 @@ def read_graph(path: Path, card_text: bytes | None, options: LoadOptions) -> Che
         )
     elif options.assume:
         named = printable(", ".join(options.assume))
-        raise CardError(f"{path}: has a card, which says everything: leave out --assume {named}")
+        raise CardError(f"{path}: has a card, which is complete: leave out --assume {named}")
     else:
         card = _own_card(graph, text)
     if graph.signature is not None:
@@ -115,9 +114,9 @@ def read_graph(path: Path, card_text: bytes | None, options: LoadOptions) -> Che
 
 
 def _onnx(path: Path, options: LoadOptions) -> _Graph:
-    found = read_onnx(path)
-    card = found.metadata.get(METADATA_KEY)
-    return _Graph(path, "onnx", found.signature, card, found.sha256, found.tensors)
+    graph = read_onnx(path)
+    card = graph.metadata.get(METADATA_KEY)
+    return _Graph(path, "onnx", graph.signature, card, graph.sha256, graph.tensors)
 
 
 def _exported(path: Path, options: LoadOptions) -> _Graph:
@@ -125,8 +124,8 @@ def _exported(path: Path, options: LoadOptions) -> _Graph:
     graph = read_exported(archive)
     if graph.opaque and not options.allow_pickle:
         raise CheckpointError(
-            f"{path}: {graph.opaque}, so it can only be loaded by torch.export.load, which runs"
-            " what code the file has: give --allow-pickle if you trust whoever made it"
+            f"{path}: {graph.opaque}, so it can only be loaded by torch.export.load, which"
+            " executes code in the file: give --allow-pickle if you trust its author"
         )
     extra = f"extra/{CARD_FILE}"
     return _Graph(
@@ -146,8 +145,8 @@ def _torchscript(path: Path, options: LoadOptions) -> _Graph:
     if not options.allow_pickle:
         raise CheckpointError(
             f"{path}: is TorchScript, a program that runs when it is loaded: give --allow-pickle if"
-            " you trust whoever made it, or save the model with torch.export.save, whose graphs"
-            " are only computed"
+            " you trust its author, or save the model with torch.export.save, whose graphs"
+            " are data"
         )
     extra = f"extra/{CARD_FILE}"
     card = archive.read(extra) if extra in archive.entries else None

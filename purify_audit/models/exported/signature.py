@@ -1,4 +1,4 @@
-"""What a graph takes and gives, as its file says."""
+"""Signatures of exported graphs: input and output tensors as declared in the file."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from purify_audit.core.records import printable
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How many rows a graph takes in one call: from `least` to `most`, or any number above."""
+    """Batch sizes that a graph accepts: `least` to `most`, or unbounded if `most` is none."""
 
     least: int = 1
     most: int | None = None
@@ -19,9 +19,9 @@ class TensorSpec:
 
     Attributes:
         name: in the graph.
-        dtype: by torch's name, such as `float32`; `other` for what no purifier takes.
-        shape: the length of each axis, none where it is free; none where even the axes are.
-        rows: the lengths that the first axis may have.
+        dtype: by torch's name, such as `float32`; `other` for types that no purifier takes.
+        shape: the length of each axis, none where it varies; none where the rank is unknown.
+        rows: the lengths allowed for the first axis.
     """
 
     name: str
@@ -30,7 +30,7 @@ class TensorSpec:
     rows: Rows = Rows()
 
     def __str__(self) -> str:
-        """As messages tell it: `x: float32 [n, 1, 8, 8]`."""
+        """As messages show it: `x: float32 [n, 1, 8, 8]`."""
         if self.shape is None:
             return printable(f"{self.name}: {self.dtype}")
         axes = ", ".join("n" if size is None else str(size) for size in self.shape)
@@ -39,12 +39,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The tensors of a call, in order.
+    """Inputs, in order, and output of a graph.
 
     Attributes:
-        inputs: what is given; weights are not among them.
-        output: what comes back.
-        random: names of operators in it that draw random numbers; none where that is not known.
+        inputs: without the weights.
+        output: its one output.
+        random: names of its operators that draw random numbers; none if unknown.
     """
 
     inputs: tuple[TensorSpec, ...]

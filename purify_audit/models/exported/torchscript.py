@@ -1,4 +1,4 @@
-"""Graphs that only PyTorch's own loaders can load, which run code in the file."""
+"""Graphs that need PyTorch's own loaders, which can execute code in the file."""
 
 import copy
 import warnings
@@ -16,18 +16,18 @@ _FAULTS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionE
 
 
 class TorchNetwork:
-    """A TorchScript archive, or an exported program that is more than plain operators.
+    """A TorchScript archive, or an exported program beyond plain operators.
 
-    Given float64 it computes with widened weights, which fails where it asks for float32 by name.
+    Given float64 it uses widened weights, which fails where the graph names float32 explicitly.
     """
 
     def __init__(self, path: Path, device: torch.device, allowed: bool) -> None:
-        """Load it, which may run any code in the file.
+        """Load the file, which may execute any code in it.
 
         Args:
             path: the file.
-            device: where to compute.
-            allowed: whether the user allows that.
+            device: to run on.
+            allowed: whether the user allows it.
 
         Raises:
             CheckpointError: it is not allowed, or it cannot be loaded.
@@ -46,7 +46,7 @@ class TorchNetwork:
         """The network's output.
 
         Raises:
-            CheckpointError: it fails, or returns what is no tensor.
+            CheckpointError: it fails, or does not return a tensor.
         """
         wide = any(tensor.dtype == torch.float64 for tensor in inputs)
         try:
@@ -58,8 +58,8 @@ class TorchNetwork:
         except _FAULTS as error:
             raise CheckpointError(f"{self._path}: cannot compute: {_first_line(error)}") from None
         if not isinstance(out, Tensor):
-            what = printable(type(out).__name__)
-            raise CheckpointError(f"{self._path}: returned a {what}, not a tensor")
+            kind = printable(type(out).__name__)
+            raise CheckpointError(f"{self._path}: returned a {kind}, not a tensor")
         return out
 
 

@@ -1,4 +1,4 @@
-"""Plain networks, and building the one that a card asks for."""
+"""Network architectures, and `build_network`, which builds that of a card."""
 
 from torch import nn
 
@@ -68,7 +68,7 @@ def _restoration_network(card: FeedforwardCard) -> nn.Module:
             return FFDNet(channels, ffdnet)
         case spec.DRUNetArgs() as drunet:
             return DRUNet(channels, drunet)
-        case spec.SpandrelArgs():  # see `purify_audit.models.networks.spandrel_model`
+        case spec.SpandrelArgs():  # see `spandrel_model`
             raise ValueError("spandrel finds this network in its tensors; a card cannot build it")
 
 

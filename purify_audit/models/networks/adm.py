@@ -23,9 +23,9 @@ class ADM(nn.Module):
     """U-Net of residual blocks, conditioned on a time; self-attention at the coarse levels.
 
     Args:
-        image: what it takes; height and width can be halved between all levels.
-        out_channels: as many as the image has, or twice as many with a learned variance.
-        args: of the architecture.
+        image: its input; height and width can be halved between all levels.
+        out_channels: those of the image, or twice as many with a learned variance.
+        args: its settings.
     """
 
     def __init__(self, image: ImageSpec, out_channels: int, args: ADMArgs) -> None:
@@ -61,14 +61,11 @@ class ADM(nn.Module):
         self.out = nn.Sequential(nn.GroupNorm(_GROUPS, here), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predict from noisy images.
+        """Predict [n, out_channels, h, w] from noisy images at indices of the schedule.
 
         Args:
             x: [n, channels, h, w], in [−1, 1] before noise.
-            t: [n], the index of the schedule, in [0, steps).
-
-        Returns:
-            [n, out_channels, h, w].
+            t: [n], in [0, steps).
         """
         t = (t * self.args.time_scale).to(x.dtype)
         time = self.time_embed(sinusoidal_embedding(t, self.args.width))
@@ -102,7 +99,7 @@ def _doubling(channels: int, args: ADMArgs) -> nn.Module:
 
 
 class _Stage(nn.ModuleList):
-    """Layers one after the other, of which the residual blocks are told the time."""
+    """Layers in sequence; residual blocks also take the time embedding."""
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         for layer in self:
@@ -111,12 +108,12 @@ class _Stage(nn.ModuleList):
 
 
 class _Block(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, and a residual path; perhaps resampling in both.
+    """GroupNorm, SiLU, convolution, twice, and a residual path; optional resampling in both.
 
     Args:
         c_in: channels in.
         c_out: channels out; the same where it resamples.
-        args: of the architecture.
+        args: its settings.
         resample: 0.5 (averages of 2 x 2), 1, or 2 (nearest neighbour): after the first activation.
     """
 
@@ -127,8 +124,8 @@ class _Block(nn.Module):
         self.in_layers = nn.Sequential(
             nn.GroupNorm(_GROUPS, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
         )
-        told = 2 * c_out if args.scale_shift else c_out
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, told))
+        features = 2 * c_out if args.scale_shift else c_out
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, features))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(_GROUPS, c_out),
             nn.SiLU(),
@@ -139,13 +136,13 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.in_layers[2](self._resampled(F.silu(self.in_layers[0](x))))
-        told = self.emb_layers(time)[:, :, None, None]
+        embedded = self.emb_layers(time)[:, :, None, None]
         norm, convolution = self.out_layers[0], self.out_layers[3]
         if self.scale_shift:  # "adaptive group normalisation"
-            scale, shift = told.chunk(2, 1)
+            scale, shift = embedded.chunk(2, 1)
             h = norm(h) * (1.0 + scale) + shift
         else:
-            h = norm(h + told)
+            h = norm(h + embedded)
         return cast(Tensor, self.skip_connection(self._resampled(x)) + convolution(F.silu(h)))
 
     def _resampled(self, x: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ class DDPMUNet(nn.Module):
     """Residual U-Net conditioned on a time; single-head self-attention at the coarse levels.
 
     Args:
-        image: what it takes; height and width can be halved between all levels.
-        args: of the architecture.
-        out_channels: as many as the image has, if not given.
+        image: its input; height and width can be halved between all levels.
+        args: its settings.
+        out_channels: by default those of the image.
     """
 
     def __init__(
@@ -58,28 +58,25 @@ class DDPMUNet(nn.Module):
         self.conv_out = nn.Conv2d(here, out_channels or image.channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predict from noisy images.
+        """Predict [n, out_channels, h, w] from noisy images at indices of the schedule.
 
         Args:
             x: [n, channels, h, w], in [−1, 1] before noise.
-            t: [n], the index of the schedule, in [0, steps).
-
-        Returns:
-            [n, out_channels, h, w].
+            t: [n], in [0, steps).
         """
         time = self.temb(t.to(x.dtype))
         h = self.conv_in(x)
         skips = [h]
         for stage in self.down:
-            skips += cast(_Level, stage).descend(skips[-1], time)
+            skips += cast(_Level, stage).encode(skips[-1], time)
         h = self.mid(skips[-1], time)
         for stage in reversed(self.up):
-            h = cast(_Level, stage).ascend(h, skips, time)
+            h = cast(_Level, stage).decode(h, skips, time)
         return cast(Tensor, self.conv_out(F.silu(self.norm_out(h))))
 
 
 class _Level(nn.Module):
-    """The blocks of one resolution on the way down or up, each perhaps followed by attention.
+    """The blocks of one resolution of encoder or decoder, each optionally with attention.
 
     Args:
         widths: channels into each block.
@@ -95,16 +92,16 @@ class _Level(nn.Module):
         self.downsample: nn.Module | None = None
         self.upsample: nn.Module | None = None
 
-    def descend(self, h: Tensor, time: Tensor) -> list[Tensor]:
-        """What each block leaves behind, and the halved last."""
-        left = []
+    def encode(self, h: Tensor, time: Tensor) -> list[Tensor]:
+        """Output of each block, and of the downsampling."""
+        outputs = []
         for n in range(len(self.block)):
             h = self._step(n, h, time)
-            left.append(h)
-        return left if self.downsample is None else [*left, self.downsample(h)]
+            outputs.append(h)
+        return outputs if self.downsample is None else [*outputs, self.downsample(h)]
 
-    def ascend(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
-        """Blocks beside what was left, which is used up; doubled at the end."""
+    def decode(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
+        """Output after blocks that take `skips` from the end, and upsampling."""
         for n in range(len(self.block)):
             h = self._step(n, torch.cat((h, skips.pop()), 1), time)
         return h if self.upsample is None else cast(Tensor, self.upsample(h))

@@ -32,7 +32,7 @@ def diffusers_unet(args: DiffusersArgs) -> nn.Module:
         )
     try:
         network: nn.Module = model(**given)
-    except Exception as error:  # whatever somebody else's constructor makes of it
+    except Exception as error:  # any exception of the constructor
         raise CardError(
             "config.json: diffusers cannot build a UNet2DModel from it:"
             f" {type(error).__name__}: {printable(str(error))}"
@@ -42,7 +42,7 @@ def diffusers_unet(args: DiffusersArgs) -> nn.Module:
 
 @cache
 def _model() -> Any:
-    """The class, made where diffusers is first needed: importing it takes seconds."""
+    """The class, defined on first use: importing diffusers takes seconds."""
     try:
         from diffusers import UNet2DModel
     except ImportError:
@@ -51,7 +51,7 @@ def _model() -> Any:
         ) from None
 
     class DiffusersUNet(UNet2DModel):
-        """UNet2DModel, called as every other diffusion network here is."""
+        """UNet2DModel, with the interface of the other diffusion networks."""
 
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             parent: Any = super()

@@ -1,7 +1,8 @@
 """EDM's denoisers (Karras et al., "Elucidating the design space of diffusion-based models", 2022).
 
-The network inside is DDPM++ (Song et al. 2021, appendix H) under other names; table 1 of the paper
-says what surrounds it. Names and shapes of the weights are those of the published checkpoints.
+The inner network is DDPM++ (Song et al. 2021, appendix H) under other names; table 1 of the paper
+gives the preconditioning around it. Names and shapes of the weights are those of the published
+checkpoints.
 """
 
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ class EDM(nn.Module):
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, eq. 7).
 
     Args:
-        image: what it takes and returns; height and width can be halved between all levels.
-        args: of the architecture.
+        image: its input and output; height and width can be halved between all levels.
+        args: its settings.
 
     Raises:
         ValueError: a width does not divide into groups of GroupNorm.
@@ -74,7 +75,7 @@ class SongUNet(nn.Module):
 
     Args:
         image: its channels and its size.
-        args: of the architecture.
+        args: its settings.
     """
 
     def __init__(self, image: ImageSpec, args: EDMArgs) -> None:
@@ -88,7 +89,7 @@ class SongUNet(nn.Module):
         self.dec = nn.ModuleDict(dict(_decoder(image, args)))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """F of images [n, channels, h, w] and numbers [n] that tell the noise level."""
+        """F of images [n, channels, h, w] and noise conditioning c_noise [n]."""
         time = F.silu(self.map_layer0(sines_and_cosines(noise, self.width)))
         time = F.silu(self.map_layer1(time))
         first, *blocks = self.enc.values()
@@ -98,7 +99,7 @@ class SongUNet(nn.Module):
         h = features[-1]
         *blocks, norm, last = self.dec.values()
         for block in blocks:
-            if isinstance(block, _JoiningBlock):
+            if isinstance(block, _SkipBlock):
                 h = torch.cat((h, features.pop()), 1)
             h = block(h, time)
         return cast(Tensor, last(F.silu(norm(h))))
@@ -127,7 +128,7 @@ def _decoder(image: ImageSpec, args: EDMArgs) -> Iterator[tuple[str, nn.Module]]
             yield f"{size}_up", _Block(here, here, time, resample="double")
         for k in range(args.blocks + 1):
             attend = level in args.attention and k == args.blocks
-            block = _JoiningBlock(here + widths.pop(), out, time, attend=attend)
+            block = _SkipBlock(here + widths.pop(), out, time, attend=attend)
             yield f"{size}_block{k}", block
             here = out
     yield f"{_size(image, 0)}_aux_norm", group_norm(here)
@@ -139,7 +140,7 @@ def _size(image: ImageSpec, level: int) -> str:
 
 
 class _Block(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, the time in between; then self-attention, or not."""
+    """GroupNorm, SiLU, convolution, twice, the time in between; optional self-attention."""
 
     def __init__(
         self,
@@ -169,19 +170,19 @@ class _Block(nn.Module):
         return self._attention(h) if self.attend else cast(Tensor, h)
 
     def _attention(self, x: Tensor) -> Tensor:
-        """One head; the channels of query, key and value take turns."""
+        """One head; the channels of query, key and value are interleaved."""
         n, c, height, width = x.shape
         q, k, v = self.qkv(self.norm2(x)).reshape(n, c, 3, height * width).transpose(1, 3).unbind(2)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
         return cast(Tensor, (x + self.proj(mixed)) * HALF_POWER)
 
 
-class _JoiningBlock(_Block):
-    """A block whose input is joined by features of the encoder."""
+class _SkipBlock(_Block):
+    """A block whose input includes features of the encoder."""
 
 
 class _Conv(nn.Conv2d):
-    """A convolution after resampling by a filter that is stored with the weights, or by none."""
+    """A convolution, optionally after resampling by a filter stored with the weights."""
 
     def __init__(
         self, c_in: int, c_out: int, size: int, resample: Literal["halve", "double"] | None

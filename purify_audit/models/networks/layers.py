@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HALF_POWER = math.sqrt(0.5)
-"""What a sum of two paths is scaled by, to keep its variance (appendix H: skip rescaling)."""
+"""Scale of a sum of two paths, keeping its variance (Song et al. 2021, appendix H)."""
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
@@ -28,8 +28,8 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
 def sines_and_cosines(t: Tensor, width: int) -> Tensor:
     """Sines then cosines of `t` [n] at width / 2 geometric frequencies, 1 and 1e-4 among them.
 
-    As Ho et al. (2020) embed the time, but a time that is no integer too. Rounded like the weights
-    were trained, in the type of `t`: at t = 999 exact frequencies differ by 5e-5 radians.
+    The time embedding of Ho et al. (2020), for any real time. Computed in the type of `t`, as in
+    training: at t = 999 exact frequencies differ by 5e-5 radians.
 
     Returns:
         [n, width], of the type of `t`.
@@ -41,10 +41,10 @@ def sines_and_cosines(t: Tensor, width: int) -> Tensor:
 
 
 def feature_widths(width: int, multipliers: tuple[int, ...], blocks: int) -> list[int]:
-    """Channels of the features that the encoder leaves for the decoder, in order of appearance.
+    """Channels of the encoder features that the decoder takes, in order of appearance.
 
-    They are: of the first convolution; then of each level, its halving (not of the first level)
-    and its blocks. EDM's SongUNet has the same.
+    They are: of the first convolution; then of each level, its downsampling (not of the first
+    level) and its blocks.
     """
     widths = [width]
     for level, factor in enumerate(multipliers):
@@ -98,7 +98,7 @@ def halve_filtered(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def double_filtered(x: Tensor, kernel: Tensor) -> Tensor:
-    """The transpose of `halve_filtered`, times 4, so that constant images stay themselves."""
+    """The transpose of `halve_filtered`, times 4, which preserves constant images."""
     padding = kernel.shape[-1] // 2 - 1
     return per_channel(F.conv_transpose2d, x, 4.0 * kernel, stride=2, padding=padding)
 

@@ -30,9 +30,9 @@ class LucidrainsUNet(nn.Module):
     """Residual U-Net conditioned on a time, with linear or softmax attention at every level.
 
     Args:
-        image: what it takes; height and width can be halved between all levels.
-        out_channels: as many as the image has, or twice as many with a learned variance.
-        args: of the architecture.
+        image: its input; height and width can be halved between all levels.
+        out_channels: those of the image, or twice as many with a learned variance.
+        args: its settings.
     """
 
     def __init__(self, image: ImageSpec, out_channels: int, args: LucidrainsArgs) -> None:
@@ -62,14 +62,11 @@ class LucidrainsUNet(nn.Module):
         self.final_conv = nn.Conv2d(args.width, out_channels, 1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predict from noisy images.
+        """Predict [n, out_channels, h, w] from noisy images at indices of the schedule.
 
         Args:
             x: [n, channels, h, w], in [−1, 1] before noise.
-            t: [n], the index of the schedule, in [0, steps).
-
-        Returns:
-            [n, out_channels, h, w].
+            t: [n], in [0, steps).
         """
         time = self.time_mlp(t.to(x.dtype))
         h = first = self.init_conv(x)
@@ -92,13 +89,13 @@ class LucidrainsUNet(nn.Module):
 
 
 class _Level(nn.ModuleList):
-    """Two blocks, attention, and what leads to the next level.
+    """Two blocks, attention, and resampling to the next level.
 
     Args:
         widths: channels into each block, and out of both.
         full: whether attention is by softmax.
         resample: to the next level.
-        args: of the architecture.
+        args: its settings.
     """
 
     def __init__(
@@ -175,12 +172,12 @@ class _Convolution(nn.Module):
 
 
 class _Heads(nn.Module):
-    """What both attentions share: queries, keys and values of normalised pixels.
+    """Common part of both attentions: queries, keys and values of normalised pixels.
 
     Args:
         channels: in and out.
         memory: shape of the learned keys, and of the learned values.
-        args: of the architecture.
+        args: its settings.
     """
 
     def __init__(self, channels: int, memory: Sequence[int], args: LucidrainsArgs) -> None:
@@ -196,7 +193,7 @@ class _Heads(nn.Module):
         q, k, v = parts.unbind(1)
         return q, k, v
 
-    def remembered(self, n: int) -> tuple[Tensor, Tensor]:
+    def memory(self, n: int) -> tuple[Tensor, Tensor]:
         """The learned keys and values, for n images."""
         k, v = self.mem_kv[:, None].expand(-1, n, -1, -1, -1)
         return k, v
@@ -211,7 +208,7 @@ class _Attention(_Heads):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.transpose(2, 3) for part in self.split(x))
-        more_k, more_v = self.remembered(len(x))
+        more_k, more_v = self.memory(len(x))
         k, v = torch.cat((more_k, k), 2), torch.cat((more_v, v), 2)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
         return cast(Tensor, self.to_out(mixed.reshape(len(x), -1, *x.shape[2:])))
@@ -231,7 +228,7 @@ class _LinearAttention(_Heads):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.split(x)
-        more_k, more_v = self.remembered(len(x))
+        more_k, more_v = self.memory(len(x))
         k, v = torch.cat((more_k, k), 3).softmax(3), torch.cat((more_v, v), 3)
         context = v @ k.transpose(2, 3)  # [n, heads, width of values, width of keys]
         mixed = context @ (q.softmax(2) / math.sqrt(q.shape[2]))

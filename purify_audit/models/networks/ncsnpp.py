@@ -37,8 +37,8 @@ class NCSNpp(nn.Module):
     """U-Net of BigGAN residual blocks, conditioned on a noise level.
 
     Args:
-        image: what it takes and returns; height and width can be halved between all levels.
-        args: of the architecture.
+        image: its input and output; height and width can be halved between all levels.
+        args: its settings.
 
     Raises:
         ValueError: a width does not divide into groups of GroupNorm.
@@ -58,7 +58,7 @@ class NCSNpp(nn.Module):
 
         Args:
             x: [n, channels, h, w], in the data range of the training.
-            t: [n], what the network is told: 999 t in [0, 999] (VP, positional), or sigma > 0 (VE,
+            t: [n], its noise conditioning: 999 t in [0, 999] (VP, positional), or sigma > 0 (VE,
                 `fourier`).
 
         Returns:
@@ -165,7 +165,7 @@ class _Fourier(nn.Module):
 
 
 class _Block(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, the time in between; BigGAN's way of resampling."""
+    """GroupNorm, SiLU, convolution, twice, the time in between; BigGAN's resampling."""
 
     def __init__(self, c_in: int, c_out: int, time: int, resample: Resample | None = None) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class _Pointwise(nn.Module):
 
 
 class _ImageHalving(nn.Module):
-    """Filter, then convolve with stride 2: how the image joins the coarser levels."""
+    """Filter, then convolve with stride 2: how the image is added at coarser levels."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()

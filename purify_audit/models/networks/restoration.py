@@ -1,7 +1,7 @@
-"""Denoisers of one pass, whose tensors have the names of their authors' weights (KAIR).
+"""One-pass denoisers under the parameter names of their authors' weights (KAIR).
 
-A network that is told the level of the noise takes its standard deviation, in the units of the
-image it is given, as a second argument: a number, or a tensor [n, 1, 1, 1] with one for each image.
+A network conditioned on the noise level takes its standard deviation, in units of the input
+image, as a second argument: a number, or a tensor [n, 1, 1, 1] with one for each image.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ _KAIR_EPS = 1e-4  # of its batch normalisation; PyTorch's default is 1e-5
 
 
 class DnCNN(nn.Module):
-    """Predicts the noise and takes it away (Zhang et al., "Beyond a Gaussian denoiser", 2017).
+    """Predicts and subtracts the noise (Zhang et al., "Beyond a Gaussian denoiser", 2017).
 
     Section III and figure 1: `depth` 3×3 convolutions, ReLU after each but the last, and batch
     normalisation before each ReLU but the first, unless it was merged into the convolutions.
@@ -35,7 +35,7 @@ class DnCNN(nn.Module):
 
 
 class FFDNet(nn.Module):
-    """Denoises at half resolution, told the level of noise (Zhang et al., "FFDNet", 2018).
+    """Denoises at half resolution, given the noise level (Zhang et al., "FFDNet", 2018).
 
     Section III: squares of 2×2 pixels become channels, a map of the level is one channel more,
     `depth` 3×3 convolutions with ReLU between them give the clean image, and channels become
@@ -49,13 +49,13 @@ class FFDNet(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor | float) -> Tensor:
         """Denoise images [n, channels, h, w] of any size."""
-        h = F.pixel_unshuffle(_whole(x, 2), 2)
+        h = F.pixel_unshuffle(_padded(x, 2), 2)
         h = F.pixel_shuffle(self.model(_with_level(h, level)), 2)
         return h[..., : x.shape[2], : x.shape[3]]
 
 
 class DRUNet(nn.Module):
-    """A residual U-Net told the level of noise (Zhang et al., DPIR, 2021).
+    """A residual U-Net conditioned on the noise level (Zhang et al., DPIR, 2021).
 
     "Plug-and-play image restoration with deep denoiser prior", section III.A and figure 1: strided
     2×2 convolutions down, transposed ones up, sums for skips, and no biases, so that the output
@@ -78,7 +78,7 @@ class DRUNet(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor | float) -> Tensor:
         """Denoise images [n, channels, h, w] of any size."""
-        h = self.m_head(_with_level(_whole(x, 2 ** (self.levels - 1)), level))
+        h = self.m_head(_with_level(_padded(x, 2 ** (self.levels - 1)), level))
         skips = [h]
         for number in range(1, self.levels):
             h = self.get_submodule(f"m_down{number}")(h)
@@ -118,8 +118,8 @@ def _convolutions(
     return nn.Sequential(*layers, nn.Conv2d(width, outputs, 3, padding=1))
 
 
-def _whole(x: Tensor, unit: int) -> Tensor:
-    """Images of a multiple of `unit` rows and columns: the last ones are repeated.
+def _padded(x: Tensor, unit: int) -> Tensor:
+    """Images padded to multiples of `unit` rows and columns, by repeating the last ones.
 
     (The gradient of `F.pad` by replication is summed in no fixed order on a GPU.)
     """

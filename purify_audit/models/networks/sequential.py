@@ -1,4 +1,4 @@
-"""Chains of plain layers, whose tensors have the names that a card gives them."""
+"""Sequential networks, whose parameters have the names given on the card."""
 
 from typing import cast
 
@@ -11,14 +11,14 @@ _MOST_FEATURES = 2**30  # of one image after any layer: 4 GiB
 
 
 class Sequential(nn.Module):
-    """Layers one after the other.
+    """Layers in sequence.
 
     Args:
         args: a layer named `conv1` has the tensors `conv1.weight` and so on; dots in a name make
             nested modules, as in the network the weights were taken from.
 
     Raises:
-        ValueError: a layer has a name that PyTorch keeps for itself (`forward`).
+        ValueError: a layer has a name that PyTorch reserves (`forward`).
     """
 
     def __init__(self, args: SequentialArgs) -> None:
@@ -30,7 +30,7 @@ class Sequential(nn.Module):
                 place(self, layer.name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the last layer makes of images [n, channels, h, w]."""
+        """Output of the last layer for images [n, channels, h, w]."""
         for module in self._chain:
             x = module(x)
         return x
@@ -39,13 +39,13 @@ class Sequential(nn.Module):
 def build_sequential(
     args: SequentialArgs, given: tuple[int, ...], wanted: tuple[int, ...]
 ) -> Sequential:
-    """The chain, once it is known to map features of shape `given` to shape `wanted`.
+    """The network, after a check that it maps features of shape `given` to shape `wanted`.
 
-    Shapes are without the batch and are found without memory, layer by layer.
+    Shapes are without the batch and are computed on the meta device, layer by layer.
 
     Raises:
-        ValueError: a layer cannot take what the one before it gives or makes too much of it, the
-            last one gives another shape, or see `Sequential`.
+        ValueError: a layer does not accept its input or has too large an output, the last one has
+            another output shape, or see `Sequential`.
     """
     shape = given
     with torch.device("meta"):
@@ -61,7 +61,7 @@ def place(root: nn.Module, path: str, module: nn.Module) -> None:
     """Make `module` a part of `root`, so that its tensors are named `<path>.weight` and so on.
 
     Raises:
-        ValueError: a part of the path is a name that PyTorch keeps for itself.
+        ValueError: a part of the path is a name that PyTorch reserves.
     """
     *outer, last = path.split(".")
     try:
@@ -79,7 +79,7 @@ def _shape_after(where: str, layer: Layer, shape: tuple[int, ...]) -> tuple[int,
     x = torch.empty(1, *shape)
     if layer.kind == "linear" and len(shape) > 1:
         raise ValueError(f"{where} is given {list(shape)}; flatten it first")
-    if layer.inputs not in (None, shape[0]):  # PyTorch does not notice it of every kind
+    if layer.inputs not in (None, shape[0]):  # PyTorch does not check every kind
         raise ValueError(f"{where} takes {layer.inputs} inputs and is given {list(shape)}")
     try:
         after = tuple(cast(Tensor, _module(layer).eval()(x)).shape[1:])
@@ -92,7 +92,7 @@ def _shape_after(where: str, layer: Layer, shape: tuple[int, ...]) -> tuple[int,
 
 
 def _module(layer: Layer) -> nn.Module:
-    inputs, outputs = layer.inputs or 0, layer.outputs or 0  # given where they are needed
+    inputs, outputs = layer.inputs or 0, layer.outputs or 0  # present where needed
     window = layer.kernel, layer.stride, layer.padding
     match layer.kind:
         case "conv":

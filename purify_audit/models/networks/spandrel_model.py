@@ -1,4 +1,4 @@
-"""Image restorers that `spandrel` (an extra) knows by their tensors."""
+"""Image restoration networks that `spandrel` (an extra) recognises by their tensors."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ def spandrel_network(
 ) -> nn.Module:
     """The network that spandrel detects in some tensors, with these as its weights, in eval mode.
 
-    Only its `model` is used: a spandrel descriptor runs without gradients and clamps. So whatever
-    the descriptor does besides running the model (a noise level of its own choice, padding, one of
-    several outputs) is refused; the two are compared on a picture of all grey levels.
+    Only its `model` is used: a spandrel descriptor runs without gradients and clamps. Models
+    whose descriptor does more (choosing a noise level, padding, selecting one of several outputs)
+    are refused: the two are compared on an image of all grey levels.
 
     Args:
         state: float tensors under the names of their file, on the CPU.
-        shape: (channels, height, width) of the images the network is to be given.
+        shape: (channels, height, width) of its input.
         source: the file, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Wide residual networks, under the two families of names that published weights have."""
+"""Wide residual networks, under the two naming schemes of published weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from purify_audit.spec.architectures import WideResNetArgs
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What two implementations of one architecture call its parts, and where they differ.
+    """Parameter names of an implementation, and its differences.
 
     Attributes:
         block: with places for the number of the stage and of the block in it.

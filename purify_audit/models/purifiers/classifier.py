@@ -1,4 +1,4 @@
-"""Classifier with input normalisation."""
+"""Classifiers with input normalisation."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from purify_audit.spec.card import ClassifierCard
 
 @dataclass(frozen=True, slots=True)
 class NormalisedClassifier(ClassifierFromCard):
-    """A network behind its own normalisation.
+    """A network preceded by its normalisation.
 
     Attributes:
-        card: every choice that was made.
+        card: its settings.
         network: normalised images to logits; in eval mode.
         mean: [1, channels, 1, 1].
         std: [1, channels, 1, 1].

@@ -1,4 +1,4 @@
-"""One contract for whatever a diffusion network predicts."""
+"""Estimates of x0 and eps from a diffusion network, whichever quantity it predicts."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a network thinks of noisy images x = sqrt(abar) x0 + sqrt(1 − abar) eps.
+    """A network's estimates from noisy images x = sqrt(abar) x0 + sqrt(1 − abar) eps.
 
     Attributes:
         x0: the clean image, in the network's data range; same shape as x.
@@ -25,14 +25,15 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Denoiser:
-    """A network, and what its output means.
+    """A network and the meaning of its input and output.
 
     Attributes:
         network: (x [n, c, h, w], times [n]) -> [n, c or 2c, h, w].
         prediction: eps (Ho et al. 2020), x0, v = sqrt(abar) eps − sqrt(1 − abar) x0 (Salimans and
             Ho 2022, appendix D), or score = −eps / sqrt(1 − abar) (Song et al. 2021).
-        clock: what the network is told: a time, or `sigma`: then it sees x / sqrt(abar) =
-            x0 + sigma eps, is told sigma, and its score is −eps / sigma (Karras et al. 2022, B.1).
+        time_conditioning: the second input: a time (`index`, `continuous`), or `sigma`; then the
+            first is x / sqrt(abar) = x0 + sigma eps, and the score −eps / sigma (Karras et al.
+            2022, B.1).
     """
 
     network: nn.Module
@@ -40,7 +41,7 @@ class Denoiser:
     time_conditioning: Literal["index", "continuous", "sigma"] = "index"
 
     def __call__(self, x: Tensor, time: float, abar: float) -> Estimate:
-        """Estimate from x at the time that the network is told, where `abar` of it is signal."""
+        """Estimate from x at a time input of the network, where the signal has variance `abar`."""
         if self.time_conditioning == "sigma":
             return self._from_sigma(x, abar)
         times = torch.full((x.shape[0],), time, dtype=x.dtype, device=x.device)
@@ -61,7 +62,7 @@ class Denoiser:
                 return Estimate((x - noise * eps) / signal, eps, variance)
 
     def _from_sigma(self, x: Tensor, abar: float) -> Estimate:
-        """The same for a network of images whose noise is not scaled together with them."""
+        """The same for a variance-exploding network, whose input is x0 + sigma eps."""
         sigma = math.sqrt((1.0 - abar) / abar)
         noisy = x / math.sqrt(abar)
         times = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
@@ -74,4 +75,4 @@ class Denoiser:
             case "score":
                 return Estimate(noisy + sigma**2 * out, -sigma * out, None)
             case "v":
-                raise AssertionError("the card refuses v-prediction with a sigma clock")
+                raise AssertionError("the card refuses v-prediction conditioned on sigma")

@@ -1,8 +1,8 @@
 """Diffusion purification: noise the image to t*, then run the reverse process back to an image.
 
-Every chain is written as its paper writes it, with coefficients in float64; x is in the network's
+Every chain follows the notation of its paper, with coefficients in float64; x is in the network's
 data range, `draw(k, x)` is the k-th array of standard normals of this round (0: forward noising).
-A chain is given step by step, so that a gradient can be taken in the memory of one.
+A chain is an iterator of steps, so that a gradient needs the memory of one step only.
 """
 
 import math
@@ -31,7 +31,7 @@ Draw = Callable[[int, Tensor], Tensor]
 Normals = Callable[[Tensor], Tensor]
 """Standard normals in the shape and type of their argument."""
 
-_NUMBERS_AHEAD = 2**19  # normals kept ready: fewer, larger calls
+_NORMALS_AHEAD = 2**19  # normals generated at a time: fewer, larger calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class DiffusionPurifier(PurifierFromCard):
     """Noise to t*, denoise, as often as the sampler's `rounds` say (Nie et al. 2022).
 
     Attributes:
-        card: every choice that was made.
+        card: its settings.
         network: in eval mode, on the device of the images.
     """
 
@@ -67,7 +67,7 @@ class DiffusionPurifier(PurifierFromCard):
         yield self._to_image
 
     def predict(self, x: Tensor, index: int) -> Estimate:
-        """What the network makes of noisy images x (data range) at an index of the schedule."""
+        """The network's estimate from noisy images x (data range) at an index of the schedule."""
         schedule = noise_schedule(self.card.schedule)
         return self._denoiser()(x, self._index_time(index, schedule), schedule.alpha_bar(index))
 
@@ -79,66 +79,74 @@ class DiffusionPurifier(PurifierFromCard):
     def _one_round(self, draw: Draw) -> Iterator[Step]:
         sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
         indices = _indices(self.card)
-        left = schedule.alpha_bar(indices[0])
-        yield lambda x: math.sqrt(left) * x + math.sqrt(1.0 - left) * draw(0, x)
+        start = schedule.alpha_bar(indices[0])
+        yield lambda x: math.sqrt(start) * x + math.sqrt(1.0 - start) * draw(0, x)
         match sampler:
             case DDPMSampler() | DDIMSampler():
                 step = self._ddpm if isinstance(sampler, DDPMSampler) else self._ddim
-                for k, jump in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
-                    yield partial(step, jump=jump, z=partial(draw, k + 1))
+                for k, (i, prev) in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
+                    yield partial(step, i=i, prev=prev, z=partial(draw, k + 1))
             case VPSDESampler() | VPODESampler():
                 for k in range(_chain_length(self.card)):
                     yield partial(self._euler, k=k, z=partial(draw, k + 1))
             case OneStepSampler():
                 yield lambda x: self._limit(self.predict(x, indices[0]).x0, sampler.clip)
 
-    def _ddpm(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
+    def _ddpm(self, x: Tensor, i: int, prev: int, z: Normals) -> Tensor:
         """Ho et al. 2020, eq. 7 and algorithm 2; variances as in Nichol and Dhariwal 2021.
 
-        (Diffusers' DDPMScheduler also adds noise in a last jump that is not from index 0, unless
-        the variance is fixed-small.)
+        (Diffusers' DDPMScheduler also adds noise in a last step that does not start at index 0,
+        unless the variance is fixed-small.)
         """
-        sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
+        sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
         assert isinstance(sampler, DDPMSampler)
-        here, there = schedule.alpha_bar(i), schedule.alpha_bar(p)
-        beta = 1.0 - here / there
+        alpha_bar_t, alpha_bar_prev = schedule.alpha_bar(i), schedule.alpha_bar(prev)
+        beta = 1.0 - alpha_bar_t / alpha_bar_prev
         estimate = self.predict(x, i)
         x0 = self._limit(estimate.x0, sampler.clip)
         x = (
-            math.sqrt(there) * beta / (1.0 - here) * x0
-            + math.sqrt(1.0 - beta) * (1.0 - there) / (1.0 - here) * x
+            math.sqrt(alpha_bar_prev) * beta / (1.0 - alpha_bar_t) * x0
+            + math.sqrt(1.0 - beta) * (1.0 - alpha_bar_prev) / (1.0 - alpha_bar_t) * x
         )
-        if p >= 0:  # the last jump adds no noise
-            small = beta * (1.0 - there) / (1.0 - here)
+        if prev >= 0:  # the last step adds no noise
+            small = beta * (1.0 - alpha_bar_prev) / (1.0 - alpha_bar_t)
             x = x + _deviation(sampler, beta, small, estimate) * z(x)
         return x
 
-    def _ddim(self, x: Tensor, jump: tuple[int, int], z: Normals) -> Tensor:
+    def _ddim(self, x: Tensor, i: int, prev: int, z: Normals) -> Tensor:
         """Song, Meng and Ermon 2021, eqs. 12 and 16.
 
-        A clipped x0 gives the noise anew, or (`clipped_eps` false, as diffusers' DDIMScheduler has
-        it by default) the noise stays that of the image before it was clipped: another purifier.
+        After clipping x0, eps is recomputed from it, or (`clipped_eps` false, the default of
+        diffusers' DDIMScheduler) left as predicted, which is a different purifier.
         """
-        sampler, schedule, (i, p) = self.card.sampler, noise_schedule(self.card.schedule), jump
+        sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
         assert isinstance(sampler, DDIMSampler)
-        here, there = schedule.alpha_bar(i), schedule.alpha_bar(p)
+        alpha_bar_t, alpha_bar_prev = schedule.alpha_bar(i), schedule.alpha_bar(prev)
         estimate = self.predict(x, i)
         x0, eps = estimate.x0, estimate.eps
         if sampler.clip:
             x0 = self._limit(x0, clip=True)
         if sampler.clip and sampler.clipped_eps:
-            eps = (x - math.sqrt(here) * x0) / math.sqrt(1.0 - here)
-        variance = sampler.eta**2 * (1.0 - there) / (1.0 - here) * (1.0 - here / there)
-        x = math.sqrt(there) * x0 + math.sqrt(max(1.0 - there - variance, 0.0)) * eps
+            eps = (x - math.sqrt(alpha_bar_t) * x0) / math.sqrt(1.0 - alpha_bar_t)
+        variance = (
+            sampler.eta**2
+            * (1.0 - alpha_bar_prev)
+            / (1.0 - alpha_bar_t)
+            * (1.0 - alpha_bar_t / alpha_bar_prev)
+        )
+        x = (
+            math.sqrt(alpha_bar_prev) * x0
+            + math.sqrt(max(1.0 - alpha_bar_prev - variance, 0.0)) * eps
+        )
         if variance > 0.0:
             x = x + math.sqrt(variance) * z(x)
         return x
 
     def _euler(self, x: Tensor, k: int, z: Normals) -> Tensor:
-        """Reverse VP-SDE or probability-flow ODE (which draws nothing), on an integer clock.
+        """Reverse VP-SDE or probability-flow ODE (without noise), on a uniform time grid.
 
-        As Nie et al. (2022) step it: score at the left end of each interval, the last interval
-        shorter by 1e-5, noise on every step of the SDE, and an index network told t · steps.
+        Discretised as by Nie et al. (2022): score at the start of each interval, the last interval
+        shorter by 1e-5, noise on every step of the SDE; a network of indices is given t · steps.
         """
         sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
         assert isinstance(sampler, VPSDESampler | VPODESampler)
@@ -147,11 +155,11 @@ class DiffusionPurifier(PurifierFromCard):
         steps = sampler.steps or t_star
         t = t_star * (steps - k) / (steps * unit)
         dt = t_star / (steps * unit) - (SMALLEST_TIME if k == steps - 1 else 0.0)
-        beta, left = schedule.beta(t), schedule.continuous_alpha_bar(t)
+        beta, alpha_bar_t = schedule.beta(t), schedule.continuous_alpha_bar(t)
         index = min(t_star * (steps - k) / steps, unit - 1)  # not unit * t: 7.000000000000001
-        told = (unit - 1) * t if self.card.time_conditioning == "continuous" else index
-        eps = denoiser(x, told, left).eps
-        score = -1.0 / math.sqrt(1.0 - left) * eps
+        time = (unit - 1) * t if self.card.time_conditioning == "continuous" else index
+        eps = denoiser(x, time, alpha_bar_t).eps
+        score = -1.0 / math.sqrt(1.0 - alpha_bar_t) * eps
         if isinstance(sampler, VPODESampler):
             return x + dt * 0.5 * beta * (x + score)
         return x + dt * (0.5 * beta * x + beta * score) + math.sqrt(beta * dt) * z(x)
@@ -160,7 +168,7 @@ class DiffusionPurifier(PurifierFromCard):
         return Denoiser(self.network, self.card.prediction, self.card.time_conditioning)
 
     def _index_time(self, index: int, schedule: NoiseSchedule) -> float:
-        """The time that the network is told at an index: the index, or 999 t for 1000 steps."""
+        """The network's time input at an index: the index, or 999 t for 1000 steps."""
         if self.card.time_conditioning == "index":
             return float(index)
         return (schedule.steps - 1) * (index + 1) / schedule.steps
@@ -179,37 +187,37 @@ def _deviation(
         case "fixed-large":
             return math.sqrt(beta)
         case "learned-range":  # Nichol and Dhariwal 2021, eq. 15
-            assert estimate.variance is not None, "the card promises a learned variance"
+            assert estimate.variance is not None, "the card has learned_variance"
             share = (estimate.variance + 1.0) / 2.0
             return torch.exp(0.5 * (share * math.log(beta) + (1.0 - share) * math.log(small)))
 
 
 def _draws(card: DiffusionCard) -> int:
-    """Arrays of normals that one round reads, the forward noise included."""
+    """Arrays of normals that one round uses, the forward noise included."""
     match card.sampler:
         case VPODESampler() | OneStepSampler() | DDIMSampler(eta=0.0):
             return 1
         case VPSDESampler():
             return _chain_length(card) + 1
-        case _:  # no noise on the last jump
+        case _:  # no noise on the last step
             return _chain_length(card)
 
 
 def _ahead(noise: Noise, first: int, card: DiffusionCard) -> Draw:
-    """`draw` for one round: normals made for as many steps ahead as a small memory holds.
+    """`draw` for one round, which generates the normals of many steps at a time.
 
-    Walked forwards or backwards, every number is made once.
+    Read in order, forwards or backwards, every number is generated once.
     """
     shape, length = card.image.shape, _draws(card)
-    chunk = max(1, min(length, _NUMBERS_AHEAD // max(1, len(noise) * math.prod(shape))))
-    made: dict[int, Tensor] = {}
+    chunk = max(1, min(length, _NORMALS_AHEAD // max(1, len(noise) * math.prod(shape))))
+    cached: dict[int, Tensor] = {}
 
     def draw(k: int, like: Tensor) -> Tensor:
         start = k - k % chunk
-        if start not in made:
-            made.clear()
-            made[start] = noise.normals(first + start, min(chunk, length - start), shape)
-        return made[start][k - start].to(like.dtype)
+        if start not in cached:
+            cached.clear()
+            cached[start] = noise.normals(first + start, min(chunk, length - start), shape)
+        return cached[start][k - start].to(like.dtype)
 
     return draw
 
@@ -228,7 +236,7 @@ def _chain_length(card: DiffusionCard) -> int:
 def _indices(card: DiffusionCard) -> tuple[int, ...]:
     """Indices of the schedule that a strided sampler visits; the first is what it noises to.
 
-    That is t* − 1, but lower for leading spacing, so that the network is told the noise it sees.
+    That is t* − 1, or lower for leading spacing, so that noise level and time input agree.
     """
     match card.sampler:
         case DDPMSampler() | DDIMSampler() as s:

@@ -1,4 +1,4 @@
-"""A purifier's network, run in a lower precision, compiled, or with another order in memory."""
+"""Running a purifier's network in lower precision, compiled, or in channels-last layout."""
 
 import contextlib
 import warnings
@@ -22,7 +22,7 @@ _REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class EngineNetwork(nn.Module):
     """A network behind an engine; float32 goes in and comes out.
 
-    Given float64 it is the plain network: so the exact gradient is had that others are held to.
+    Given float64 it is the plain network, which gives the reference for gradient checks.
 
     Attributes:
         network: the plain one.
@@ -30,7 +30,7 @@ class EngineNetwork(nn.Module):
     """
 
     def __init__(self, network: nn.Module, engine: Engine, device: torch.device) -> None:
-        """Take in a network; for `channels_last` its weights are put in another order.
+        """Wrap a network; for `channels_last` its weights are reordered in place.
 
         Raises:
             PlanError: the device cannot compute in this precision.
@@ -40,38 +40,42 @@ class EngineNetwork(nn.Module):
         if engine.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.engine, self._kind = network, engine, device.type
-        # Partly compiled, or not compiled for some size of batch, it would have other last digits.
+        # Partly compiled, or not for some batch size, it would have other last digits.
         self._compiled = (
             torch.compile(network.forward, dynamic=False, fullgraph=True)
             if engine.compile
             else None
         )
 
-    def forward(self, x: Tensor, *told: Tensor | float) -> Tensor:
-        """What the network makes of x [n, c, h, w] and what it is told besides.
+    def forward(self, x: Tensor, *conditioning: Tensor | float) -> Tensor:
+        """The network's output for x [n, c, h, w] and its conditioning.
 
         Raises:
             PlanError: PyTorch cannot compile the network.
         """
         y: Tensor
         if x.dtype == torch.float64:
-            y = self.network(x, *told)
+            y = self.network(x, *conditioning)
             return y
         order = torch.channels_last if self.engine.channels_last else torch.contiguous_format
         x = x.contiguous(memory_format=order)
         with self._arithmetic():
-            y = self.network(x, *told) if self._compiled is None else self._fast(x, *told)
+            y = (
+                self.network(x, *conditioning)
+                if self._compiled is None
+                else self._fast(x, *conditioning)
+            )
         return y.to(x.dtype).contiguous()
 
-    def _fast(self, x: Tensor, *told: Tensor | float) -> Tensor:
+    def _fast(self, x: Tensor, *conditioning: Tensor | float) -> Tensor:
         from torch._dynamo import config
 
-        assert self._compiled is not None, "the caller has looked"
+        assert self._compiled is not None, "the caller has checked"
         try:
             with warnings.catch_warnings(), config.patch(cache_size_limit=_PROGRAMS):
                 warnings.simplefilter("ignore")  # of torch.compile about itself
-                y: Tensor = self._compiled(x, *told)
-        except Exception as error:  # torch promises no list of what compiling raises
+                y: Tensor = self._compiled(x, *conditioning)
+        except Exception as error:  # torch documents no list of what compiling raises
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             fault = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -105,7 +109,7 @@ def run_by(engine: Engine, network: nn.Module, device: torch.device) -> nn.Modul
 
 
 def in_float32(purifier: Purifier) -> Purifier | None:
-    """The same purifier with a network in float32; none where it has one, or none of ours."""
+    """The same purifier with its network in float32; none if it is, or has no network."""
     if not isinstance(purifier, DiffusionPurifier | FeedforwardPurifier):
         return None
     network = purifier.network
@@ -118,12 +122,12 @@ def in_float32(purifier: Purifier) -> Purifier | None:
 def _tf32() -> Iterator[None]:
     """TF32 within, for the forward pass: products of a backward pass stay in float32."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    found = cudnn.allow_tf32, matmul.allow_tf32
+    before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = True
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = found
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _check_precision(engine: Engine, device: torch.device) -> None:
@@ -131,13 +135,13 @@ def _check_precision(engine: Engine, device: torch.device) -> None:
     precision = engine.precision
     if precision == "tf32" and device.type != "cuda":
         raise PlanError(
-            f"precision tf32 is one of CUDA devices, and this is {device}; it has bfloat16"
+            f"precision tf32 exists on CUDA devices only, not on {device}, which has bfloat16"
         )
     if precision not in _REDUCED:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # autocast only warns, and then does nothing
+            warnings.simplefilter("error")  # autocast warns, and then does nothing
             torch.autocast(device.type, _REDUCED[precision])
     except (RuntimeError, UserWarning):
         raise PlanError(

@@ -15,7 +15,7 @@ class FeedforwardPurifier(PurifierFromCard):
     """A denoising autoencoder (Meng and Chen 2017), or noise-then-denoise when sigma > 0.
 
     Attributes:
-        card: every choice that was made.
+        card: its settings.
         network: images in the card's data range to images in it; in eval mode. Where the card has
             a level of noise, the network takes it as a second argument, in units of that range:
             level × (high − low). Where it says `per_channel`, the images have one channel.
@@ -33,10 +33,10 @@ class FeedforwardPurifier(PurifierFromCard):
         return image.clamp(0.0, 1.0) if self.card.clamp else image
 
     def _restore(self, x: Tensor) -> Tensor:
-        """What the network makes of images in its data range."""
+        """The network's output for images in its data range."""
         low, high = self.card.data_range
-        told = () if self.card.level is None else (self.card.level * (high - low),)
+        level = () if self.card.level is None else (self.card.level * (high - low),)
         if not self.card.per_channel:
-            return cast(Tensor, self.network(x, *told))
+            return cast(Tensor, self.network(x, *level))
         channels = x.reshape(-1, 1, *x.shape[2:])
-        return cast(Tensor, self.network(channels, *told)).reshape(x.shape)
+        return cast(Tensor, self.network(channels, *level)).reshape(x.shape)

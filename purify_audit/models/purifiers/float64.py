@@ -1,8 +1,8 @@
-"""Code written for float32, run in float64 without changing a line of it.
+"""Running unmodified float32 code in float64.
 
-Rounding hides whether a gradient is right; float64 shows it. Networks deep inside of somebody's
-code cannot be copied, so their weights are float64 for as long as it runs, and every operator is
-given float64 instead of what it asked for.
+Rounding hides gradient errors that float64 shows. Networks inside user code cannot be copied, so
+their weights are replaced by float64 for the duration, and every operator computes in float64
+instead of the requested type.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 @contextlib.contextmanager
 def in_float64(modules: Iterable[nn.Module] = ()) -> Iterator[None]:
-    """Every operator within computes in float64, whatever type its tensors have or it is told.
+    """Every operator within computes in float64, whatever type is passed or requested.
 
     Args:
         modules: networks whose weights are float64 meanwhile. Others are cast where an operator
-            reads them, which convolutions refuse: they compare types before anybody can cast.
+            reads them, which convolutions refuse: they compare types before the cast.
     """
-    found = torch.get_default_dtype()
+    before = torch.get_default_dtype()
     weights = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
     narrow = {key: t.data for key, t in weights.items() if t.dtype in _NARROW}
     try:
@@ -36,13 +36,13 @@ def in_float64(modules: Iterable[nn.Module] = ()) -> Iterator[None]:
         with _Widen():  # type: ignore[no-untyped-call]
             yield
     finally:
-        torch.set_default_dtype(found)
+        torch.set_default_dtype(before)
         for key, values in narrow.items():
             weights[key].data = values
 
 
 class _Widen(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Casts what operators read and what type they are asked for; weights stay as they are."""
+    """Casts operands and requested types; weights stay as they are."""
 
     def __torch_dispatch__(
         self,
@@ -52,7 +52,7 @@ class _Widen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func.is_view:  # a view of a weight must stay one; what reads it is cast
+        if func.is_view:  # a view of a weight must stay a view; it is cast where it is read
             return func(*args, **kwargs)
         kept = _written(func)
         args = tuple(a if n in kept else _widen(a) for n, a in enumerate(args))

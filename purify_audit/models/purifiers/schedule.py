@@ -1,4 +1,4 @@
-"""Noise schedules, in float64: how much of the image is left at each time."""
+"""Noise schedules in float64: alpha_bar, the share of signal variance at each time."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class NoiseSchedule:
         return len(self.abar)
 
     def alpha_bar(self, index: int) -> float:
-        """abar[index], and 1 for index −1: the clean image."""
+        """abar[index]; 1 for index −1, the clean image."""
         return float(self.abar[index]) if index >= 0 else 1.0
 
     def beta(self, t: float) -> float:
@@ -50,7 +50,7 @@ class NoiseSchedule:
 
 @lru_cache(maxsize=8)
 def noise_schedule(schedule: Schedule) -> NoiseSchedule:
-    """The numbers of a card's schedule.
+    """The coefficients of a card's schedule.
 
     A linear schedule's continuous counterpart has beta(t) = steps · beta_i (Song et al. 2021,
     appendix C), so the usual 1e-4 … 2e-2 over 1000 steps becomes 0.1 … 20.
@@ -78,12 +78,12 @@ def reverse_indices(
     spacing: Spacing = "trailing",
     offset: int = 0,
 ) -> tuple[int, ...]:
-    """Indices visited on the way down; the jump after the last is to the image.
+    """Indices that the reverse process visits, in order; its last step leads to the image.
 
     With neither steps nor a stride: every index. With T = t_star, n = `steps` and k = 0 … n − 1, in
     the order visited:
 
-    - trailing: ceil(T (n − k) / n) − 1: from T − 1, in jumps as even as integers allow;
+    - trailing: ceil(T (n − k) / n) − 1: from T − 1, in steps as even as integers allow;
     - leading: (n − 1 − k) floor(T / n) + offset: down to `offset`;
     - linspace: (T − 1)(n − 1 − k) / (n − 1), rounded to nearest (halves to even): from T − 1 down
       to 0; index 0 alone for n = 1.
@@ -93,16 +93,16 @@ def reverse_indices(
 
     Where T is the length of the training schedule, these are the timesteps of diffusers' schedulers
     (`timestep_spacing`, `steps_offset`); its trailing rounds to nearest, which is the same where n
-    divides T. From each, its DDIMScheduler jumps floor(T / n) indices and not to the next, which is
-    not the same for linspace (diffusers issue 12633).
+    divides T. Its DDIMScheduler always steps by floor(T / n) indices and not to the next index of
+    the grid, which differs for linspace (diffusers issue 12633).
 
     Where T is shorter, the indices below t* are divided as if they were the whole schedule. The
-    last timesteps of a leading or trailing grid over the whole schedule, which is how diffusers
-    goes from image to image, are a stride from t* instead: of 50 timesteps of 1000 with offset 1
-    the last five (81, 61, 41, 21, 1) are t* = 82, stride 20.
+    last timesteps of a leading or trailing grid over the whole schedule, which diffusers uses for
+    image-to-image, are a stride from t* instead: of 50 timesteps of 1000 with offset 1, the last
+    five (81, 61, 41, 21, 1) are t* = 82, stride 20.
 
     Raises:
-        ValueError: the offset of a leading grid leads beyond T − 1.
+        ValueError: the first index of a leading grid is beyond T − 1.
     """
     if steps is None:
         return tuple(range(t_star - 1, -1, -(stride or 1)))
@@ -110,11 +110,11 @@ def reverse_indices(
         case "trailing":
             return tuple(-(-t_star * (steps - k) // steps) - 1 for k in range(steps))
         case "leading":
-            jump = t_star // steps
-            first = (steps - 1) * jump + offset
+            step = t_star // steps
+            first = (steps - 1) * step + offset
             if first >= t_star:
                 raise ValueError(f"{steps} leading steps from offset {offset} begin at {first}")
-            return tuple(range(first, offset - 1, -jump))
+            return tuple(range(first, offset - 1, -step))
         case "linspace":
             grid = np.linspace(0, t_star - 1, steps).round()
             return tuple(int(index) for index in grid[::-1])

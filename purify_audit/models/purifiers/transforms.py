@@ -1,9 +1,9 @@
-"""Input transformations: the simplest purifiers, as baselines for the others.
+"""Input transformations (JPEG, smoothing, bit depth, noise): baseline purifiers.
 
-Each is the literature's definition, checked against the implementation it is usually run with
-(`scipy.ndimage`, Pillow). Everything but JPEG is made of torch operations that are exactly rounded
-or pure selection, in an order that depends on nothing but the shape of one image: so the result is
-the same in any batch and on any device.
+Each follows the definition in the literature, checked against its usual implementation
+(`scipy.ndimage`, Pillow). All but JPEG use torch operations that are exactly rounded or pure
+selection, in an order that depends only on the shape of one image, so the result is the same in any
+batch and on any device.
 """
 
 import io
@@ -100,8 +100,8 @@ def parse_transform(text: str, image: ImageSpec) -> TransformCard:
     """The card of a transformation written `NAME` or `NAME:key=value,key=value`.
 
     Args:
-        text: for example `jpeg:quality=75`; what is left out has the card's default. It becomes
-            the name of the card.
+        text: for example `jpeg:quality=75`; omitted settings have their defaults. It becomes the
+            name of the card.
         image: the images to transform.
 
     Raises:
@@ -159,7 +159,7 @@ def compress_jpeg(x: Tensor, quality: int) -> Tensor:
 
 
 def _through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Write and read one image, uint8 [height, width, 1 or 3]; the same shape comes back."""
+    """Encode and decode one image, uint8 [height, width, 1 or 3]; same shape."""
     grey = pixels.shape[2] == 1
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if grey else pixels).save(buffer, "JPEG", quality=quality)

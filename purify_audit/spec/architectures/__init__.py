@@ -1,4 +1,4 @@
-"""The networks that cards are made of: each a record with the arguments that build it."""
+"""Network architectures: one record of constructor arguments for each."""
 
 from purify_audit.spec.architectures.chains import Layer, SequentialArgs
 from purify_audit.spec.architectures.classifiers import (

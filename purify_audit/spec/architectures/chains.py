@@ -1,4 +1,4 @@
-"""Plain chains of layers, layer by layer."""
+"""Sequential networks, described layer by layer."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,9 +8,9 @@ from purify_audit.core.records import Record
 
 Features = Annotated[int, Field(ge=1, le=1_000_000)]
 TensorPrefix = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
-_MOST_NUMBERS = 2**30  # in all layers of a chain; VGG-16 has 2**27
+_MOST_NUMBERS = 2**30  # parameters in all layers; VGG-16 has 2**27
 
-# What a layer must be given and what it may be given besides; it has no use for the rest.
+# Required and optional settings of each kind of layer; others are refused.
 _SIZES: dict[str, tuple[set[str], set[str]]] = {
     "conv": ({"name", "inputs", "outputs", "kernel"}, {"stride", "padding", "bias"}),
     "conv-transpose": ({"name", "inputs", "outputs", "kernel"}, {"stride", "padding", "bias"}),
@@ -33,7 +33,7 @@ class Layer(Record):
         kernel: its height and width.
         stride: of the kernel, which for a pool must be said; the factor of `upsample`.
         padding: with zeros, on every side (a max-pool's never win; an average-pool's count).
-        bias: whether something is added to every output.
+        bias: whether it has one.
     """
 
     kind: Literal[
@@ -60,7 +60,7 @@ class Layer(Record):
 
     @property
     def numbers(self) -> int:
-        """How many its tensors hold."""
+        """Number of its parameters."""
         inputs, outputs = self.inputs or 0, self.outputs or 0
         if self.kind == "batch-norm":
             return 4 * inputs

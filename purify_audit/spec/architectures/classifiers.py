@@ -1,4 +1,4 @@
-"""Networks of classifiers, and models whose network is not ours: code and exported graphs."""
+"""Networks of classifiers, and models with a network of their own: user code, exported graphs."""
 
 from typing import Annotated, Literal, Self
 
@@ -51,11 +51,11 @@ class WideResNetArgs(Record):
 
 
 class CodeArgs(Record):
-    """A factory of somebody's own: an importable function that makes the model.
+    """User code: an importable factory function that returns the model.
 
     Attributes:
         factory: `package.module:function`.
-        arguments: given to it, as text.
+        arguments: of the factory, as text.
     """
 
     arch: Literal["code"] = "code"

@@ -51,7 +51,7 @@ class UNetArgs(_Levels):
 
 
 class NCSNppArgs(_Levels):
-    """`purify_audit.models.networks.ncsnpp.NCSNpp` (Song et al. 2021, appendix H: NCSN++ and DDPM++).
+    """`purify_audit.models.networks.ncsnpp.NCSNpp` (Song et al. 2021, appendix H).
 
     The middle always has self-attention.
 
@@ -97,7 +97,7 @@ class ADMArgs(_Levels):
         resblock_updown: resample inside residual blocks.
         scale_shift: the time scales and shifts normalised features (else it is added).
         new_attention_order: split queries, keys and values before heads, not after.
-        time_scale: what the time told is multiplied by: 1000 / steps for models trained on
+        time_scale: factor of the time input: 1000 / steps for models trained on
             another number of steps with `rescale_timesteps` (0.25 for 4000).
     """
 
@@ -135,7 +135,7 @@ class DDPMUNetArgs(_Levels):
 
 
 class EDMArgs(_Levels):
-    """`purify_audit.models.networks.edm.EDM`: SongUNet and preconditioning (Karras et al. 2022, table 1).
+    """`purify_audit.models.networks.edm.EDM` (Karras et al. 2022, table 1).
 
     The middle always has self-attention.
 
@@ -153,13 +153,13 @@ class EDMArgs(_Levels):
 
 
 class LucidrainsArgs(Record):
-    """`purify_audit.models.networks.lucidrains.LucidrainsUNet` (P. Wang, denoising-diffusion-pytorch).
+    """`purify_audit.models.networks.lucidrains.LucidrainsUNet` (denoising-diffusion-pytorch).
 
     Attributes:
         groups: of GroupNorm inside the blocks (package versions before 2.0); or none, for RMSNorm.
         heads: of every attention.
         head_channels: width of one head.
-        memory: learned keys and values that each head has besides those of the pixels.
+        memory: learned keys and values of each head, in addition to those of the pixels.
         full_attention: levels with softmax attention; the others have linear attention. The
             middle always has softmax attention; the package's default is the last level.
     """

@@ -31,7 +31,7 @@ class DnCNNArgs(Record):
 
 
 class FFDNetArgs(Record):
-    """`purify_audit.models.networks.restoration.FFDNet`: told the noise level (Zhang et al. 2018).
+    """`purify_audit.models.networks.restoration.FFDNet`, with noise level (Zhang et al. 2018).
 
     Published: width 64 and depth 15 for grey images, 96 and 12 for colour.
     """
@@ -42,7 +42,7 @@ class FFDNetArgs(Record):
 
 
 class DRUNetArgs(Record):
-    """`purify_audit.models.networks.restoration.DRUNet`: told the noise level (Zhang et al. 2021).
+    """`purify_audit.models.networks.restoration.DRUNet`, with noise level (Zhang et al. 2021).
 
     Attributes:
         widths: channels of every level.

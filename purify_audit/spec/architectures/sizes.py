@@ -1,4 +1,4 @@
-"""Sizes that records of networks share, all bounded.
+"""Bounded numeric types of network sizes.
 
 Levels count from 0 at full resolution; each level after the first halves the resolution.
 """
@@ -18,6 +18,6 @@ Levels = Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_leng
 
 
 def levels_exist(attention: tuple[int, ...], multipliers: tuple[int, ...]) -> None:
-    """Raise ValueError if attention is asked for where there is no level."""
+    """Raise ValueError if attention is requested at a level that does not exist."""
     if any(level >= len(multipliers) for level in attention):
         raise ValueError(f"attention {attention} names a level that is not there")

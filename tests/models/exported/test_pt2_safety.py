@@ -117,7 +117,9 @@ def test_a_value_that_nothing_makes_is_found_at_once(plain, tmp_path):
         del program["graph_module"]["graph"]["nodes"][-1]
 
     path = rewritten(plain, tmp_path / "bad.pt2", {CALL: cut})
-    with pytest.raises(CheckpointError, match="no operator makes the value 'clamp', which others"):
+    with pytest.raises(
+        CheckpointError, match="no operator produces the value 'clamp', which others"
+    ):
         load(path)
 
 

@@ -32,33 +32,33 @@ class ADM(nn.Module):
         """Build the layers with PyTorch's default weights."""
         super().__init__()
         self.args = args
-        here, time = args.width * args.multipliers[0], 4 * args.width
+        c_in, time = args.width * args.multipliers[0], 4 * args.width
         self.time_embed = nn.Sequential(
             nn.Linear(args.width, time), nn.SiLU(), nn.Linear(time, time)
         )
-        first = _Stage([nn.Conv2d(image.channels, here, 3, padding=1)])
+        first = _Stage([nn.Conv2d(image.channels, c_in, 3, padding=1)])
         self.input_blocks = nn.ModuleList([first])
-        skips = [here]
+        skips = [c_in]
         for level, factor in enumerate(args.multipliers):
             if level > 0:
-                self.input_blocks.append(_Stage([_halving(here, args)]))
-                skips.append(here)
+                self.input_blocks.append(_Stage([_halving(c_in, args)]))
+                skips.append(c_in)
             for _ in range(args.blocks):
-                self.input_blocks.append(_Stage(_layers(here, factor, level, args)))
-                here = factor * args.width
-                skips.append(here)
-        middle = _Block(here, here, args), _Attention(here, args), _Block(here, here, args)
+                self.input_blocks.append(_Stage(_layers(c_in, factor, level, args)))
+                c_in = factor * args.width
+                skips.append(c_in)
+        middle = _Block(c_in, c_in, args), _Attention(c_in, args), _Block(c_in, c_in, args)
         self.middle_block = _Stage(middle)
         self.output_blocks = nn.ModuleList()
         for level, factor in reversed(list(enumerate(args.multipliers))):
             for n in range(args.blocks + 1):
-                layers = _layers(here + skips.pop(), factor, level, args)
-                here = factor * args.width
+                layers = _layers(c_in + skips.pop(), factor, level, args)
+                c_in = factor * args.width
                 if level > 0 and n == args.blocks:
-                    layers.append(_doubling(here, args))
+                    layers.append(_doubling(c_in, args))
                 self.output_blocks.append(_Stage(layers))
-        last = nn.Conv2d(here, out_channels, 3, padding=1)
-        self.out = nn.Sequential(nn.GroupNorm(_GROUPS, here), nn.SiLU(), last)
+        last = nn.Conv2d(c_in, out_channels, 3, padding=1)
+        self.out = nn.Sequential(nn.GroupNorm(_GROUPS, c_in), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict [n, out_channels, h, w] from noisy images at indices of the schedule.

@@ -21,15 +21,15 @@ class Cnn(nn.Module):
     ) -> None:
         """Build the layers with PyTorch's default weights."""
         super().__init__()
-        here, height, width = shape
+        c_in, height, width = shape
         layers: list[nn.Module] = []
         for level, features in enumerate(widths):
-            layers += [nn.Conv2d(here, features, 3, stride=2 if level else 1, padding=1), nn.ReLU()]
-            here = features
+            layers += [nn.Conv2d(c_in, features, 3, stride=2 if level else 1, padding=1), nn.ReLU()]
+            c_in = features
             if level:
                 height, width = (height + 1) // 2, (width + 1) // 2
         self.features = nn.Sequential(*layers)
-        self.hidden = nn.Linear(here * height * width, hidden)
+        self.hidden = nn.Linear(c_in * height * width, hidden)
         self.linear = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:

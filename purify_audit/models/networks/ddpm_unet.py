@@ -29,33 +29,33 @@ class DDPMUNet(nn.Module):
     ) -> None:
         """Build the layers with PyTorch's default weights."""
         super().__init__()
-        here = args.width
-        time = 4 * here
-        self.temb = _Time(here)
-        self.conv_in = nn.Conv2d(image.channels, here, 3, padding=1)
-        self.down, skips = nn.ModuleList(), [here]
+        c_in = args.width
+        time = 4 * c_in
+        self.temb = _Time(c_in)
+        self.conv_in = nn.Conv2d(image.channels, c_in, 3, padding=1)
+        self.down, skips = nn.ModuleList(), [c_in]
         for level, factor in enumerate(args.multipliers):
-            widths = [here, *[factor * args.width] * args.blocks]
-            here = widths[-1]
-            stage = _Level(widths[:-1], here, time, level in args.attention)
+            widths = [c_in, *[factor * args.width] * args.blocks]
+            c_in = widths[-1]
+            stage = _Level(widths[:-1], c_in, time, level in args.attention)
             skips += widths[1:]
             if level < len(args.multipliers) - 1:
-                stage.downsample = _Downsample(here)
-                skips.append(here)
+                stage.downsample = _Downsample(c_in)
+                skips.append(c_in)
             self.down.append(stage)
-        self.mid = _Middle(here, time)
+        self.mid = _Middle(c_in, time)
         coarse_to_fine: list[nn.Module] = []
         for level, factor in reversed(list(enumerate(args.multipliers))):
             out = factor * args.width
-            widths = [before + skips.pop() for before in (here, *[out] * args.blocks)]
-            here = out
-            stage = _Level(widths, here, time, level in args.attention)
+            widths = [before + skips.pop() for before in (c_in, *[out] * args.blocks)]
+            c_in = out
+            stage = _Level(widths, c_in, time, level in args.attention)
             if level > 0:
-                stage.upsample = Upsample(here)
+                stage.upsample = Upsample(c_in)
             coarse_to_fine.append(stage)
         self.up = nn.ModuleList(reversed(coarse_to_fine))  # numbered from fine to coarse
-        self.norm_out = _group_norm(here)
-        self.conv_out = nn.Conv2d(here, out_channels or image.channels, 3, padding=1)
+        self.norm_out = _group_norm(c_in)
+        self.conv_out = nn.Conv2d(c_in, out_channels or image.channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict [n, out_channels, h, w] from noisy images at indices of the schedule.

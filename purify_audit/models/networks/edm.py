@@ -106,33 +106,33 @@ class SongUNet(nn.Module):
 
 
 def _encoder(image: ImageSpec, args: EDMArgs) -> Iterator[tuple[str, nn.Module]]:
-    here, time = args.width, 4 * args.width
-    yield f"{_size(image, 0)}_conv", nn.Conv2d(image.channels, here, 3, padding=1)
+    c_in, time = args.width, 4 * args.width
+    yield f"{_size(image, 0)}_conv", nn.Conv2d(image.channels, c_in, 3, padding=1)
     for level, factor in enumerate(args.multipliers):
         size, attend = _size(image, level), level in args.attention
         if level > 0:
-            yield f"{size}_down", _Block(here, here, time, resample="halve")
+            yield f"{size}_down", _Block(c_in, c_in, time, resample="halve")
         for k in range(args.blocks):
-            yield f"{size}_block{k}", _Block(here, factor * args.width, time, attend=attend)
-            here = factor * args.width
+            yield f"{size}_block{k}", _Block(c_in, factor * args.width, time, attend=attend)
+            c_in = factor * args.width
 
 
 def _decoder(image: ImageSpec, args: EDMArgs) -> Iterator[tuple[str, nn.Module]]:
     widths = feature_widths(args.width, args.multipliers, args.blocks)
-    here, time, coarsest = widths[-1], 4 * args.width, len(args.multipliers) - 1
-    yield f"{_size(image, coarsest)}_in0", _Block(here, here, time, attend=True)
-    yield f"{_size(image, coarsest)}_in1", _Block(here, here, time)
+    c_in, time, coarsest = widths[-1], 4 * args.width, len(args.multipliers) - 1
+    yield f"{_size(image, coarsest)}_in0", _Block(c_in, c_in, time, attend=True)
+    yield f"{_size(image, coarsest)}_in1", _Block(c_in, c_in, time)
     for level in range(coarsest, -1, -1):
         size, out = _size(image, level), args.multipliers[level] * args.width
         if level < coarsest:
-            yield f"{size}_up", _Block(here, here, time, resample="double")
+            yield f"{size}_up", _Block(c_in, c_in, time, resample="double")
         for k in range(args.blocks + 1):
             attend = level in args.attention and k == args.blocks
-            block = _SkipBlock(here + widths.pop(), out, time, attend=attend)
+            block = _SkipBlock(c_in + widths.pop(), out, time, attend=attend)
             yield f"{size}_block{k}", block
-            here = out
-    yield f"{_size(image, 0)}_aux_norm", group_norm(here)
-    yield f"{_size(image, 0)}_aux_conv", nn.Conv2d(here, image.channels, 3, padding=1)
+            c_in = out
+    yield f"{_size(image, 0)}_aux_norm", group_norm(c_in)
+    yield f"{_size(image, 0)}_aux_conv", nn.Conv2d(c_in, image.channels, 3, padding=1)
 
 
 def _size(image: ImageSpec, level: int) -> str:

@@ -46,18 +46,18 @@ class LucidrainsUNet(nn.Module):
             _Embedding(args.width), nn.Linear(args.width, time), nn.GELU(), nn.Linear(time, time)
         )
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        for level, (here, coarser) in enumerate(levels):
+        for level, (c_in, coarser) in enumerate(levels):
             last = level == len(levels) - 1
-            resample = _plain(here, coarser) if last else _halving(here, coarser)
+            resample = _plain(c_in, coarser) if last else _halving(c_in, coarser)
             full = level in args.full_attention
-            self.downs.append(_Level((here, here, here), full, resample, args))
+            self.downs.append(_Level((c_in, c_in, c_in), full, resample, args))
         self.mid_block1 = _ResidualBlock(widths[-1], widths[-1], args)
         self.mid_attn = _Attention(widths[-1], args)
         self.mid_block2 = _ResidualBlock(widths[-1], widths[-1], args)
-        for level, (finer, here) in reversed(list(enumerate(levels))):
-            resample = _plain(here, finer) if level == 0 else _doubling(here, finer)
+        for level, (finer, c_in) in reversed(list(enumerate(levels))):
+            resample = _plain(c_in, finer) if level == 0 else _doubling(c_in, finer)
             full = level in args.full_attention
-            self.ups.append(_Level((here + finer, here + finer, here), full, resample, args))
+            self.ups.append(_Level((c_in + finer, c_in + finer, c_in), full, resample, args))
         self.final_res_block = _ResidualBlock(2 * args.width, args.width, args)
         self.final_conv = nn.Conv2d(args.width, out_channels, 1)
 

@@ -117,37 +117,37 @@ def _time_layers(args: NCSNppArgs) -> Iterator[nn.Module]:
 
 
 def _encoder(channels: int, args: NCSNppArgs) -> Iterator[nn.Module]:
-    here, image, time = args.width, channels, 4 * args.width
-    yield nn.Conv2d(channels, here, 3, padding=1)
+    c_in, image, time = args.width, channels, 4 * args.width
+    yield nn.Conv2d(channels, c_in, 3, padding=1)
     for level, factor in enumerate(args.multipliers):
         if level > 0:
-            yield _Block(here, here, time, _halve_filtered if args.fir else halve)
+            yield _Block(c_in, c_in, time, _halve_filtered if args.fir else halve)
             if args.progressive_input == "residual":
-                yield _ImageHalving(image, here)
-                image = here
+                yield _ImageHalving(image, c_in)
+                image = c_in
         for _ in range(args.blocks):
-            yield _Block(here, factor * args.width, time)
-            here = factor * args.width
+            yield _Block(c_in, factor * args.width, time)
+            c_in = factor * args.width
             if level in args.attention:
-                yield _Attention(here)
+                yield _Attention(c_in)
 
 
 def _decoder(channels: int, args: NCSNppArgs) -> Iterator[nn.Module]:
     widths = feature_widths(args.width, args.multipliers, args.blocks)
-    here, time = widths[-1], 4 * args.width
-    yield _Block(here, here, time)
-    yield _Attention(here)
-    yield _Block(here, here, time)
+    c_in, time = widths[-1], 4 * args.width
+    yield _Block(c_in, c_in, time)
+    yield _Attention(c_in)
+    yield _Block(c_in, c_in, time)
     for level, factor in reversed(list(enumerate(args.multipliers))):
         for _ in range(args.blocks + 1):
-            yield _Block(here + widths.pop(), factor * args.width, time)
-            here = factor * args.width
+            yield _Block(c_in + widths.pop(), factor * args.width, time)
+            c_in = factor * args.width
         if level in args.attention:
-            yield _Attention(here)
+            yield _Attention(c_in)
         if level > 0:
-            yield _Block(here, here, time, _double_filtered if args.fir else double)
-    yield group_norm(here)
-    yield nn.Conv2d(here, channels, 3, padding=1)
+            yield _Block(c_in, c_in, time, _double_filtered if args.fir else double)
+    yield group_norm(c_in)
+    yield nn.Conv2d(c_in, channels, 3, padding=1)
 
 
 class _Fourier(nn.Module):

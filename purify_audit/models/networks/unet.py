@@ -41,28 +41,28 @@ class UNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time))
         self.conv_in = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down = nn.ModuleList()
-        skips, here = [width], width
+        skips, c_in = [width], width
         for level, factor in enumerate(multipliers):
             if level > 0:
-                self.down.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
-                skips.append(here)
+                self.down.append(nn.Conv2d(c_in, c_in, 3, stride=2, padding=1))
+                skips.append(c_in)
             for _ in range(blocks):
-                block = _Block(here, factor * width, time, groups, level in attention)
-                here = factor * width
+                block = _Block(c_in, factor * width, time, groups, level in attention)
+                c_in = factor * width
                 self.down.append(block)
-                skips.append(here)
-        self.middle = _Block(here, here, time, groups, attend=bool(attention))
+                skips.append(c_in)
+        self.middle = _Block(c_in, c_in, time, groups, attend=bool(attention))
         self.up = nn.ModuleList()
         for level, factor in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                width_in = here + skips.pop()
+                width_in = c_in + skips.pop()
                 block = _Block(width_in, factor * width, time, groups, level in attention)
-                here = factor * width
+                c_in = factor * width
                 self.up.append(block)
             if level > 0:
-                self.up.append(Upsample(here))
-        self.norm_out = nn.GroupNorm(groups, here)
-        self.conv_out = nn.Conv2d(here, out_channels * patch**2, 3, padding=1)
+                self.up.append(Upsample(c_in))
+        self.norm_out = nn.GroupNorm(groups, c_in)
+        self.conv_out = nn.Conv2d(c_in, out_channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(cast(Tensor, self.conv_out.bias))
 

@@ -82,16 +82,16 @@ class WideResNet(nn.Module):
         super().__init__()
         self._layout = layout = _LAYOUTS[args.layout]
         self._blocks: list[str] = []
-        here = 16
-        place(self, layout.stem, nn.Conv2d(channels, here, 3, padding=1, bias=False))
+        c_in = 16
+        place(self, layout.stem, nn.Conv2d(channels, c_in, 3, padding=1, bias=False))
         for stage, wider in enumerate((16 * args.width, 32 * args.width, 64 * args.width)):
             for number in range((args.depth - 4) // 6):
                 path = layout.block.format(stage + layout.first_stage, number)
-                place(self, path, _Block(here, wider, 2 if stage and not number else 1, layout))
+                place(self, path, _Block(c_in, wider, 2 if stage and not number else 1, layout))
                 self._blocks.append(path)
-                here = wider
-        place(self, layout.norm, nn.BatchNorm2d(here))
-        place(self, layout.linear, nn.Linear(here, classes))
+                c_in = wider
+        place(self, layout.norm, nn.BatchNorm2d(c_in))
+        place(self, layout.linear, nn.Linear(c_in, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images [n, channels, h, w] of any size."""

@@ -124,7 +124,7 @@ def test_a_mode_that_there_is_not(session):
         ),
         (
             f"'{SMOOTHING}', images=8",
-            "purify-audit: rule 'compresses' cannot be decided: it asks for 16 images and 8 are*",
+            "purify-audit: rule 'compresses' cannot be decided: it requires 16 images and 8 are*",
         ),
         (
             "'report.json', images=8",

@@ -127,7 +127,7 @@ def test_a_prediction_is_made_where_only_that_is_needed(run, tmp_path):
     [
         (RATE.replace('"sign"', '"sphere:2"') + "max = 1\n", "(l2, sphere:2): there are sign, low"),
         (RATE.replace('"sign"', '"nothing"') + "max = 1\n", "probe 'nothing'"),
-        (RATE + "max = 1\nmin_images = 64\n", "it asks for 64 images and 32 are planned"),
+        (RATE + "max = 1\nmin_images = 64\n", "it requires 64 images and 32 are planned"),
         (RATE + "max = 1\neps = 0.3\n", "no radius 0.3 is planned"),
         (ROBUST + 'min = 0\nprobe = "sign"\n', "there are aligned, fresh"),
         (RATE.replace("compression_rate", "rms_gain").replace("sign", "power") + "max = 1\n",
@@ -286,7 +286,7 @@ def test_a_baseline_that_cannot_be_compared_with_is_refused_before_anything_is_s
     (tmp_path / "purify-audit.toml").write_text(text.replace("max = 9", "max_increase = 0.02"))
     done = cli_in(tmp_path, "run", "--quiet", "--baseline", "old.safetensors")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "draws 3 here, 2 there" in done.stderr
+    assert "draws is 3, in the baseline 2" in done.stderr
     left = {p.name for p in (tmp_path / "audit").iterdir()}
     assert left == {"junit.xml", "report.rows.safetensors"}  # nothing of the run before is left
 

@@ -252,7 +252,11 @@ def test_the_table_tells_the_headline(finished):
     at = {(e.metric, e.probe): e.value for e in report.estimates}
     aligned = at["aligned_robust_accuracy", "aligned"]
     usual = at["mean_robust_accuracy", "fresh"]
-    assert f"Aligned {aligned:.1%}, usual protocol {usual:.1%}: inflation" in out
+    sentence = (
+        f"robust accuracy is {aligned:.1%} under the aligned attack and {usual:.1%} by the usual"
+        " protocol (fresh attack, held-out draws)"
+    )
+    assert sentence in " ".join(out.split())
     assert "PGD-2, 1 draw, exact gradient" in out
     assert "classifier without purifier" in out
     assert all(f.code in out for f in report.findings)
@@ -404,7 +408,7 @@ def test_a_prediction_alone_is_the_one_beside_the_attack(purifier, run_cli, here
     alone = read_report(here / "verify.json")
     assert alone.status == "complete"
     assert metrics(alone, "aligned") | metrics(alone, "fresh") | metrics(alone, "bare") == set()
-    assert out.count("Predicted without the attack") == 2
+    assert " ".join(out.split()).count("predicted by a transfer attack on the one-step") == 2
     rows = load_attacks(here / "verify.attack.safetensors")
     assert [(s.name, s.eps) for s in rows.scored] == [("predicted", 0.1), ("predicted", 0.2)]
     run_cli("verify", *arguments, "--attack", "--quiet", "--out", "both.json")

@@ -385,7 +385,7 @@ def test_a_rate_whose_interval_reaches_above_0_is_cautioned(ordered, report):
 
 def test_four_purifiers_in_perfect_order_prove_nothing(ordered):
     """No resample disagrees, so there is no interval; and the exact test has p = 2/24."""
-    assert "spearman -1.00, no interval" in said(
+    assert "spearman −1.00, no interval" in said(
         compare(ordered[:4]), "does not significantly order"
     )
 
@@ -509,7 +509,7 @@ def test_nothing_is_cut_off(ordered, report, width):
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     parts = "linf 8/255|95% intervals|t* = 10|late.json|PARTIAL|1 error finding|spearman|kendall"
-    parts += "|pearson|-1.00 (no interval)|undefined|BCa|Cautions|•|95.3%|86.9–99.0|±0.010"
+    parts += "|pearson|−1.00 (no interval)|undefined|BCa|Cautions|•|95.3%|86.9–99.0|±0.010"
     for part in parts.split("|"):
         assert part in text, part
 

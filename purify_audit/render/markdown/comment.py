@@ -97,12 +97,12 @@ def _numbers(report: Report) -> Iterator[Section]:
     estimates = key_estimates(report)
     if estimates:
         columns = ("metric", "norm, probe, radius", "value:", "interval:", "", "images:")
-        rows = [_estimate(e) for e in estimates]
-        yield table(f"Main numbers, {100 * report.plan.level:.4g}% intervals", columns, rows)
+        title = f"Main numbers, {100 * report.plan.level:.4g}% intervals"
+        yield table(title, columns, map(_estimate, estimates))
     for shared in robust_accuracy_tables(report):
-        columns = (shared.columns[0], *(f"{name}:" for name in shared.columns[1:]))
+        aligned = (shared.columns[0], *(f"{name}:" for name in shared.columns[1:]))
         cells = [tuple(map(escaped, row)) for row in shared.rows]
-        yield replace(table(shared.title, columns, cells), foot=f"\n{escaped(shared.note)}\n")
+        yield replace(table(shared.title, aligned, cells), foot=f"\n{escaped(shared.note)}\n")
 
 
 def _estimate(e: Estimate) -> tuple[str, ...]:

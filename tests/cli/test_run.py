@@ -125,15 +125,15 @@ def test_a_prediction_is_made_where_only_that_is_needed(run, tmp_path):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (RATE.replace('"sign"', '"sphere:2"') + "max = 1\n", "(l2, sphere:2): there are sign, low"),
+        (RATE.replace('"sign"', '"sphere:2"') + "max = 1\n", "(l2, sphere:2): the probes are sign, low"),
         (RATE.replace('"sign"', '"nothing"') + "max = 1\n", "probe 'nothing'"),
         (RATE + "max = 1\nmin_images = 64\n", "it requires 64 images and 32 are planned"),
         (RATE + "max = 1\neps = 0.3\n", "no radius 0.3 is planned"),
-        (ROBUST + 'min = 0\nprobe = "sign"\n', "there are aligned, fresh"),
+        (ROBUST + 'min = 0\nprobe = "sign"\n', "the probes are aligned, fresh"),
         (RATE.replace("compression_rate", "rms_gain").replace("sign", "power") + "max = 1\n",
-         "rms_gain (l2, power): there are sign"),
+         "rms_gain (l2, power): the probes are sign"),
         ('[[gate.rule]]\nid = "a"\nmetric = "anchor_accuracy"\nmin = 0\nprobe = "sign"\n',
-         "anchor_accuracy is of no probe"),
+         "anchor_accuracy has no probe"),
     ],
 )  # fmt: skip
 def test_a_rule_that_could_never_be_decided_is_refused_before_anything_is_spent(

@@ -626,7 +626,7 @@ def test_a_changed_file_of_rows_is_refused(compressed, refused, here):
     save_file(rows, "report.rows.safetensors")
     for arguments in (("report.json",), ("report.json", "--attack", "--quiet")):
         told = refused("verify", *arguments)
-        assert told.endswith("is missing or is not the file this report was made of")
+        assert told.endswith("is missing or is not the file of this report")
     (here / "report.rows.safetensors").unlink()
     assert "is missing" in refused("verify", "report.json")
     assert not (here / "verify.json").exists()

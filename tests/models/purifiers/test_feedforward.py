@@ -188,16 +188,16 @@ def test_the_level_is_not_the_noise_added():
 
 
 @pytest.mark.parametrize("arch", [FFDNetArgs(width=4, depth=2), DRUNetArgs(widths=(2, 2))])
-def test_who_is_told_the_level(arch):
+def test_networks_that_need_a_noise_level(arch):
     assert card(network=arch, level=0.1).level == 0.1
-    with pytest.raises(ValueError, match=f"network {arch.arch} needs the level of noise"):
+    with pytest.raises(ValueError, match=f"network {arch.arch} needs a noise level"):
         card(network=arch)
 
 
 @pytest.mark.parametrize("arch", [AutoencoderArgs(widths=(4,)), DnCNNArgs(), SpandrelArgs()])
-def test_who_is_not_told_the_level(arch):
+def test_networks_without_a_noise_level(arch):
     assert card(network=arch).level is None
-    with pytest.raises(ValueError, match=f"network {arch.arch} has no use for the level"):
+    with pytest.raises(ValueError, match=f"network {arch.arch} does not take a noise level"):
         card(network=arch, level=0.1)
 
 

@@ -1,6 +1,7 @@
-"""Files: errors of reading as exceptions of ours, links out of a folder, atomic writes."""
+"""Files: errors of reading, regular files, atomic writes, links out of a folder."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,20 @@ def read_errors(path: str | Path, kind: type[InputError]) -> Iterator[None]:
         raise kind(f"{path}: no such file") from None
     except OSError as error:
         raise kind(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def regular_size(path: Path, kind: type[InputError], expected: str) -> int:
+    """Size of a regular file in bytes; opening another kind of file could block.
+
+    Raises:
+        InputError: it is not a regular file, or an OSError, as `kind`.
+    """
+    with read_errors(path, kind):
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        actual = "directory" if stat.S_ISDIR(status.st_mode) else "device or pipe"
+        raise kind(f"{path}: is a {actual}, not {expected}")
+    return status.st_size
 
 
 @contextmanager

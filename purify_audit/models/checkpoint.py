@@ -1,16 +1,13 @@
-"""Native checkpoints: one safetensors file that holds weights and the card saying how to run them.
+"""Native checkpoints: one safetensors file with weights and the card that describes their use.
 
-LoadOptions a header and checking it runs nothing and needs no torch; only `load_tensors` does.
+Reading and checking a header executes nothing and needs no torch; only `load_tensors` does.
 """
 
 import hashlib
 import json
-import os
-import stat
 import struct
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from purify_audit.core.digests import file_sha256
 from purify_audit.core.errors import CardError, CheckpointError
+from purify_audit.core.files import read_errors, regular_size, written_atomically
 from purify_audit.core.records import printable
 from purify_audit.spec.card import ClassifierCard, PurifierCard, TransformCard, parse_card
 from purify_audit.spec.load_options import Recognised
@@ -36,7 +34,7 @@ _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a header says of one tensor."""
+    """Type and shape of a tensor, from a header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -47,13 +45,13 @@ class Checkpoint:
     """A model on disk (or an input transformation, which has no file and no tensors).
 
     Attributes:
-        source: the path as it was given, or the transformation's name.
-        card: how to build and run it.
+        source: the path as given, or the transformation's name.
+        card: its description.
         tensors: name -> dtype and shape, from the header.
-        sha256: of the whole file; of the card's JSON where there is no file.
-        path: the file or folder, or none.
-        state: the tensors of a file of another format, made once; none for safetensors.
-        recognised: what a file of another format was taken for.
+        sha256: of the whole file, or of the card's JSON if there is no file.
+        path: the file or folder, if any.
+        state: the tensors of a published format; none for native checkpoints.
+        recognised: the published format, and assumptions about it.
     """
 
     source: str
@@ -66,25 +64,25 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """The count of numbers in all tensors."""
+        """The number of parameters."""
         return sum(prod(info.shape) for info in self.tensors.values())
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and check a native checkpoint's header and card; nothing is executed.
+    """Read and check the header and card of a native checkpoint; nothing is executed.
 
     Raises:
-        CheckpointError: not a regular file, empty, truncated, not safetensors, or a header whose
-            sizes do not match the file.
-        CardError: no card, or one that cannot be used.
+        CheckpointError: not a regular file, empty, truncated, not safetensors, or sizes in the
+            header do not match the file.
+        CardError: no card, or an invalid one.
     """
     path = Path(path)
     header = read_header(path)
     metadata = header.pop("__metadata__", {})
     if METADATA_KEY not in metadata:
         raise CardError(
-            f"{path}: no card: the header has no '{METADATA_KEY}' entry, so nothing says how to run"
-            f" these weights; write a card and attach it with `purify-audit attach {path} CARD OUT`"
+            f"{path}: no card: the header has no '{METADATA_KEY}' entry, which describes the use of"
+            f" the weights; write a card and attach it with `purify-audit attach {path} CARD OUT`"
         )
     card = parse_card(metadata[METADATA_KEY], str(path))
     tensors = tensor_infos(header)
@@ -92,7 +90,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def holds_card(path: Path) -> bool:
-    """Whether a file is safetensors with a card; false, too, for whatever is not safetensors."""
+    """Whether a file is safetensors with a card; false for any other file."""
     try:
         return METADATA_KEY in read_header(path).get("__metadata__", {})
     except CheckpointError:
@@ -100,7 +98,7 @@ def holds_card(path: Path) -> bool:
 
 
 def tensor_infos(header: dict[str, Any]) -> dict[str, TensorInfo]:
-    """What a checked header says of its tensors."""
+    """Types and shapes of the tensors of a checked header."""
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     return {name: TensorInfo(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
 
@@ -133,8 +131,8 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, "Tensor"]:
         bad = tensor.numel() - int(torch.isfinite(tensor.float()).sum())
         if bad:
             raise CheckpointError(
-                f"{checkpoint.path}: tensor '{printable(name)}' holds {bad} NaN or infinite values"
-                f" of {tensor.numel()}; the training or the conversion that wrote it went wrong"
+                f"{checkpoint.path}: tensor '{printable(name)}' has {bad} NaN or infinite values of"
+                f" {tensor.numel()}; the training or the conversion that wrote it failed"
             )
     return tensors
 
@@ -142,7 +140,7 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, "Tensor"]:
 def save_checkpoint(
     path: str | Path, card: PurifierCard | ClassifierCard, tensors: dict[str, "Tensor"]
 ) -> None:
-    """Write a native checkpoint (atomically: a reader sees the old file or the whole new one)."""
+    """Write a native checkpoint atomically."""
     from safetensors.torch import save
 
     path = Path(path)
@@ -150,15 +148,8 @@ def save_checkpoint(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         metadata={METADATA_KEY: card.model_dump_json()},
     )
-    scratch = path.parent / f".purify-audit.{os.getpid()}.tmp"
-    try:
+    with written_atomically(path, CheckpointError) as scratch:
         scratch.write_bytes(data)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):  # it is gone if all went well
-            scratch.unlink()
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -167,44 +158,30 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: see `read_checkpoint`.
     """
-    try:
-        size = _regular_size(path)
-        with path.open("rb") as file:
-            _refuse_other_formats(path, file.read(9))
-            file.seek(0)
-            (length,) = struct.unpack("<Q", file.read(8))
-            room = min(size - 8, _MAX_HEADER)
-            if length > room:
-                raise CheckpointError(
-                    f"{path}: the header claims {length} bytes and can have at most {room}:"
-                    " truncated, or not a safetensors file"
-                )
-            text = file.read(length)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    size = regular_size(path, CheckpointError, "a .safetensors file")
+    with read_errors(path, CheckpointError), path.open("rb") as file:
+        _refuse_other_formats(path, file.read(9))
+        file.seek(0)
+        (length,) = struct.unpack("<Q", file.read(8))
+        room = min(size - 8, _MAX_HEADER)
+        if length > room:
+            raise CheckpointError(
+                f"{path}: the header declares {length} bytes but can have at most {room}:"
+                " truncated, or not a safetensors file"
+            )
+        text = file.read(length)
     header = _parse_header(path, text)
     _check_layout(path, header, size - 8 - length)
     return header
 
 
-def _regular_size(path: Path) -> int:
-    """Size in bytes; opening anything else than a regular file might wait for ever."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        what = "directory" if stat.S_ISDIR(status.st_mode) else "device or pipe"
-        raise CheckpointError(f"{path}: is a {what}, not a .safetensors file")
-    return status.st_size
-
-
 def _refuse_other_formats(path: Path, start: bytes) -> None:
     if not start:
         raise CheckpointError(f"{path}: is empty")
-    # A safetensors header of, say, 1152 bytes also begins as a pickle does; then this follows.
+    # A safetensors header of, say, 1152 bytes begins like a pickle, but then has these bytes.
     if start.startswith(_PICKLES) and start[4:] != b"\0\0\0\0{":
         raise CheckpointError(
-            f"{path}: is a Python pickle (a .pt/.pth/.ckpt file), whatever its name says; pickles"
+            f"{path}: is a Python pickle (a .pt/.pth/.ckpt file), whatever its name; pickles"
             " can run code when opened, so save the weights as safetensors instead"
         )
     if len(start) < 8:
@@ -215,7 +192,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(entries := dict(pairs)) < len(pairs):
             ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
-            raise CheckpointError(f"{path}: the header names '{printable(name)}' twice")
+            raise CheckpointError(f"{path}: the header repeats '{printable(name)}'")
         return entries
 
     try:
@@ -231,7 +208,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> None:
-    """Every tensor lies inside the file, has the bytes its shape needs, and none overlap."""
+    """Every tensor is inside the file, has the length of its shape, and none overlap."""
     named = [(n, f"{path}: tensor '{printable(n)}'") for n in header if n != "__metadata__"]
     spans = sorted((*_span(where, header[name], data_bytes), where) for name, where in named)
     reached = 0
@@ -239,7 +216,7 @@ def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> None:
         if begin != reached:
             raise CheckpointError(
                 f"{where} begins at byte {begin} where {reached} was expected: the header leaves a"
-                " hole or makes tensors overlap"
+                " gap, or tensors overlap"
             )
         reached = end
     if reached != data_bytes:
@@ -247,7 +224,7 @@ def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> None:
 
 
 def _span(where: str, entry: object, data_bytes: int) -> tuple[int, int]:
-    """The first byte of a tensor and the one after its last."""
+    """The first byte of a tensor, and the one after its last."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
             numbers = (*shape, begin, end)
@@ -257,7 +234,7 @@ def _span(where: str, entry: object, data_bytes: int) -> tuple[int, int]:
         raise CheckpointError(f"{where} is of unknown type '{printable(dtype)}'")
     if len(shape) > _MAX_AXES or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
         fault = printable(f"shape {shape} and offsets {[begin, end]}")
-        raise CheckpointError(f"{where}: {fault} are not whole numbers in range")
+        raise CheckpointError(f"{where}: {fault} are not integers in range")
     needed = prod(shape) * _ITEM_BYTES[dtype]
     if end - begin != needed or end > data_bytes:
         raise CheckpointError(

@@ -262,7 +262,7 @@ def test_what_is_no_file_is_refused(tmp_path):
 def test_what_is_no_file_is_refused_on_the_command_line(command, tmp_path, refused):
     for name, message in odd_paths(tmp_path).items():
         if "is a directory" in message:  # which may be a diffusers folder
-            message = "is a folder, but no diffusers model"
+            message = "is a folder without a diffusers model"
         assert re.search(
             message.rstrip("$").removesuffix(", not a .safetensors file"),
             refused(command, tmp_path / name),
@@ -327,7 +327,7 @@ def test_a_pickle_by_any_name_is_never_opened(number, command, tmp_path, monkeyp
     message = refused(command, path)
     assert message.startswith(f"{path}: ")
     weights = number < 2  # torch.save of a state dict, which is read without running anything
-    assert ("no known format has tensors of such names" in message) == weights
+    assert ("its tensor names are of no known format" in message) == weights
     assert ("is a Python pickle" in message) == (not weights)
     assert not (tmp_path / "opened").exists()
 
@@ -347,7 +347,7 @@ def test_a_pickle_by_any_name_is_never_opened(number, command, tmp_path, monkeyp
 )
 def test_other_formats(content, fault):
     assert re.search(
-        r"^the header claims \d+ bytes and can have at most \d+: truncated, or not a safetensors"
+        r"^the header declares \d+ bytes but can have at most \d+: truncated, or not a safetensors"
         " file$",
         fault(content),
     )
@@ -371,7 +371,7 @@ def test_prefixes_of_a_file_are_refused(stored, fault):
             assert message == f"has only {size} bytes: truncated"
         elif size < 8 + length:
             assert message == (
-                f"the header claims {length} bytes and can have at most {size - 8}: truncated, or"
+                f"the header declares {length} bytes but can have at most {size - 8}: truncated, or"
                 " not a safetensors file"
             )
         else:
@@ -393,7 +393,7 @@ def test_a_length_that_cuts_the_header(length, fault):
 def test_a_length_beyond_the_file(length, fault):
     content = struct.pack("<Q", length) + pack({"__metadata__": CARDED})[8:]
     found = fault(content)
-    assert found.startswith(f"the header claims {length} bytes and can have at most ")
+    assert found.startswith(f"the header declares {length} bytes but can have at most ")
 
 
 def test_a_header_beyond_the_limit_of_the_format_is_not_read(tmp_path):
@@ -402,7 +402,7 @@ def test_a_header_beyond_the_limit_of_the_format_is_not_read(tmp_path):
         file.write(struct.pack("<Q", 2 * 10**8))
         file.truncate(3 * 10**8)
     with pytest.raises(
-        CheckpointError, match=r"claims 20{8} bytes and can have at most 10{8}: truncated"
+        CheckpointError, match=r"declares 20{8} bytes but can have at most 10{8}: truncated"
     ):
         read_header(path)
 
@@ -424,10 +424,10 @@ def test_a_header_beyond_the_limit_of_the_format_is_not_read(tmp_path):
         (b"[]", "the header is not a JSON object"),
         (b"null", "the header is not a JSON object"),
         (b'"{}"', "the header is not a JSON object"),
-        (b'{"w": 1, "w": 2}', "the header names 'w' twice"),
-        (b'{"__metadata__": {"a": "b", "a": "c"}}', "the header names 'a' twice"),
-        (b'{"__metadata__": {}, "__metadata__": {}}', "the header names '__metadata__' twice"),
-        (b'{"w\\n\\u001b[2J": 1, "w\\n\\u001b[2J": 2}', r"the header names 'w\\n\\x1b\[2J' twice"),
+        (b'{"w": 1, "w": 2}', "the header repeats 'w'"),
+        (b'{"__metadata__": {"a": "b", "a": "c"}}', "the header repeats 'a'"),
+        (b'{"__metadata__": {}, "__metadata__": {}}', "the header repeats '__metadata__'"),
+        (b'{"w\\n\\u001b[2J": 1, "w\\n\\u001b[2J": 2}', r"the header repeats 'w\\n\\x1b\[2J'"),
         (b'{"__metadata__": []}', "__metadata__ in the header is not a map of strings"),
         (b'{"__metadata__": null}', "__metadata__ in the header is not a map of strings"),
         (b'{"__metadata__": {"a": 1}}', "__metadata__ in the header is not a map of strings"),
@@ -442,10 +442,10 @@ def test_damaged_headers(text, message, fault):
 def test_weights_without_a_card(header, fault, tmp_path, refused):
     path = tmp_path / "model.safetensors"
     assert fault(pack(header | {"w": entry()}, bytes(8)), CardError) == (
-        "no card: the header has no 'purify_audit' entry, so nothing says how to run these weights;"
+        "no card: the header has no 'purify_audit' entry, which describes the use of the weights;"
         f" write a card and attach it with `purify-audit attach {path} CARD OUT`"
     )
-    strange = f"{path}: no known format has tensors of such names (w, …)"
+    strange = f"{path}: its tensor names are of no known format (w, …)"
     assert refused("inspect", path).startswith(strange)
     assert refused("compress", path).startswith(strange)
 
@@ -494,21 +494,21 @@ def test_cards_that_cannot_be_used(card, message, fault, tmp_path, refused):
         (entry(dtype="F99"), "of unknown type 'F99'"),
         (entry(dtype="f32"), "of unknown type 'f32'"),
         (entry(dtype="\n" * 10**6), r"of unknown type '(\\n){300}…'"),
-        (entry([-2]), r"shape \[-2\] and offsets \[0, 8\] are not whole numbers in range"),
-        (entry([-1, -2]), "are not whole numbers in range"),
-        (entry([2.0]), r"shape \[2.0\] and offsets .* are not whole numbers in range"),
-        (entry([True, 2]), "are not whole numbers in range"),
-        (entry(["2"]), "are not whole numbers in range"),
-        (entry([[2]]), "are not whole numbers in range"),
-        (entry([None]), "are not whole numbers in range"),
-        (entry([1] * 65), "are not whole numbers in range"),
-        (entry([10**6] * 10**5), "are not whole numbers in range"),
-        (entry([2], -8, 0), r"offsets \[-8, 0\] are not whole numbers in range"),
-        (entry([2], 0.0, 8.0), "are not whole numbers in range"),
-        (entry([2], 0, "8"), "are not whole numbers in range"),
-        (entry([2**63]), "are not whole numbers in range"),
-        (entry([0, 2**63], 0, 0), "are not whole numbers in range"),
-        (entry([2], 2**64, 2**64 + 8), "are not whole numbers in range"),
+        (entry([-2]), r"shape \[-2\] and offsets \[0, 8\] are not integers in range"),
+        (entry([-1, -2]), "are not integers in range"),
+        (entry([2.0]), r"shape \[2.0\] and offsets .* are not integers in range"),
+        (entry([True, 2]), "are not integers in range"),
+        (entry(["2"]), "are not integers in range"),
+        (entry([[2]]), "are not integers in range"),
+        (entry([None]), "are not integers in range"),
+        (entry([1] * 65), "are not integers in range"),
+        (entry([10**6] * 10**5), "are not integers in range"),
+        (entry([2], -8, 0), r"offsets \[-8, 0\] are not integers in range"),
+        (entry([2], 0.0, 8.0), "are not integers in range"),
+        (entry([2], 0, "8"), "are not integers in range"),
+        (entry([2**63]), "are not integers in range"),
+        (entry([0, 2**63], 0, 0), "are not integers in range"),
+        (entry([2], 2**64, 2**64 + 8), "are not integers in range"),
         (entry([2**62, 4]), rf"needs {2**66} bytes; .* at 0..8 of 8: truncated or damaged"),
         (entry([2**32, 2**32]), rf"needs {2**66} bytes; .* at 0..8 of 8: truncated or damaged"),
         (entry([2**62], 0, 2**62), f"needs {2**64} bytes"),
@@ -517,8 +517,8 @@ def test_cards_that_cannot_be_used(card, message, fault, tmp_path, refused):
         (entry([2], dtype="F64"), r"of shape \[2\] and type F64 needs 16 bytes"),
         (entry([2], 8, 0), "needs 8 bytes; the header places it at 8..0 of 8"),
         (entry([2], 4, 12), "needs 8 bytes; the header places it at 4..12 of 8: truncated"),
-        (entry([1], 4, 8), "begins at byte 4 where 0 was expected: the header leaves a hole"),
-        (entry([0], 4, 4), "begins at byte 4 where 0 was expected: the header leaves a hole"),
+        (entry([1], 4, 8), "begins at byte 4 where 0 was expected: the header leaves a gap"),
+        (entry([0], 4, 4), "begins at byte 4 where 0 was expected: the header leaves a gap"),
     ],
 )
 def test_damaged_tensors(given_entry, message, fault):
@@ -529,7 +529,7 @@ def test_damaged_tensors(given_entry, message, fault):
 def test_overlapping_tensors(fault):
     header = {"__metadata__": CARDED, "a": entry([2], 0, 8), "b": entry([2], 4, 12)}
     assert fault(pack(header, bytes(12))) == (
-        "tensor 'b' begins at byte 4 where 8 was expected: the header leaves a hole or makes"
+        "tensor 'b' begins at byte 4 where 8 was expected: the header leaves a gap, or"
         " tensors overlap"
     )
     header["b"] = entry([2], 0, 8)
@@ -563,7 +563,7 @@ def test_a_header_of_many_names_is_checked_in_linear_time(fault, tmp_path):
     assert len(found.tensors) == 20_000
     assert count < 100 * 20_000
     repeated = text[:-1] + ', "t19999": 1}'
-    assert fault(pack(repeated.encode(), bytes(80_000))) == "the header names 't19999' twice"
+    assert fault(pack(repeated.encode(), bytes(80_000))) == "the header repeats 't19999'"
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -592,8 +592,8 @@ def test_weights_that_are_not_finite(dtype, value, stored):
     with pytest.raises(CheckpointError) as raised:
         load_tensors(read_checkpoint(path))
     assert str(raised.value) == (
-        f"{path}: tensor 'encoder.0.bias' holds 2 NaN or infinite values of 10; the training or the"
-        " conversion that wrote it went wrong"
+        f"{path}: tensor 'encoder.0.bias' has 2 NaN or infinite values of 10; the training or the"
+        " conversion that wrote it failed"
     )
 
 

@@ -165,7 +165,7 @@ def test_what_cannot_be_converted(here, refused, run_cli):
     file = made.ddpm(here)
     assert refused("convert", "none.pt", "out.safetensors") == "none.pt: no such file"
     told = refused("convert", file.path, "out.safetensors")
-    assert "but nothing says image, t_star, sampler" in told
+    assert "but does not specify image, t_star, sampler" in told
     told = refused("convert", "jpeg", "out.safetensors")
     assert told == "jpeg: is no set of weights; give it to `compress` and `verify` as it is"
     assert "is a folder, not a file to write" in refused("convert", file.path, ".")
@@ -267,7 +267,7 @@ def test_t_star_alone_answers_a_folder(here, run_cli, refused):
     source = made.diffusers_folder(here).path
     data = ("--data", "images.npz", *QUICK)
     told = refused("compress", source, *data)
-    assert told.endswith("nothing says t_star; answer with --assume t_star=… (or --t-star)")
+    assert told.endswith("does not specify t_star; use --assume t_star=… (or --t-star)")
     code, _, err = run_cli("compress", source, "--t-star", 3, *data)
     assert code == 3, err
     made_of = report()

@@ -217,7 +217,7 @@ def test_weights_that_are_not_finite(family, stored, fault):
 
     path = stored(family, spoil)
     name = min(read_checkpoint(path).tensors)
-    assert fault(path).startswith(f"tensor '{name}' holds ")
+    assert fault(path).startswith(f"tensor '{name}' has ")
 
 
 # --- the wrong kind -----------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_attach_is_strict(plain, make_card, not_attached):
     )
     tensors["linear.bias"] = torch.full((10,), float("nan"))
     paths = plain("cnn", tensors)
-    assert "tensor 'linear.bias' holds 10 NaN" in not_attached(*paths)
+    assert "tensor 'linear.bias' has 10 NaN" in not_attached(*paths)
     del tensors["linear.bias"]
     assert "missing: linear.bias" in not_attached(*plain("cnn", tensors))
 

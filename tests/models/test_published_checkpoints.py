@@ -186,7 +186,7 @@ def test_the_arguments_of_published_networks_are_read_from_their_shapes(name):
         size, each = BYTES[name]
         assert each * numbers < size < 1.001 * each * numbers
     state = state_of(network)
-    (form,) = (form for form in FORMATS if form.marks(state))
+    (form,) = (form for form in FORMATS if form.matches(state))
     draft = form.draft(state)
     assume = {"t_star": "100"} if draft.fields["family"] == "diffusion" else {}
     if form.name == "lucidrains":

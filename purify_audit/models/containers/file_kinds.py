@@ -1,11 +1,11 @@
-"""What a file of weights is, by its first bytes and not by its name."""
+"""The kind of a file of weights, by its first bytes and not by its name."""
 
-import stat
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from purify_audit.core.errors import CheckpointError
+from purify_audit.core.files import read_errors, regular_size
 from purify_audit.core.records import printable
 from purify_audit.models.containers import legacy
 from purify_audit.models.containers.pickle_checks import MAX_PICKLE, names_in
@@ -13,7 +13,7 @@ from purify_audit.models.containers.pickle_checks import MAX_PICKLE, names_in
 Container = Literal["zip pickle", "legacy pickle", "safetensors"]
 
 SAVE_WEIGHTS = "save its weights alone, with torch.save(model.state_dict(), FILE)"
-"""What to do with a file that cannot be read, for messages."""
+"""The remedy for a file that cannot be read, for messages."""
 
 ZIP = b"PK\x03\x04"
 """The first bytes of a zip archive."""
@@ -23,32 +23,24 @@ _EDM = ("torch_utils.", "dnnlib.", "training.")  # modules of StyleGAN's and EDM
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first bytes of a regular file (opening anything else might wait for ever).
+    """The first bytes of a regular file.
 
     Raises:
-        CheckpointError: it is something else, or empty, or cannot be read.
+        CheckpointError: it is not a regular file, is empty, or cannot be read.
     """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            what = "directory" if stat.S_ISDIR(mode) else "device or pipe"
-            raise CheckpointError(f"{path}: is a {what}, not a file of weights")
-        with path.open("rb") as file:
-            start = file.read(_START)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    regular_size(path, CheckpointError, "a file of weights")
+    with read_errors(path, CheckpointError), path.open("rb") as file:
+        start = file.read(_START)
     if not start:
         raise CheckpointError(f"{path}: is empty")
     return start
 
 
 def container_of(path: Path) -> Container:
-    """How a file's weights are stored; a zip archive may still turn out to hold something else.
+    """The container of a file of weights; the contents of a zip archive are not yet checked.
 
     Raises:
-        CheckpointError: not a regular file, or none that holds weights for us; it says what it is.
+        CheckpointError: not a regular file, or of an unsupported kind, which the message names.
     """
     start = first_bytes(path)
     if legacy.is_tar(start):
@@ -70,16 +62,16 @@ def container_of(path: Path) -> Container:
 def _refuse_plain_pickle(path: Path) -> NoReturn:
     with path.open("rb") as file:
         names = names_in(BytesIO(file.read(MAX_PICKLE)))
-    asked = f" that asks for {listed(names)}" if names else ""
+    named = f" that names {listed(names)}" if names else ""
     if any(name.startswith(_EDM) for name in names):
         raise CheckpointError(
-            f"{path}: is a pickle{asked}: EDM's and StyleGAN's files run code that is stored in"
+            f"{path}: is a pickle{named}: EDM's and StyleGAN's files run code that is stored in"
             " them; convert it once, where their code is and you trust the file:"
             " torch.save(pickle.load(open(FILE, 'rb'))['ema'].state_dict(), 'edm.pt')"
         )
     raise CheckpointError(
-        f"{path}: is a Python pickle{asked}, not written by torch.save; load it where it was made"
-        f" and {SAVE_WEIGHTS}"
+        f"{path}: is a Python pickle{named}, not written by torch.save; load it where it was"
+        f" created and {SAVE_WEIGHTS}"
     )
 
 
@@ -97,18 +89,20 @@ _SIGNATURES = {
 
 
 def _other(start: bytes) -> str:
-    """What a file is that holds no weights, by its first bytes."""
-    for signature, what in _SIGNATURES.items():
+    """The kind of a file without weights, by its first bytes."""
+    for signature, kind in _SIGNATURES.items():
         if start.startswith(signature):
-            return what
+            return kind
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")):
         return (
-            "is a web page, not the file it should be: the download failed or asked for a log-in;"
+            "is a web page, not the file it should be: the download failed or required a login;"
             " download it again"
         )
     if looks_like_onnx(start):
-        return "is an ONNX graph, not a file of weights; give it as a purifier or classifier itself"
+        return (
+            "is an ONNX graph, not a file of weights; use it directly as a purifier or classifier"
+        )
     if all(byte in b"\t\n\r\f" or byte >= 0x20 for byte in start) and 0x7F not in start:
         return "is a text file, not a file of weights"
     return "is neither what torch.save writes nor safetensors: damaged, or of another kind"
@@ -126,6 +120,6 @@ def looks_like_onnx(start: bytes) -> bool:
 
 
 def listed(names: list[str]) -> str:
-    """Names from a pickle, the first three of them, for messages."""
+    """The first three names of a pickle, for messages."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(f"`{printable(name)}`" for name in names[:3]) + more

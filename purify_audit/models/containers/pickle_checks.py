@@ -40,7 +40,7 @@ class Scan:
     """What a pickle would build.
 
     Attributes:
-        value: with stand-ins for all that is not plain; none where something is foreign.
+        value: with stand-ins for all that is not plain; none if a name is disallowed.
         storages: by key.
         disallowed: names it asks for that plain weights do not need, in their order.
         beyond: an opcode that PyTorch's restricted loader does not know, where it has one.
@@ -57,7 +57,7 @@ def scan_pickle(where: str, file: IO[bytes]) -> Scan:
 
     Args:
         where: what messages begin with.
-        file: at the pickle's first byte; left after its last, unless something is foreign.
+        file: at the pickle's first byte; left after its last, unless a name is disallowed.
 
     Raises:
         CheckpointError: it is damaged, has more opcodes than `MAX_OPCODES`, or holds tensors that

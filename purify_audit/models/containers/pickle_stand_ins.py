@@ -58,7 +58,7 @@ class Name:
 
 
 class Opaque:
-    """What a foreign name would build."""
+    """The result of a call to a disallowed name."""
 
 
 class DenseTensor:

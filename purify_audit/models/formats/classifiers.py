@@ -1,10 +1,10 @@
 """Published classifiers: CIFAR ResNets and RobustBench's two layouts of WideResNet.
 
-Only the second WideResNet layout stores the normalisation that its network applies.
+Only the second WideResNet layout stores its input normalisation.
 """
 
 from purify_audit.core.errors import CheckpointError
-from purify_audit.models.formats.draft import Draft, Format, State, indices, ratio, shape
+from purify_audit.models.formats.draft import Draft, Format, State, indices, ratio, shape, whole
 
 
 def _is_resnet(state: State) -> bool:
@@ -26,17 +26,9 @@ def _is_classic(state: State) -> bool:
 
 
 def _classic(state: State) -> Draft:
-    """RobustBench's class also has `sub_block1`, whose weights it saves and never uses."""
-    blocks = len(indices(state, "block1.layer."))
-    wide = ratio(shape(state, "block1.layer.0.conv1.weight", 4)[0], 16, "width of a level")
-    network = {
-        "arch": "wideresnet",
-        "depth": 6 * blocks + 4,
-        "width": wide,
-        "layout": "classic",
-    }
+    """RobustBench's class also has `sub_block1`, whose weights are saved and never used."""
     used = {name: t for name, t in state.items() if not name.startswith("sub_block1.")}
-    return _classifier(used, network, shape(state, "conv1.weight", 4)[1], "fc.weight")
+    return _wideresnet(used, "classic", "block1.layer.", "conv1.weight", "fc.weight")
 
 
 def _is_deepmind(state: State) -> bool:
@@ -44,20 +36,24 @@ def _is_deepmind(state: State) -> bool:
 
 
 def _deepmind(state: State) -> Draft:
-    blocks = len(indices(state, "layer.0.block."))
-    wide = ratio(shape(state, "layer.0.block.0.conv_0.weight", 4)[0], 16, "width of a level")
-    network = {
-        "arch": "wideresnet",
-        "depth": 6 * blocks + 4,
-        "width": wide,
-        "layout": "deepmind",
-    }
-    draft = _classifier(state, network, shape(state, "init_conv.weight", 4)[1], "logits.weight")
+    draft = _wideresnet(state, "deepmind", "layer.0.block.", "init_conv.weight", "logits.weight")
     for name in ("mean", "std"):
         if name in state:
             draft.fields[name] = [float(v) for v in state[name].flatten()]
             draft.tensors.pop(name)
     return draft
+
+
+def _wideresnet(state: State, layout: str, blocks: str, first: str, last: str) -> Draft:
+    """A WideResNet, by the prefix of its first blocks and the names of the outer layers."""
+    convolution = "conv_0" if layout == "deepmind" else "conv1"
+    network: dict[str, object] = {
+        "arch": "wideresnet",
+        "depth": 6 * len(indices(state, blocks)) + 4,
+        "width": ratio(shape(state, f"{blocks}0.{convolution}.weight", 4)[0], 16),
+        "layout": layout,
+    }
+    return _classifier(state, network, shape(state, first, 4)[1], last)
 
 
 def _classifier(state: State, network: dict[str, object], channels: int, last: str) -> Draft:
@@ -67,7 +63,7 @@ def _classifier(state: State, network: dict[str, object], channels: int, last: s
         "channels": channels,
         "classes": shape(state, last, 2)[0],
     }
-    return Draft(fields, {name: name for name in state})
+    return Draft(fields, whole(state))
 
 
 FORMATS = (

@@ -1,4 +1,4 @@
-"""From a draft to a card: what a file does not say comes from a preset, from the user, or not."""
+"""Complete a partial card with a preset and the user's answers; missing settings are an error."""
 
 import json
 import math
@@ -29,7 +29,7 @@ NEEDED = {
     "graph": ("image", "data_range"),
     "code": ("image",),
 }
-"""Fields of a card without which nothing runs, by family."""
+"""Required fields of a card, by family."""
 
 ASKED = {
     "adm": ("network.heads or network.head_channels", "network.new_attention_order"),
@@ -39,16 +39,16 @@ ASKED = {
     "drunet": ("level",),
     "dncnn": ("sigma",),
 }
-"""Choices that no tensor shows and that have no safe default, by network."""
+"""Settings that tensors do not determine and that have no safe default, by network."""
 
 _USUAL = "no tensor tells; every published file of this layout has it"
 
 
 def preset_of(options: LoadOptions, format_name: str, where: str) -> Preset | None:
-    """The preset that the user named.
+    """The preset that the user named, if any.
 
     Raises:
-        PlanError: there is none of that name, or it is for other weights.
+        PlanError: it does not exist, or is for another format.
     """
     if options.preset is None:
         return None
@@ -78,34 +78,34 @@ def complete_card(
     image: ImageSpec | None,
     conventions: tuple[str, ...] = (),
 ) -> tuple[PurifierCard | ClassifierCard, tuple[Assumption, ...]]:
-    """A card, and what in it the file does not say.
+    """A complete card, and the settings in it that are not from the file.
 
     Args:
-        path: of the file, for messages and the card's name.
+        path: the file, for messages and the card's name.
         format_name: of the layout.
-        drafted: what the file says; `channels` where the size of the images is not known.
+        drafted: fields from the file; `channels` if the image size is unknown.
         options: the user's answers.
-        image: of the images that are to be purified, if they are known.
-        conventions: drafted fields that the file does not say, but its layout.
+        image: the images to purify, if known.
+        conventions: drafted fields that are conventions of the layout.
 
     Raises:
-        PlanError: something is left to say; the message lists it, and presets that say it.
-        CardError: the answers contradict the file or each other.
+        PlanError: settings are missing; the message lists them, and presets that supply them.
+        CardError: answers contradict the file or each other.
     """
     channels = drafted.get("channels")
     known = deepcopy({name: value for name, value in drafted.items() if name != "channels"})
     fields = {"spec": 1, "name": (path.absolute().name or "/")[:200]} | deepcopy(known)
     usual = [(name, _take(known, name), _USUAL) for name in conventions]
-    known.pop("sampler", None)  # what a scheduler's file says of it is a proposal
+    known.pop("sampler", None)  # a scheduler's file only proposes one
     preset = preset_of(options, format_name, str(path))
     fields["provenance"] = _provenance(preset)
-    said: list[tuple[str, Any, str]] = []
+    answered: list[tuple[str, Any, str]] = []
     if preset is not None:
-        said += [(name, value, preset.source) for name, value in preset.fields.items()]
+        answered += [(name, value, preset.source) for name, value in preset.fields.items()]
     answers = {name: _value(name, text) for name, text in options.assume.items()}
-    said += [(name, value, "given by the user") for name, value in answers.items()]
+    answered += [(name, value, "given by the user") for name, value in answers.items()]
     last: dict[str, Assumption] = {}
-    for name, value, source in (*usual, *said):
+    for name, value, source in (*usual, *answered):
         _put(fields, known, name, value, f"{path}: {source}")
         last[name] = Assumption(what=name, value=printable(json.dumps(value)), source=source)
     notes = list(last.values())
@@ -115,52 +115,54 @@ def complete_card(
             Assumption(what="image", value="x".join(map(str, image.shape)), source="the images")
         )
     fitting = [] if preset else presets_for(format_name)
-    _must_be_said(f"{path}: is {format_name}", fields, {name for name, _, _ in said}, fitting)
-    _must_have(path, fields, channels)
+    _require_settings(
+        f"{path}: is {format_name}", fields, {name for name, _, _ in answered}, fitting
+    )
+    _require_channels(path, fields, channels)
     card = parse_card(json.dumps(fields), str(path))
     return card, tuple(notes)
 
 
-def _must_be_said(
+def _require_settings(
     what: str, fields: dict[str, Any], answered: set[str], presets: list[str]
 ) -> None:
-    """Raise PlanError, with the presets that would help, if something is left to say."""
+    """Raise PlanError, with presets that would help, if a setting is missing."""
     missing = [name for name in NEEDED[fields["family"]] if name not in fields]
-    for choice in _asked(fields):
+    for choice in _choices(fields):
         known = choice.partition(".")[2] in fields["network"]
         if not known and not answered.intersection(choice.split(" or ")):
             missing.append(choice)
     if not missing:
         return
-    asked = {name for choice in missing for name in choice.split(" or ")}
-    helping = [name for name in presets if asked & PRESETS[name].fields.keys()]
-    advice = f"--as {' or '.join(helping)}, or by " if helping else ""
+    names = {name for choice in missing for name in choice.split(" or ")}
+    helpful = [name for name in presets if names & PRESETS[name].fields.keys()]
+    advice = f"--as {' or '.join(helpful)}, or " if helpful else ""
     raise PlanError(
-        f"{what}, but nothing says {', '.join(missing)}; answer with {advice}"
+        f"{what}, but does not specify {', '.join(missing)}; use {advice}"
         f"--assume {missing[0].split(' or ')[0]}=…"
         + (" (or --t-star)" if "t_star" in missing else "")
     )
 
 
-def _asked(fields: dict[str, Any]) -> tuple[str, ...]:
-    """Choices of a network that its tensors do not show, and that have no safe default."""
+def _choices(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Settings of a network that its tensors do not determine, and that have no safe default."""
     network, schedule = fields.get("network", {}), fields.get("schedule")
-    asked = ASKED.get(network.get("arch", ""), ())
+    choices = ASKED.get(network.get("arch", ""), ())
     if network.get("embedding") == "fourier":
-        asked = (*asked, "network.centered")  # published VE networks take [0, 1], and double it
+        choices = (*choices, "network.centered")  # published VE networks take [0, 1], and double it
     steps = schedule.get("steps", 1000) if isinstance(schedule, dict) else 1000
-    if network.get("arch") == "adm" and steps != 1000:  # the time may be told as if they were 1000
-        asked = (*asked, "network.time_scale")
-    return asked
+    if network.get("arch") == "adm" and steps != 1000:  # times may be rescaled to [0, 1000]
+        choices = (*choices, "network.time_scale")
+    return choices
 
 
-def _must_have(path: Path, fields: dict[str, Any], channels: int | None) -> None:
-    """The image has as many channels as the network takes."""
+def _require_channels(path: Path, fields: dict[str, Any], channels: int | None) -> None:
+    """Raise CardError unless images have as many channels as the network takes."""
     given = fields["image"].get("channels") if isinstance(fields["image"], dict) else None
     taken = 1 if fields.get("per_channel") else given
     if channels is not None and taken != channels:
         advice = (
-            "; give --assume per_channel=true to restore each channel by itself"
+            "; use --assume per_channel=true to restore each channel separately"
             if channels == 1 and fields["family"] == "feedforward"
             else ""
         )
@@ -170,22 +172,22 @@ def _must_have(path: Path, fields: dict[str, Any], channels: int | None) -> None
 
 
 def _put(fields: dict[str, Any], known: dict[str, Any], name: str, value: Any, where: str) -> None:
-    """Set a field by its dotted name, unless the file says otherwise.
+    """Set a field by its dotted name.
 
     Raises:
-        CardError: the file says otherwise.
+        CardError: the file contradicts it.
     """
     *parents, last = name.split(".")
-    here = fields
+    group = fields
     for parent in parents:
-        here, known = here.setdefault(parent, {}), known.get(parent, {})
-        if not isinstance(here, dict) or not isinstance(known, dict):
-            raise CardError(f"{where}: '{printable(name)}' is inside what is no group of fields")
+        group, known = group.setdefault(parent, {}), known.get(parent, {})
+        if not isinstance(group, dict) or not isinstance(known, dict):
+            raise CardError(f"{where}: '{printable(name)}' is not inside a group of fields")
     if last not in known:
-        here[last] = deepcopy(value)
+        group[last] = deepcopy(value)
     elif not _agree(known[last], value):
         raise CardError(
-            f"{where}: '{name}' is {printable(json.dumps(value))}, but the file itself says"
+            f"{where}: '{name}' is {printable(json.dumps(value))}, but the file contains"
             f" {printable(json.dumps(known[last]))}"
         )
 
@@ -199,7 +201,7 @@ def _take(known: dict[str, Any], name: str) -> Any:
 
 
 def _agree(known: Any, value: Any) -> bool:
-    """Whether two values are the same, numbers as far as float32 tells."""
+    """Whether two values are equal, numbers to float32 precision."""
     if isinstance(known, list) and isinstance(value, list) and len(known) == len(value):
         return all(map(_agree, known, value))
     if isinstance(known, float) and isinstance(value, float):
@@ -208,7 +210,7 @@ def _agree(known: Any, value: Any) -> bool:
 
 
 def _value(name: str, text: str) -> Any:
-    """A value as the user wrote it: a sampler, an image size, JSON, a list of numbers, or text."""
+    """Parse an answer: a sampler, an image size, JSON, a list of numbers, or text."""
     if name == "sampler" and not text.startswith("{"):
         return parse_sampler(*parse_settings(text)).model_dump()
     if name == "image":

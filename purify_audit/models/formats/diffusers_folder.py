@@ -1,7 +1,7 @@
 """A diffusers folder: `config.json` and weights at the root or under `unet/`, and a scheduler.
 
-The scheduler's settings become the card's: prediction, schedule, variance, clipping, spacing. What
-a scheduler does that the samplers here do not is refused by name. Only t* is left to ask.
+The scheduler supplies the card's prediction, schedule, variance, clipping and spacing; settings
+that the samplers do not support are rejected by name. Only t* must be given by the user.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from purify_audit.core.errors import CheckpointError
+from purify_audit.core.files import leaves_folder, read_errors
 from purify_audit.core.records import printable
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -19,7 +20,7 @@ MODEL = ("config.json", *_WEIGHTS)
 """Files of a model, in `unet/` or at the root."""
 
 SCHEDULER = ("scheduler/scheduler_config.json", "scheduler_config.json")
-"""Where a scheduler's settings lie."""
+"""Locations of a scheduler's settings."""
 
 _LONGEST = 1_000_000  # bytes of a JSON file
 _PREDICTION = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
@@ -30,27 +31,27 @@ _VARIANCE = {
     "learned_range": "learned-range",
 }  # in diffusers, fixed_large_log takes the root of a negative number
 _SAMPLERS = ("DDPMScheduler", "DDIMScheduler")
-_SETTINGS = ("beta_schedule", "beta_start", "trained_betas")  # of schedules that are known here
+_SETTINGS = ("beta_schedule", "beta_start", "trained_betas")  # of supported schedules
 
 
 def weights_in(folder: Path) -> Path:
     """The file of weights of a diffusers folder.
 
     Raises:
-        CheckpointError: there is none, or it lies outside the folder.
+        CheckpointError: there is none, or it is a link out of the folder.
     """
     _, model = _model_config(folder)
     for name in _WEIGHTS:
         if (model / name).exists():
-            return inside(folder, model / name)
+            return _inside(folder, model / name)
     raise CheckpointError(f"{folder}: has a config.json, but neither {' nor '.join(_WEIGHTS)}")
 
 
 def draft_fields(folder: Path) -> dict[str, Any]:
-    """What the two configurations say, as fields of a card.
+    """The fields of a card that the two configurations determine.
 
     Raises:
-        CheckpointError: a configuration is missing or damaged, or asks for what is not supported.
+        CheckpointError: a configuration is missing, damaged or not supported.
     """
     config, _ = _model_config(folder)
     name = str(config.get("_class_name"))
@@ -60,16 +61,16 @@ def draft_fields(folder: Path) -> dict[str, Any]:
         )
     for field in ("num_class_embeds", "class_embed_type"):
         if config.get(field) is not None:
-            raise CheckpointError(f"{folder}: its network is told a class ('{field}' is set)")
-    centred = config.get("center_input_sample") is True  # then it doubles pixels by itself
+            raise CheckpointError(f"{folder}: its network is class-conditional ('{field}' is set)")
+    centred = config.get("center_input_sample") is True  # then the network rescales pixels itself
     size = config.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
     if not (len(sides) == 2 and all(type(side) is int for side in sides)):
         raise CheckpointError(f"{folder}: config.json does not give sample_size")
     channels, out = config.get("in_channels", 3), config.get("out_channels", 3)
     if not (type(channels) is type(out) is int and out in (channels, 2 * channels)):
-        told = printable(f"{out} channels come out where {channels} go in")
-        raise CheckpointError(f"{folder}: {told}")
+        counts = printable(f"{channels} input channels do not fit {out} output channels")
+        raise CheckpointError(f"{folder}: {counts}")
     public = {n: v for n, v in config.items() if n == "_class_name" or not n.startswith("_")}
     return {
         "family": "diffusion",
@@ -83,7 +84,7 @@ def draft_fields(folder: Path) -> dict[str, Any]:
 
 
 def folder_sha256(folder: Path, files: list[Path]) -> str:
-    """SHA-256 over names and contents of the files that were read, in hexadecimal."""
+    """SHA-256 of names and contents of the files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
@@ -93,24 +94,16 @@ def folder_sha256(folder: Path, files: list[Path]) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files that say how the purifier runs: configurations and weights."""
+    """The files that define the purifier: configurations and weights."""
     _, model = _model_config(folder)
     scheduler = [folder / name for name in SCHEDULER if (folder / name).exists()]
     weights = [model / name for name in _WEIGHTS if (model / name).exists()]
     return [model / "config.json", *scheduler[:1], *weights[:1]]
 
 
-def inside(folder: Path, path: Path) -> Path:
-    """A path of a folder, refused if a link leads out of it.
-
-    The hub's cache keeps a snapshot as links into its folder `blobs`, and those are let through.
-
-    Raises:
-        CheckpointError: it leads out.
-    """
-    real, home = path.resolve(), folder.resolve()
-    cache = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if not (real.is_relative_to(home) or real.is_relative_to(cache)):
+def _inside(folder: Path, path: Path) -> Path:
+    """The path, unless it is a link out of the folder."""
+    if leaves_folder(folder, path):
         raise CheckpointError(f"{folder}: '{path.name}' is a link that leads out of the folder")
     return path
 
@@ -118,20 +111,19 @@ def inside(folder: Path, path: Path) -> Path:
 def _model_config(folder: Path) -> tuple[dict[str, Any], Path]:
     for place in _PLACES:
         if (folder / place / "config.json").exists():
-            path = inside(folder, folder / place / "config.json")
+            path = _inside(folder, folder / place / "config.json")
             return _read_json(path), folder / place
     raise CheckpointError(
-        f"{folder}: is a folder, but no diffusers model: it has no config.json, also not in unet/"
+        f"{folder}: is a folder without a diffusers model: no config.json or unet/config.json"
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LONGEST:
-            raise CheckpointError(f"{path}: is too long for a configuration")
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        with read_errors(path, CheckpointError):
+            if path.stat().st_size > _LONGEST:
+                raise CheckpointError(f"{path}: is too long for a configuration")
+            data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not usable JSON: {printable(str(error))}") from None
     if not isinstance(data, dict):
@@ -141,7 +133,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries := dict(pairs)) < len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("a name is repeated")
     return entries
 
 
@@ -149,8 +141,8 @@ def _scheduler_fields(folder: Path) -> dict[str, Any]:
     """Prediction, schedule and sampler."""
     paths = [folder / name for name in SCHEDULER if (folder / name).exists()]
     if not paths:
-        return {}  # then they are asked for
-    config = _read_json(inside(folder, paths[0]))
+        return {}  # the user must give them
+    config = _read_json(_inside(folder, paths[0]))
     where = str(paths[0])
     for field in ("thresholding", "rescale_betas_zero_snr"):
         if config.get(field):
@@ -159,7 +151,7 @@ def _scheduler_fields(folder: Path) -> dict[str, Any]:
     if name not in _SAMPLERS and not any(setting in config for setting in _SETTINGS):
         return {}
     fields: dict[str, Any] = {
-        "prediction": _meaning(config, ("prediction_type", "epsilon"), _PREDICTION, where),
+        "prediction": _meaning(config, "prediction_type", "epsilon", _PREDICTION, where),
         "schedule": _schedule(config, where),
     }
     if name in _SAMPLERS:
@@ -168,10 +160,9 @@ def _scheduler_fields(folder: Path) -> dict[str, Any]:
 
 
 def _meaning(
-    config: dict[str, Any], setting: tuple[str, str], meanings: dict[str, str], where: str
+    config: dict[str, Any], name: str, default: str, meanings: dict[str, str], where: str
 ) -> str:
-    """Of a setting (its name, its default), among those that are supported."""
-    name, default = setting
+    """The card's value for a setting."""
     value = config.get(name, default)
     if not isinstance(value, str) or value not in meanings:
         raise CheckpointError(f"{where}: {name} {printable(str(value))} is not supported")
@@ -182,10 +173,10 @@ def _schedule(config: dict[str, Any], where: str) -> dict[str, Any]:
     steps = config.get("num_train_timesteps", config.get("timesteps", 1000))
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 2e-2)
     if not (type(steps) is int and 1 <= steps <= 100_000):
-        told = printable(str(steps))
-        raise CheckpointError(f"{where}: num_train_timesteps {told} is no number of steps")
+        shown = printable(str(steps))
+        raise CheckpointError(f"{where}: num_train_timesteps {shown} is not a number of steps")
     if not all(isinstance(beta, float | int) and 0 < beta < 1 for beta in (start, end)):
-        raise CheckpointError(f"{where}: beta_start and beta_end must lie between 0 and 1")
+        raise CheckpointError(f"{where}: beta_start and beta_end must be between 0 and 1")
     if config.get("trained_betas") is not None:
         return {"kind": "table", "betas": config["trained_betas"]}
     match config.get("beta_schedule", "linear"):
@@ -198,8 +189,8 @@ def _schedule(config: dict[str, Any], where: str) -> dict[str, Any]:
         case "squaredcos_cap_v2":
             return {"kind": "cosine", "steps": steps}
         case other:
-            told = printable(str(other))
-            raise CheckpointError(f"{where}: beta_schedule {told} is not supported")
+            shown = printable(str(other))
+            raise CheckpointError(f"{where}: beta_schedule {shown} is not supported")
 
 
 def _sampler(config: dict[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -216,5 +207,5 @@ def _sampler(config: dict[str, Any], name: str, where: str) -> dict[str, Any]:
         if config.get("set_alpha_to_one", True) is False:
             raise CheckpointError(f"{where}: set_alpha_to_one false is not supported")
         return {"kind": "ddim", "clipped_eps": False, **common}
-    variance = _meaning(config, ("variance_type", "fixed_small"), _VARIANCE, where)
+    variance = _meaning(config, "variance_type", "fixed_small", _VARIANCE, where)
     return {"kind": "ddpm", "variance": variance, **common}

@@ -1,4 +1,4 @@
-"""Names of the weights of diffusers' U-Nets, then and now."""
+"""Old and current names of the weights of diffusers' U-Nets."""
 
 import re
 from collections.abc import Iterable
@@ -11,23 +11,23 @@ _OLD = re.compile(rf"(.*\battentions\.\d+\.)({'|'.join(_RENAMED)})(\.(?:weight|b
 
 
 def modern_keys(names: Iterable[str]) -> dict[str, str]:
-    """Each name as it is stored, and as diffusers has it since May 2023.
+    """Stored name -> name since May 2023.
 
-    Its pull request 3387 gave attention `to_q`, `to_k`, `to_v` and `to_out.0` instead of `query`,
-    `key`, `value` and `proj_attn`; shapes are the same. Every other name is left as it is.
+    Pull request 3387 of diffusers renamed `query`, `key`, `value` and `proj_attn` of attention to
+    `to_q`, `to_k`, `to_v` and `to_out.0`, of the same shapes. Other names are unchanged.
 
     Raises:
-        CheckpointError: two stored names come to mean one weight.
+        CheckpointError: two stored names denote one weight.
     """
     modern: dict[str, str] = {}
-    meant: dict[str, str] = {}
+    stored: dict[str, str] = {}
     for name in names:
         old = _OLD.fullmatch(name)
         now = f"{old[1]}{_RENAMED[old[2]]}{old[3]}" if old else name
-        if now in meant:
+        if now in stored:
             raise CheckpointError(
-                f"tensors '{printable(meant[now])}' and '{printable(name)}' are the same weight"
+                f"tensors '{printable(stored[now])}' and '{printable(name)}' are the same weight"
                 " under its old and its new name; remove one of them"
             )
-        modern[name], meant[now] = now, name
+        modern[name], stored[now] = now, name
     return modern

@@ -1,7 +1,7 @@
-"""What a format is: how its keys are recognised, and what they say of the network."""
+"""Formats of weights: recognition by tensor names, and the card fields that tensors imply."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from purify_audit.core.errors import CheckpointError
@@ -10,72 +10,97 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 State = Mapping[str, "Tensor"]
-"""Tensors by name, as a file has them."""
+"""Tensors by their names in a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A card as far as names and shapes of tensors write it.
+    """A partial card, derived from names and shapes of tensors.
 
     Attributes:
         fields: of the card; `network` is a mapping too.
         tensors: the file's name of each of the network's tensors.
-        conventions: fields, by dotted name, that no tensor tells and that published files of the
-            layout have alike; they are recorded, and the user may say otherwise.
+        conventions: fields, by dotted name, that tensors do not determine and that all published
+            files of the layout share; they are recorded, and the user can override them.
     """
 
     fields: dict[str, Any]
-    tensors: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, str]
     conventions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A layout of tensors that many files share.
+    """A layout of tensors shared by many files.
 
     Attributes:
         name: in reports and in the table of presets.
         title: in sentences: "... is <title>".
-        marks: names that together tell this layout from all others.
-        draft: what the tensors say; raises CheckpointError where they contradict the layout.
+        matches: whether tensors have this layout and no other.
+        draft: the partial card; raises CheckpointError if tensors contradict the layout.
     """
 
     name: str
     title: str
-    marks: Callable[[State], bool]
+    matches: Callable[[State], bool]
     draft: Callable[[State], Draft]
 
 
 def shape(state: State, name: str, axes: int) -> tuple[int, ...]:
-    """The shape of a tensor that the layout has.
+    """The shape of a tensor.
 
     Raises:
-        CheckpointError: it is not there, or has another number of axes.
+        CheckpointError: it is missing, or has another number of axes.
     """
     if name not in state:
         raise CheckpointError(f"tensor '{name}' is missing from this layout")
-    found = tuple(state[name].shape)
-    if len(found) != axes:
-        raise CheckpointError(f"tensor '{name}' of shape {list(found)} should have {axes} axes")
-    return found
+    actual = tuple(state[name].shape)
+    if len(actual) != axes:
+        raise CheckpointError(f"tensor '{name}' of shape {list(actual)} should have {axes} axes")
+    return actual
+
+
+def whole(state: State) -> dict[str, str]:
+    """All tensors under their own names."""
+    return {name: name for name in state}
+
+
+def refuse_class_conditional(state: State, name: str) -> None:
+    """Raise CheckpointError if there is a tensor of class embeddings."""
+    if name in state:
+        label = name.removeprefix("model.")
+        raise CheckpointError(
+            f"the network is class-conditional ({label}), and a purifier has no class labels"
+        )
+
+
+def learned_variance(inputs: int, outputs: int, hint: str = "") -> bool:
+    """Whether a network that predicts noise also predicts its variance, by its channels.
+
+    Raises:
+        CheckpointError: it has neither as many output channels as inputs, nor twice as many.
+    """
+    if outputs not in (inputs, 2 * inputs):
+        raise CheckpointError(f"{inputs} input channels do not fit {outputs} output channels{hint}")
+    return outputs == 2 * inputs
 
 
 def indices(state: State, prefix: str) -> list[int]:
-    """The numbers N for which a name begins with `prefix` + N + '.', in order."""
-    found = set()
+    """The numbers N for which a name begins with `prefix` + N + '.', sorted."""
+    numbers = set()
     for name in state:
         head, _, _ = name.removeprefix(prefix).partition(".")
         if name.startswith(prefix) and head.isdecimal() and len(head) < 6:
-            found.add(int(head))
-    return sorted(found)
+            numbers.add(int(head))
+    return sorted(numbers)
 
 
-def ratio(part: int, whole: int, what: str) -> int:
-    """Part / whole, if it is a whole number above 0.
+def ratio(size: int, unit: int, what: str = "width of a level") -> int:
+    """Size / unit, if that is a positive integer.
 
     Raises:
         CheckpointError: it is not.
     """
-    if whole < 1 or part < 1 or part % whole:
-        raise CheckpointError(f"{what} of {part} is no multiple of {whole}")
-    return part // whole
+    if unit < 1 or size < 1 or size % unit:
+        raise CheckpointError(f"{what} of {size} is not a multiple of {unit}")
+    return size // unit

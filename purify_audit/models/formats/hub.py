@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, by name: `hub:owner/name` or `hub:owner/name@revision`."""
+"""Models of the Hugging Face Hub, by name: `hub:owner/name` or `hub:owner/name@revision`."""
 
 import re
 from pathlib import Path
@@ -13,16 +13,16 @@ _FILES = [*SCHEDULER, *(f"{folder}{name}" for folder in ("", "unet/") for name i
 
 
 def download(text: str) -> Path:
-    """The folder of a model's files; the folder's name is the revision, a commit.
+    """Download a model; the name of the folder is its revision, a commit.
 
-    Only configurations and weights are fetched, and no code. `HF_HUB_OFFLINE` is honoured: then
-    only what was fetched before is used.
+    Only configurations and weights are downloaded, no code. With `HF_HUB_OFFLINE`, only files in
+    the cache are used.
 
     Raises:
         CheckpointError: not such a name, no `huggingface_hub`, no network, or no such model.
     """
-    named = _NAME.fullmatch(text)
-    if named is None:
+    match = _NAME.fullmatch(text)
+    if match is None:
         raise CheckpointError(
             f"'{printable(text)}' is not hub:OWNER/NAME or hub:OWNER/NAME@REVISION"
         )
@@ -33,7 +33,7 @@ def download(text: str) -> Path:
             f"{text}: needs huggingface_hub; install purify-audit[diffusers]"
         ) from None
     try:
-        return Path(snapshot_download(named[1], revision=named[2], allow_patterns=_FILES))
-    except Exception as error:  # the hub library's errors have no common base
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{text}: cannot be fetched: {printable(told[0])}") from None
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=_FILES))
+    except Exception as error:  # errors of huggingface_hub have no common base class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{text}: cannot be downloaded: {printable(lines[0])}") from None

@@ -1,11 +1,18 @@
-"""P. Wang's denoising-diffusion-pytorch: a trainer's file, a GaussianDiffusion's, or a U-Net's.
+"""P. Wang's denoising-diffusion-pytorch: files of a trainer, a GaussianDiffusion, or a U-Net.
 
-A GaussianDiffusion stores its schedule (`betas`) beside the network (`model.*`), but not what the
-network predicts. Its clean estimates are clipped to [−1, 1], and its variance is the posterior's.
+A GaussianDiffusion stores its schedule (`betas`) with the network (`model.*`), but not its
+prediction target. Clean estimates are clipped to [−1, 1]; the variance is the posterior's.
 """
 
-from purify_audit.core.errors import CheckpointError
-from purify_audit.models.formats.draft import Draft, Format, State, indices, ratio, shape
+from purify_audit.models.formats.draft import (
+    Draft,
+    Format,
+    State,
+    indices,
+    learned_variance,
+    ratio,
+    shape,
+)
 
 _BUFFERS = (
     *("betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_"),
@@ -20,7 +27,7 @@ def _prefix(state: State) -> str | None:
     return None
 
 
-def _marks(state: State) -> bool:
+def _matches(state: State) -> bool:
     return _prefix(state) is not None
 
 
@@ -28,11 +35,7 @@ def _draft(state: State) -> Draft:
     prefix = _prefix(state) or ""
     width, channels, _, _ = shape(state, f"{prefix}init_conv.weight", 4)
     out = shape(state, f"{prefix}final_conv.weight", 4)[0]
-    if out not in (channels, 2 * channels):
-        raise CheckpointError(
-            f"{out} channels come out where {channels} go in: a network conditioned on its own"
-            " estimate, perhaps, which is not supported"
-        )
+    hint = " (self-conditioning is not supported)"
     levels = indices(state, f"{prefix}downs.")
     full, wide = [], []
     for level in levels:
@@ -46,7 +49,7 @@ def _draft(state: State) -> Draft:
     network = {
         "arch": "lucidrains-unet",
         "width": width,
-        "multipliers": [ratio(w, width, "width of a level") for w in wide],
+        "multipliers": [ratio(w, width) for w in wide],
         "heads": heads,
         "head_channels": head_channels,
         "memory": memory,
@@ -58,7 +61,7 @@ def _draft(state: State) -> Draft:
         "network": network,
         "channels": channels,
         "time_conditioning": "index",
-        "learned_variance": out == 2 * channels,
+        "learned_variance": learned_variance(channels, out, hint),
     }
     if "betas" in state:
         betas = [float(beta) for beta in state["betas"].flatten()[:10_001]]
@@ -68,4 +71,4 @@ def _draft(state: State) -> Draft:
     return Draft(fields, {name.removeprefix(prefix): name for name in network_names}, conventions)
 
 
-FORMAT = Format("lucidrains", "a denoising-diffusion-pytorch network", _marks, _draft)
+FORMAT = Format("lucidrains", "a denoising-diffusion-pytorch network", _matches, _draft)

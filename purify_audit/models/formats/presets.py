@@ -1,6 +1,6 @@
-"""Published ways of running published weights, every choice spelled out, each with its source.
+"""Presets: published settings for published weights, with their sources.
 
-A preset fills what a file does not say. What the file says, a preset may not contradict.
+A preset supplies settings that a file does not contain; it may not contradict those that it does.
 """
 
 from dataclasses import dataclass
@@ -8,19 +8,21 @@ from typing import Any
 
 _LINEAR = {"kind": "linear", "steps": 1000, "beta_start": 1e-4, "beta_end": 2e-2}
 _CIFAR = {"channels": 3, "height": 32, "width": 32}
+_LARGE = {"channels": 3, "height": 256, "width": 256}
+_SIGNED = [-1.0, 1.0]
 _SDE = {"kind": "vp-sde", "clamp": False}
 _DIFFPURE = "Nie et al. 2022 (DiffPure), section 5 and its scripts"
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A way of running weights.
+    """Published settings of a model.
 
     Attributes:
-        formats: whose weights.
-        source: on whose word.
-        fields: of the card, nested ones with dots.
-        weights: which of two sets of weights, where a file holds both.
+        formats: names of the formats that it applies to.
+        source: the publication.
+        fields: of the card, by dotted name.
+        weights: the set of weights to use, if a file contains both.
     """
 
     formats: tuple[str, ...]
@@ -34,12 +36,39 @@ _DDPMPP = {
     "prediction": "eps",
     "time_conditioning": "continuous",
     "schedule": _LINEAR,
-    "data_range": [-1.0, 1.0],
+    "data_range": _SIGNED,
     "network.fir": False,
     "network.scale_by_sigma": False,
     "sampler": _SDE,
 }
-_ADM_HEADS = {"network.head_channels": 64, "network.new_attention_order": False}
+_ADM_256 = {
+    "network.head_channels": 64,
+    "network.new_attention_order": False,
+    "image": _LARGE,
+    "schedule": _LINEAR,
+    "data_range": _SIGNED,
+}
+
+
+def _ddpm(variance: str, *, clip: bool = True) -> dict[str, Any]:
+    return {"kind": "ddpm", "variance": variance, "clip": clip}
+
+
+def _edm(preconditioning: str, column: str) -> Preset:
+    source = f"Karras et al. 2022, table 1, {column}; as a purifier on the VP schedule, by DDIM"
+    fields = {
+        "network.preconditioning": preconditioning,
+        "schedule": _LINEAR,
+        "sampler": {"kind": "ddim", "clip": False},
+    }
+    return Preset(("edm",), source, fields, weights="ema")
+
+
+def _lucidrains(prediction: str, version: str) -> Preset:
+    source = f"denoising-diffusion-pytorch{version}, images in [−1, 1]"
+    fields = {"prediction": prediction, "data_range": _SIGNED, "sampler": _ddpm("fixed-small")}
+    return Preset(("lucidrains",), source, fields, weights="ema")
+
 
 PRESETS: dict[str, Preset] = {
     "diffpure-cifar10": Preset(
@@ -57,25 +86,12 @@ PRESETS: dict[str, Preset] = {
     "diffpure-imagenet": Preset(
         ("adm",),
         f"{_DIFFPURE}: ImageNet, l-inf 4/255, t* = 150, at 256 x 256 (it resizes from 224)",
-        _ADM_HEADS
-        | {
-            "image": {"channels": 3, "height": 256, "width": 256},
-            "schedule": _LINEAR,
-            "data_range": [-1.0, 1.0],
-            "t_star": 150,
-            "sampler": _SDE,
-        },
+        _ADM_256 | {"t_star": 150, "sampler": _SDE},
     ),
     "guided-diffusion": Preset(
         ("adm",),
         "Dhariwal and Nichol 2021, 256 x 256 unconditional: ancestral, learned variance, clipped",
-        _ADM_HEADS
-        | {
-            "image": {"channels": 3, "height": 256, "width": 256},
-            "schedule": _LINEAR,
-            "data_range": [-1.0, 1.0],
-            "sampler": {"kind": "ddpm", "variance": "learned-range", "clip": True},
-        },
+        _ADM_256 | {"sampler": _ddpm("learned-range")},
     ),
     "improved-diffusion-cifar10": Preset(
         ("adm",),
@@ -83,69 +99,33 @@ PRESETS: dict[str, Preset] = {
         {
             "image": _CIFAR,
             "schedule": {"kind": "cosine", "steps": 4000},
-            "data_range": [-1.0, 1.0],
+            "data_range": _SIGNED,
             "network.heads": 4,
             "network.new_attention_order": False,
             "network.time_scale": 0.25,  # its rescale_timesteps: 1000 / 4000
-            "sampler": {"kind": "ddpm", "variance": "learned-range", "clip": True},
+            "sampler": _ddpm("learned-range"),
         },
     ),
     "ddpm-cifar10": Preset(
         ("ddpm",),
         "Ho et al. 2020, CIFAR-10: fixed-large variance, clipped",
-        {"image": _CIFAR, "sampler": {"kind": "ddpm", "variance": "fixed-large", "clip": True}},
+        {"image": _CIFAR, "sampler": _ddpm("fixed-large")},
         weights="ema",
     ),
     "diffpure-celeba": Preset(
         ("ddpm",),
         f"{_DIFFPURE}: CelebA-HQ with SDEdit's weights, t* = 500, fixed-small, not clipped",
         {
-            "image": {"channels": 3, "height": 256, "width": 256},
+            "image": _LARGE,
             "t_star": 500,
-            "sampler": {"kind": "ddpm", "variance": "fixed-small", "clip": False, "clamp": False},
+            "sampler": _ddpm("fixed-small", clip=False) | {"clamp": False},
         },
         weights="ema",
     ),
-    "edm-cifar10-vp": Preset(
-        ("edm",),
-        "Karras et al. 2022, table 1, VP column; as a purifier on the VP schedule, by DDIM",
-        {
-            "network.preconditioning": "vp",
-            "schedule": _LINEAR,
-            "sampler": {"kind": "ddim", "clip": False},
-        },
-        weights="ema",
-    ),
-    "edm-cifar10": Preset(
-        ("edm",),
-        "Karras et al. 2022, table 1, last column; as a purifier on the VP schedule, by DDIM",
-        {
-            "network.preconditioning": "edm",
-            "schedule": _LINEAR,
-            "sampler": {"kind": "ddim", "clip": False},
-        },
-        weights="ema",
-    ),
-    "lucidrains": Preset(
-        ("lucidrains",),
-        "denoising-diffusion-pytorch 2.x, its defaults: predicts v, images in [−1, 1]",
-        {
-            "prediction": "v",
-            "data_range": [-1.0, 1.0],
-            "sampler": {"kind": "ddpm", "variance": "fixed-small", "clip": True},
-        },
-        weights="ema",
-    ),
-    "lucidrains-eps": Preset(
-        ("lucidrains",),
-        "denoising-diffusion-pytorch, objective pred_noise, images in [−1, 1]",
-        {
-            "prediction": "eps",
-            "data_range": [-1.0, 1.0],
-            "sampler": {"kind": "ddpm", "variance": "fixed-small", "clip": True},
-        },
-        weights="ema",
-    ),
+    "edm-cifar10-vp": _edm("vp", "VP column"),
+    "edm-cifar10": _edm("edm", "last column"),
+    "lucidrains": _lucidrains("v", " 2.x, its defaults: predicts v"),
+    "lucidrains-eps": _lucidrains("eps", ", objective pred_noise"),
     "kair-gray-25": Preset(
         ("dncnn",),
         "Zhang et al. 2017: DnCNN for noise of 25/255; the noise is added before it",

@@ -1,10 +1,10 @@
 """Image restorers as KAIR distributes them: DnCNN, FFDNet, DRUNet (K. Zhang et al.).
 
-Plain state dicts. None says which level of noise it was trained for, or is to be told.
+Plain state dicts, which contain neither the noise level of training nor that of the input.
 """
 
 from purify_audit.core.errors import CheckpointError
-from purify_audit.models.formats.draft import Draft, Format, State, indices, shape
+from purify_audit.models.formats.draft import Draft, Format, State, indices, shape, whole
 
 
 def _chain(state: State) -> bool:
@@ -20,11 +20,11 @@ def _chain(state: State) -> bool:
 
 
 def _ends(state: State) -> tuple[int, int, int]:
-    """Channels in, width, and channels out of a chain."""
-    wide, here, _, _ = shape(state, "model.0.weight", 4)
+    """Input channels, width, and output channels of a chain."""
+    width, channels, _, _ = shape(state, "model.0.weight", 4)
     last = f"model.{indices(state, 'model.')[-1]}."
     end = state.get(f"{last}weight", state.get(f"{last}bias"))
-    return here, wide, 0 if end is None or not end.ndim else end.shape[0]
+    return channels, width, 0 if end is None or not end.ndim else end.shape[0]
 
 
 def _is_dncnn(state: State) -> bool:
@@ -35,7 +35,7 @@ def _dncnn(state: State) -> Draft:
     channels, width, _ = _ends(state)
     depth = len(indices(state, "model."))
     if (width, depth) == (64, 7):
-        raise CheckpointError("so does an IRCNN, whose dilations are not in its tensors")
+        raise CheckpointError("so does an IRCNN, whose dilations its tensors do not contain")
     network = {"arch": "dncnn", "width": width, "depth": depth}
     return _feedforward(state, network, channels)
 
@@ -47,7 +47,7 @@ def _is_ffdnet(state: State) -> bool:
 def _ffdnet(state: State) -> Draft:
     _, width, out = _ends(state)
     if out % 4:
-        raise CheckpointError(f"{out} channels come out, which 2 x 2 pixels cannot share")
+        raise CheckpointError(f"its {out} output channels are not a multiple of 2 x 2 pixels")
     network = {"arch": "ffdnet", "width": width, "depth": len(indices(state, "model."))}
     return _feedforward(state, network, out // 4)
 
@@ -72,16 +72,16 @@ def _feedforward(state: State, network: dict[str, object], channels: int) -> Dra
         "channels": channels,
         "data_range": [0.0, 1.0],
     }
-    return Draft(fields, {name: name for name in state}, ("data_range",))
+    return Draft(fields, whole(state), ("data_range",))
 
 
 def _any(state: State) -> Draft:
     fields = {"family": "feedforward", "network": {"arch": "spandrel"}, "data_range": [0.0, 1.0]}
-    return Draft(fields, {name: name for name in state}, ("data_range",))
+    return Draft(fields, whole(state), ("data_range",))
 
 
 SPANDREL = Format("spandrel", "a restorer for spandrel to detect", lambda state: True, _any)
-"""Whatever the user says is one (`--as spandrel`); loading it tells whether it is."""
+"""Used only with `--as spandrel`; loading fails if spandrel does not detect the network."""
 
 FORMATS = (
     Format("dncnn", "a DnCNN denoiser", _is_dncnn, _dncnn),

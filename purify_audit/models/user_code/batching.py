@@ -1,4 +1,4 @@
-"""Which rows of a batch may be purified together by code that draws its own random numbers.
+"""The rows of a batch that user code with its own randomness may purify in one call.
 
 Alignment needs every row to have its own numbers, whatever is beside it. Code that draws
 `randn_like(x)` for a batch does; code that draws one random time for the whole batch does not, and

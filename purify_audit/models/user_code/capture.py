@@ -1,4 +1,4 @@
-"""The randomness of other people's code, captured while it runs.
+"""Capture of the randomness of user code while it runs.
 
 Code that was not written for an audit draws from generators. PyTorch marks each operator that does
 (`torch.Tag.nondeterministic_seeded`), and a dispatch mode sees them all, whatever called them. Here

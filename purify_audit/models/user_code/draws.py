@@ -1,4 +1,4 @@
-"""Draws of foreign code: what was seen of each, what is known of all, what cannot be aligned."""
+"""Records of the random draws of user code, and of draws that cannot be aligned."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What somebody else's code did wrong, as one sentence with the line that did it."""
+"""Exceptions of user code, reported as one sentence with the source line."""
 
 import contextlib
 import os
@@ -18,16 +18,16 @@ _NO_GRAPH = "does not require grad"  # in what autograd says where nothing was r
 
 
 class UserCodeError(InputError):
-    """Somebody's own code raised an exception, or returned what is no image."""
+    """User code raised an exception, or returned something other than images."""
 
 
 class NoGraphError(UserCodeError):
-    """The code takes a gradient, and autograd was off."""
+    """The code takes a gradient while autograd is off."""
 
 
 @contextlib.contextmanager
 def user_code_errors(what: str) -> Iterator[None]:
-    """Turns what code within raises into a sentence that begins with `what`.
+    """Raise exceptions of user code as errors that begin with `what`.
 
     Raises:
         UserCodeError: any exception, or an attempt to exit.

@@ -1,7 +1,7 @@
-"""The generators that foreign code draws from: their states, put aside, put back and told apart."""
+"""Save, restore, seed and identify the states of the generators that user code draws from."""
 
 import hashlib
-import random  # noqa: TID251 - put aside and back; foreign code draws from it
+import random  # noqa: TID251 - saved and restored; user code draws from it
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -49,7 +49,7 @@ def seed_all(words: list[int]) -> None:
     """Seed the global generators, from eight words of 32 bits."""
     for generator in _torch_generators():
         generator.manual_seed(words[0] * 2**31 + words[1])
-    np.random.seed(words[2:5])  # noqa: NPY002, TID251 - foreign code draws from it
+    np.random.seed(words[2:5])  # noqa: NPY002, TID251 - user code draws from it
     random.seed(words[5] * 2**64 + words[6] * 2**32 + words[7])
 
 

@@ -1,4 +1,4 @@
-"""The networks inside somebody's own code, as far as they can be found; mode and precision."""
+"""Find the networks inside user code; their mode and precision."""
 
 import contextlib
 import functools

@@ -28,14 +28,9 @@ from torch._utils import _rebuild_parameter, _rebuild_tensor, _rebuild_tensor_v2
 
 from purify_audit.core.errors import CheckpointError
 from purify_audit.models.containers import pickle_checks, trees, zip_checks
-from purify_audit.models.containers.read import (
-    is_exported_program,
-    is_onnx,
-    is_torchscript,
-    read_weights,
-    state_dicts,
-    strip_prefix,
-)
+from purify_audit.models.containers.read import read_weights
+from purify_audit.models.containers.trees import state_dicts, strip_prefix
+from purify_audit.models.exported.read import graph_container
 
 FORMATS = ("zip pickle", "legacy pickle")
 MAGIC, VERSION, SYSTEM = 0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}
@@ -330,8 +325,8 @@ def test_nothing_in_a_pickle_runs(inside, name, container, fault, tmp_path):
     value = {"state_dict": {"w": tensor()}, "x": [payload, {"y": payload}]} if inside else payload
     message = fault(wrapped(value, container))
     assert not canary.exists()
-    assert message.startswith(f"asks for `{name}`, which only a full unpickle can load")
-    assert message.endswith("give --allow-pickle if you trust whoever made this file")
+    assert message.startswith(f"names `{name}`, which only a full unpickle can load")
+    assert message.endswith("use --allow-pickle if you trust the author of this file")
 
 
 @pytest.mark.parametrize("container", FORMATS)
@@ -350,7 +345,7 @@ def test_later_protocols_are_told_by_name(protocol, fault, tmp_path):
     for name, payload in _hostile(canary).items():
         if name != "builtins.getattr":
             message = fault(archive(pickled({"w": payload, "v": payload}, protocol)))
-            assert message.startswith(f"asks for `{name}`, which only a full unpickle")
+            assert message.startswith(f"names `{name}`, which only a full unpickle")
     plain = fault(archive(pickled({"w": 1}, 4)))
     assert plain.startswith("has an opcode FRAME, which only a full unpickle")
     assert not canary.exists()
@@ -399,9 +394,9 @@ def test_training_arguments_are_refused_with_the_next_step(container, saved, fau
     args = argparse.Namespace(lr=0.1, layers=[1, 2], nested=argparse.Namespace(a=None))
     path = saved({"args": args, "state_dict": {"w": torch.ones(2)}}, container)
     assert fault(path) == (
-        "asks for `argparse.Namespace`, which only a full unpickle can load, and that can run any"
-        " code; save its weights alone, with torch.save(model.state_dict(), FILE), or give"
-        " --allow-pickle if you trust whoever made this file"
+        "names `argparse.Namespace`, which only a full unpickle can load, and that can run any"
+        " code; save its weights alone, with torch.save(model.state_dict(), FILE), or use"
+        " --allow-pickle if you trust the author of this file"
     )
     contents = read_weights(path, allow_pickle=True)
     assert contents.unpickled
@@ -412,9 +407,7 @@ def test_training_arguments_are_refused_with_the_next_step(container, saved, fau
 def test_numpy_in_a_file(saved, fault):
     path = saved({"best": np.float64(0.5), "mean": np.arange(3.0), "w": torch.ones(1)})
     message = fault(path)
-    assert re.match(
-        r"asks for `numpy\.\S+`, `numpy\.\S+`, `numpy\.\S+` and \d more, which", message
-    )
+    assert re.match(r"names `numpy\.\S+`, `numpy\.\S+`, `numpy\.\S+` and \d more, which", message)
     tree = read_weights(path, allow_pickle=True).tree
     same(tree["best"], 0.5)
     same(tree["mean"], torch.arange(3, dtype=torch.float64))
@@ -425,7 +418,7 @@ def test_numpy_in_a_file(saved, fault):
 def test_a_whole_model(container, saved, fault):
     model = network()
     path = saved(model, container)
-    assert fault(path).startswith("asks for `torch.nn.modules.container.Sequential`")
+    assert fault(path).startswith("names `torch.nn.modules.container.Sequential`")
     same(read_weights(path, allow_pickle=True).tree, dict(model.state_dict()))
 
 
@@ -448,7 +441,7 @@ def test_a_module_that_is_not_installed(tmp_path, fault, monkeypatch):
     monkeypatch.setitem(sys.modules, "someones_code", module)
     content = archive({"config": module.Config()})
     monkeypatch.delitem(sys.modules, "someones_code")
-    assert fault(content).startswith("asks for `someones_code.Config`, which")
+    assert fault(content).startswith("names `someones_code.Config`, which")
     assert fault(content, allow_pickle=True).startswith(
         "needs the Python module 'someones_code', which is not installed"
     )
@@ -483,7 +476,7 @@ def test_edm_pickles_get_the_way_to_convert_them(fault, monkeypatch):
 def test_other_pickles_are_refused(protocol, fault):
     message = fault(pickle.dumps(OrderedDict(a=1), protocol))
     assert message.startswith(
-        "is a Python pickle that asks for `collections.OrderedDict`, not written by torch.save"
+        "is a Python pickle that names `collections.OrderedDict`, not written by torch.save"
     )
     assert fault(pickle.dumps([1], protocol)).startswith("is a Python pickle, not written by")
 
@@ -531,7 +524,7 @@ def test_a_storage_must_have_its_bytes(fault):
         "a tensor needs 20 bytes of entry 'data/0', which has 16 bytes: damaged"
     )
     assert fault(archive({"w": tensor(storage=Stored(key="../x"))})).startswith(
-        "a tensor needs 16 bytes of entry 'data/../x', which is not there"
+        "a tensor needs 16 bytes of entry 'data/../x', which is missing"
     )
     two = {"v": tensor(), "w": tensor(storage=Stored(2, torch.DoubleStorage), size=(2,))}
     assert "storage '0' has two sizes or types" in fault(archive(two))
@@ -911,8 +904,8 @@ def test_graphs_are_recognised_and_sent_elsewhere(fault, saved, tmp_path):
     torch.export.save(torch.export.export(model, (x,)), program)
     (tmp_path / "g.pt").write_bytes(OTHER_FILES["onnx"][0])
     graph = tmp_path / "g.pt"
-    for test, right in ((is_torchscript, script), (is_exported_program, program), (is_onnx, graph)):
-        assert [p for p in (script, program, graph, weights) if test(p)] == [right]
+    containers = [graph_container(path) for path in (script, program, graph, weights)]
+    assert containers == ["torchscript", "pt2", "onnx", None]
     assert fault(script).startswith("is a TorchScript archive: a graph and no weights alone")
     assert fault(program).startswith("is an exported program (.pt2): a graph and no weights alone")
     for path in (script, program):
@@ -928,7 +921,7 @@ def test_onnx_as_its_library_writes_it(tmp_path):
     )
     for name in ("", "someone"):
         onnx.save(onnx.helper.make_model(graph, producer_name=name), tmp_path / "m.onnx")
-        assert is_onnx(tmp_path / "m.onnx")
+        assert graph_container(tmp_path / "m.onnx") == "onnx"
 
 
 def test_safetensors_are_checked_first(fault, tmp_path):

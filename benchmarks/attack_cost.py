@@ -1,4 +1,4 @@
-"""What an exact gradient costs: time against the bare network, and peak memory against the chain.
+"""Cost of an exact gradient: time relative to the bare network, and peak memory by chain length.
 
     python benchmarks/attack_cost.py [--out benchmarks/attack_cost.json]
 
@@ -7,19 +7,15 @@ what they cannot do without, two forward passes and one backward pass of the bar
 every step of the chain. Memory: peak resident memory of one gradient in a process of its own.
 """
 
-import argparse
 import json
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
-from pathlib import Path
 
 import torch
+from common import ROOT, command_line, parser, provenance, torch_machine, write
 
 from purify_audit.attack.objective import Defence, Objective
 from purify_audit.images.image_set import load_images
@@ -29,7 +25,6 @@ from purify_audit.models.purifiers.diffusion import DiffusionPurifier
 from purify_audit.models.runner import deterministic
 from purify_audit.spec.card import DiffusionCard
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 STEPS, BATCHES = (10, 50, 200), (128, 512)
 
@@ -92,11 +87,10 @@ def peak(steps: int, batch: int) -> float:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "attack_cost.json")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--peak", nargs=2, type=int, help="print one peak and end")
-    options = parser.parse_args()
+    flags = parser(__doc__, "attack_cost.json")
+    flags.add_argument("--rounds", type=int, default=9)
+    flags.add_argument("--peak", nargs=2, type=int, help="print one peak and end")
+    options = flags.parse_args()
     if options.peak:
         return print(peak(*options.peak))
     found = ratios(options.rounds, steps=50, batch=64)
@@ -108,17 +102,14 @@ def main() -> None:
             memory[f"{batch} images, {steps} steps"] = round(float(done.stdout), 1)
             print(f"{batch} images, {steps} steps: {done.stdout.strip()} MiB", flush=True)
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        + torch.__version__,
+        **provenance(command_line(), torch_machine()),
         "gradient_over_bare_passes": {
             "median": statistics.median(found),
             "all": [round(ratio, 4) for ratio in found],
         },
         "peak_mib": memory,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(options.out, result)
     print(json.dumps(result, indent=1))
 
 

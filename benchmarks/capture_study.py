@@ -1,4 +1,4 @@
-"""User code with its randomness captured, and with both calls drawing as they like.
+"""Unaligned and aligned rates of user code: its randomness captured, and not captured.
 
     python benchmarks/capture_study.py [--images 16] [--out benchmarks/capture_study.json]
 
@@ -7,19 +7,14 @@ as DiffPure calls it, torchdiffeq's, a Langevin purifier, dropout left on, and a
 0.9 cubed. Their networks are small and untrained: it is the randomness that is looked at.
 """
 
-import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import ROOT, interval, parser, provenance, torch_machine, write
 
-ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/models/user_code")]
 
 import user_code_samples as code  # noqa: E402
@@ -50,10 +45,9 @@ DRAWS, DIRECTIONS, EPS = 2, 4, 0.05
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "capture_study.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "capture_study.json")
+    flags.add_argument("--images", type=int, default=16)
+    options = flags.parse_args()
     images, start, rows = grey_images(options.images), time.monotonic(), []
     for name, make in PURIFIERS.items():
         settings = {"draws": DRAWS, "directions": DIRECTIONS, "eps": (EPS,)}
@@ -67,20 +61,17 @@ def main() -> None:
         )
         row = {"code": name}
         for label, e in (("captured", captured), ("uncaptured", uncaptured)):
-            row[label] = [e.value, e.lower, e.upper]
+            row[label] = interval(e)
         rows.append(row | {"same": abs(other.value / captured.value - 1) < 1e-4})
         print(rows[-1], flush=True)
+    command = f"python benchmarks/capture_study.py --images {options.images}"
     result = {
-        "command": f"python benchmarks/capture_study.py --images {options.images}",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        + torch.__version__,
-        "seconds": round(time.monotonic() - start),
+        **provenance(command, torch_machine(), start),
         "images": options.images,
         "draws": DRAWS,
         "rows": rows,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,16 @@ IMAGES: CIFAR-10 test images (any format of docs/data.md; ids are test-set indic
 examples/cifar10-resnet20.json attached. Neither is part of this repository.
 """
 
-import argparse
-import json
-import platform
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
+from common import interval, parser, provenance, torch_machine, write
 
-from purify_audit.audit.compression_run import audit
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import prepare
 
-ROOT = Path(__file__).parents[1]
 TRANSFORMS = (
     "identity",
     "bit-depth:bits=5",
@@ -37,14 +33,13 @@ TRANSFORMS = (
 
 def main() -> None:
     """Audit and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("images")
-    parser.add_argument("classifier")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "cifar_transforms.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "cifar_transforms.json")
+    flags.add_argument("images")
+    flags.add_argument("classifier")
+    options = flags.parse_args()
     start, rows = time.monotonic(), []
     for name in TRANSFORMS:
-        asked: dict[str, object] = {
+        plan_options: dict[str, object] = {
             "checkpoint": name,
             "data": options.images,
             "classifier": options.classifier,
@@ -54,8 +49,8 @@ def main() -> None:
             "draws": 2 if name.startswith("gaussian-noise") else 1,
             "probes": ({"kind": "sign"}, {"kind": "lowfreq"}),
         }
-        report = audit(prepare(asked, torch.device("cpu")), Progress()).report
-        found: dict[str, object] = {"transformation": name}
+        report = run_compression(prepare(plan_options, torch.device("cpu")), Progress()).report
+        fields: dict[str, object] = {"transformation": name}
         rates = {e.probe: e for e in report.estimates if e.metric == "compression_rate"}
         for label, metric, norm, probe in (
             ("clean_accuracy", "clean_accuracy", None, None),
@@ -66,22 +61,19 @@ def main() -> None:
         ):
             e = report.find(metric, norm, rates[probe] if probe else None)
             assert e is not None, label
-            found[label] = [e.value, e.lower, e.upper]
-        found["findings"] = [f.code for f in report.findings]
-        rows.append(found)
-        print(found, flush=True)
+            fields[label] = interval(e)
+        fields["findings"] = [f.code for f in report.findings]
+        rows.append(fields)
+        print(fields, flush=True)
+    command = "python benchmarks/cifar_transforms.py"
+    command += f" {Path(options.images).name} {Path(options.classifier).name}"
     result = {
-        "command": "python benchmarks/cifar_transforms.py "
-        f"{Path(options.images).name} {Path(options.classifier).name}",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        + torch.__version__,
-        "seconds": round(time.monotonic() - start),
+        **provenance(command, torch_machine(), start),
         "eps_linf": 8 / 255,
         "rows": rows,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("now `make docs` puts them on docs/results.md")
+    write(options.out, result)
+    print("run `make docs` to update docs/results.md")
 
 
 if __name__ == "__main__":

@@ -2,27 +2,20 @@
 
     python benchmarks/digits_sweep.py [--images 64] [--out benchmarks/digits_sweep.json]
 
-Writes the numbers, of which `make docs` makes docs/results.md.
+Writes the numbers from which `make docs` generates docs/results.md.
 """
 
-import argparse
-import json
-import platform
-import shlex
-import sys
 import time
-from datetime import date
-from pathlib import Path
 
 import torch
+from common import ROOT, command_line, interval, parser, provenance, torch_machine, write
 
-from purify_audit.audit.compression_run import audit
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import prepare
 from purify_audit.report.schema import Report
 from purify_audit.spec.samplers import parse_sampler
 
-ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "digits-ddpm.safetensors"
 CLASSIFIER = ROOT / "models" / "digits-classifier.safetensors"
 T_STARS = (20, 60, 100, 200, 300)
@@ -30,8 +23,8 @@ SAMPLERS: dict[str, dict[str, str]] = {"ddpm": {}, "ddim": {"steps": "20"}}
 
 
 def row(report: Report, sampler: str, t_star: int) -> dict[str, object]:
-    """What the table shows of one audit: value, lower, upper."""
-    found: dict[str, object] = {"sampler": sampler, "t_star": t_star}
+    """One row of the tables: value, lower and upper limit of each estimate."""
+    fields: dict[str, object] = {"sampler": sampler, "t_star": t_star}
     at = {e.probe: e for e in report.estimates if e.metric == "compression_rate"}
     wanted = {
         "rate_sign_l2": ("compression_rate", "l2", "sign"),
@@ -52,24 +45,23 @@ def row(report: Report, sampler: str, t_star: int) -> dict[str, object]:
     for name, (metric, norm, probe) in wanted.items():
         e = report.find(metric, norm, at[probe] if probe else None)
         assert e is not None, name
-        found[name] = [e.value, e.lower, e.upper]
-    found["findings"] = [f.code for f in report.findings]
-    return found
+        fields[name] = interval(e)
+    fields["findings"] = [f.code for f in report.findings]
+    return fields
 
 
 def main() -> None:
     """Audit and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--eps", type=float, default=0.15)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "digits_sweep.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "digits_sweep.json")
+    flags.add_argument("--images", type=int, default=64)
+    flags.add_argument("--draws", type=int, default=2)
+    flags.add_argument("--eps", type=float, default=0.15)
+    flags.add_argument("--device", default="cpu")
+    options = flags.parse_args()
     device, start, rows = torch.device(options.device), time.monotonic(), []
     for name, settings in SAMPLERS.items():
         for t_star in T_STARS:
-            asked: dict[str, object] = {
+            plan_options: dict[str, object] = {
                 "checkpoint": str(MODEL),
                 "classifier": str(CLASSIFIER),
                 "images": options.images,
@@ -78,22 +70,18 @@ def main() -> None:
                 "t_star": t_star,
                 "sampler": parse_sampler(name, dict(settings)),
             }
-            report = audit(prepare(asked, device), Progress()).report
+            report = run_compression(prepare(plan_options, device), Progress()).report
             rows.append(row(report, name, t_star))
             print(f"{name} {t_star}: {rows[-1]}", flush=True)
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        + torch.__version__,
-        "seconds": round(time.monotonic() - start),
+        **provenance(command_line(), torch_machine(), start),
         "eps_linf": options.eps,
         "images": options.images,
         "draws": options.draws,
         "rows": rows,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("now `make docs` puts them on docs/results.md")
+    write(options.out, result)
+    print("run `make docs` to update docs/results.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What lower precision, compilation and another order of memory cost and buy.
+"""Time and error of lower precision, compilation and channels-last memory layout.
 
     OMP_NUM_THREADS=1 python benchmarks/engines.py [--device cpu] [--rounds 5]
 
@@ -13,7 +13,6 @@ Freed memory is held, as in the commands (`purify_audit/audit/allocator.py`).
 CPUs compute float16 slowly: there it purifies once, by the smaller model, and is not audited.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -21,22 +20,21 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import ROOT, parser, provenance, write
 
 from purify_audit.audit.allocator import hold_freed_memory
-from purify_audit.audit.compression_run import audit
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import Subject, prepare
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.models.runner import Runner, deterministic
 from purify_audit.spec.engine import PLAIN, Engine
 
-ROOT = Path(__file__).parents[1]
 ENGINES = {
     "float32": PLAIN,
     "channels_last": Engine(channels_last=True),
@@ -64,16 +62,16 @@ def noise_images(shape: tuple[int, ...], device: torch.device, rows: int = ROWS)
 def subjects(model: str, device: torch.device, folder: Path) -> dict[str, Subject]:
     """The model behind every engine that is measured here."""
     checkpoint = ROOT / "models" / f"{model}.safetensors"
-    asked = MODELS[model] | {"checkpoint": str(checkpoint), "norm": "l2", "microbatch": ROWS}
-    asked["probes"] = [{"kind": "sign"}, POWER]
+    plan_options = MODELS[model] | {"checkpoint": str(checkpoint), "norm": "l2", "microbatch": ROWS}
+    plan_options["probes"] = [{"kind": "sign"}, POWER]
     if model.startswith("cifar10"):
         x = noise_images((3, 32, 32), device)
         np.savez(folder / "noise.npz", images=(255 * x).astype(np.uint8).transpose(0, 2, 3, 1))
-        asked["data"] = str(folder / "noise.npz")
+        plan_options["data"] = str(folder / "noise.npz")
     names = [name for name in ENGINES if name != "tf32" or device.type == "cuda"]
     if device.type == "cpu" and model != "digits-ddpm":
         names.remove("float16")
-    return {name: prepare(asked | {"engine": ENGINES[name]}, device) for name in names}
+    return {name: prepare(plan_options | {"engine": ENGINES[name]}, device) for name in names}
 
 
 def purified(
@@ -125,7 +123,7 @@ def timed(loaded: dict[str, Subject], rounds: int) -> dict[str, dict[str, Any]]:
 
 def rates(subject: Subject) -> dict[str, dict[str, float]]:
     """The l2 rate of every probe of a small audit, and the floor as such a rate."""
-    report = audit(subject, Progress(), measure_anyway=True).report  # noise is no digit
+    report = run_compression(subject, Progress(), measure_anyway=True).report  # noise is no digit
     told = {}
     for e in report.estimates:
         if e.metric == "compression_rate" and e.norm == "l2":
@@ -154,30 +152,28 @@ def measured(loaded: dict[str, Subject], rounds: int) -> dict[str, dict[str, Any
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "engines.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "engines.json")
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--rounds", type=int, default=5)
+    options = flags.parse_args()
     hold_freed_memory()  # as the commands do
-    device, start = torch.device(options.device), time.perf_counter()
+    device, start = torch.device(options.device), time.monotonic()
     models = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing is compiled yet
         for model in MODELS:
             models[model] = measured(subjects(model, device, Path(folder)), options.rounds)
     threads = torch.get_num_threads()
+    command = f"OMP_NUM_THREADS={threads} python benchmarks/engines.py"
+    command += f" --device {options.device} --rounds {options.rounds}"
+    machine = f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}"
     result = {
-        "command": f"OMP_NUM_THREADS={threads} python benchmarks/engines.py"
-        f" --device {options.device} --rounds {options.rounds}",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}",
+        **provenance(command, machine, start),
         "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - start),
         "rows": ROWS,
         "models": models,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Do damaged files end in a sentence? Reads many, made from small valid ones of every kind.
+"""Fuzz test: are damaged files refused with an error message? Mutates small valid files.
 
     python benchmarks/fuzz_formats.py --files 50000 --seed 1 --write
 
@@ -25,6 +25,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from common import parser, write
 
 HERE = Path(__file__).parent
 _BATCH = 500
@@ -148,17 +150,16 @@ def _keep(told: dict[str, Any], options: argparse.Namespace, folder: Path) -> No
 
 def main() -> None:
     """Fuzz, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--files", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10.0, help="allowed for one file")
-    parser.add_argument("--megabytes", type=int, default=1024, help="allowed above the imports")
-    parser.add_argument("--samples", default="fuzz_samples", help="module with SAMPLES")
-    parser.add_argument("--keep", type=Path, default=HERE.parent / "out" / "fuzz")
-    parser.add_argument("--write", action="store_true", help="record the counts")
-    parser.add_argument("--out", type=Path, default=HERE / "fuzz_formats.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "fuzz_formats.json")
+    flags.add_argument("--files", type=int, default=1000)
+    flags.add_argument("--first", type=int, default=0, help="number of the first file")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--seconds", type=float, default=10.0, help="allowed for one file")
+    flags.add_argument("--megabytes", type=int, default=1024, help="allowed above the imports")
+    flags.add_argument("--samples", default="fuzz_samples", help="module with SAMPLES")
+    flags.add_argument("--keep", type=Path, default=HERE.parent / "out" / "fuzz")
+    flags.add_argument("--write", action="store_true", help="record the counts")
+    options = flags.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         found = fuzz(options, Path(folder))
@@ -174,7 +175,7 @@ def main() -> None:
         **found,
     }
     if options.write:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(options.out, result)
     print(json.dumps({k: result[k] for k in result if k != "faults"}, indent=1))
     sys.exit(1 if result["faults"] else 0)
 

@@ -1,4 +1,4 @@
-"""Damage to files: to any bytes, and to what is inside archives and headers, checksums kept right.
+"""Mutations of files: of any bytes, and inside archives and headers with valid checksums.
 
 Every function takes a source of random numbers and the bytes, and returns other bytes.
 """

@@ -1,4 +1,4 @@
-"""Reads damaged files, one after the other, and tells how each ended; `fuzz_formats.py` starts it.
+"""Worker of `fuzz_formats.py`: reads damaged files and reports how each attempt ended.
 
     python fuzz_worker.py MODULE FOLDER SEED SECONDS MEGABYTES
 

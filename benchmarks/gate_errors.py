@@ -1,19 +1,16 @@
-"""How often the gate decides wrongly: `python benchmarks/gate_errors.py`.
+"""Error rates of the gate in simulated audits: `python benchmarks/gate_errors.py`.
 
 Per-image values are drawn from distributions with a known mean, and a rule's threshold is put
 exactly there, where every decision but INCONCLUSIVE is at the edge of being wrong and errors are
 most frequent. Nominal: PASS and FAIL each in at most (1 − confidence) / 2 of the audits.
 """
 
-import argparse
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
-from pathlib import Path
 
 import numpy as np
+from common import parser, provenance, write
 
 from purify_audit.gate.decide import decide
 from purify_audit.gate.paired import Column, pair
@@ -119,25 +116,19 @@ def studies(confidence: float) -> Iterator[tuple[dict[str, object], Callable[...
 
 def main() -> None:
     """Simulate, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--audits", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    asked = parser.parse_args()
+    flags = parser(__doc__, "gate_errors.json")
+    flags.add_argument("--audits", type=int, default=4000)
+    flags.add_argument("--seed", type=int, default=0)
+    options = flags.parse_args()
     start, rows = time.monotonic(), []
     for confidence in (0.9, 0.95):
         for what, audit in studies(confidence):
-            g = np.random.default_rng(asked.seed)
-            rows.append(what | errors(audit(g) for _ in range(asked.audits)))
+            g = np.random.default_rng(options.seed)
+            rows.append(what | errors(audit(g) for _ in range(options.audits)))
             print(rows[-1], flush=True)
-    about = {
-        "command": f"python benchmarks/gate_errors.py --audits {asked.audits} --seed {asked.seed}",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, numpy {np.__version__}",
-        "seconds": round(time.monotonic() - start),
-        "audits": asked.audits,
-    }
-    asked.out.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    command = f"python benchmarks/gate_errors.py --audits {options.audits} --seed {options.seed}"
+    origin = provenance(command, f"{platform.machine()}, numpy {np.__version__}", start)
+    write(options.out, origin | {"audits": options.audits, "rows": rows})
 
 
 if __name__ == "__main__":

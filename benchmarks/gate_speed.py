@@ -1,4 +1,4 @@
-r"""Time and memory of judging and rendering the report of a large audit.
+r"""Time and memory of judging and rendering a large report.
 
     python benchmarks/gate_speed.py REPORT.json [--runs 9] [--out benchmarks/gate_speed.json]
 
@@ -12,7 +12,6 @@ REPORT.json is a report with its rows beside it; the committed numbers are of
 Every command is a process of its own, timed whole; memory is the largest of its resident sets.
 """
 
-import argparse
 import json
 import platform
 import statistics
@@ -20,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
+
+from common import parser, provenance, write
 
 POLICY = """\
 [[gate.rule]]
@@ -66,12 +66,11 @@ def measured(command: list[str], runs: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path)
-    parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    asked = parser.parse_args()
-    tool, report = [sys.executable, "-m", "purify_audit"], str(asked.report)
+    flags = parser(__doc__, "gate_speed.json")
+    flags.add_argument("report", type=Path)
+    flags.add_argument("--runs", type=int, default=9)
+    options = flags.parse_args()
+    tool, report = [sys.executable, "-m", "purify_audit"], str(options.report)
     with tempfile.TemporaryDirectory() as folder:
         rules, both, html = (Path(folder) / name for name in ("a.toml", "b.toml", "r.html"))
         rules.write_text(POLICY, encoding="utf-8")
@@ -83,19 +82,18 @@ def main() -> None:
             "gate, baseline": [*judge, str(both), "--baseline", report],
             "report --html": [*tool, "report", report, "--html", str(html)],
         }
-        found = {name: measured(command, asked.runs) for name, command in commands.items()}
+        found = {name: measured(command, options.runs) for name, command in commands.items()}
         html_bytes = html.stat().st_size
-    body = json.loads(asked.report.read_text(encoding="utf-8"))
+    body = json.loads(options.report.read_text(encoding="utf-8"))
+    command = f"python benchmarks/gate_speed.py large.json --runs {options.runs}"
     about = {
-        "command": f"python benchmarks/gate_speed.py large.json --runs {asked.runs}",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        **provenance(command, f"{platform.machine()}, Python {platform.python_version()}"),
         "images": len(body["data"]["ids"]),
         "attacked": len(body["attack"]["images"]) if body["attack"] else 0,
-        "report_bytes": asked.report.stat().st_size,
+        "report_bytes": options.report.stat().st_size,
         "html_bytes": html_bytes,
     }
-    asked.out.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
+    write(options.out, about | found)
     print(json.dumps(about | found, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Do audits survive kill -9? Kills real `compress` and `verify` runs until the count is reached.
+"""Crash test of audits: kills `compress` and `verify` runs with kill -9, and resumes them.
 
     python benchmarks/kill_runs.py --kills 64 --seed 1 --write
 
@@ -13,7 +13,6 @@ computed again, or if a process ends in any other way.
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -21,9 +20,10 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from random import Random  # noqa: TID251 - when to kill, from a stated seed
+
+from common import command_line, provenance, python_machine
 
 from purify_audit.audit.store import open_run, read_run
 from purify_audit.core.errors import RunError
@@ -181,10 +181,7 @@ def main() -> None:
     if tally.again:
         tally.faults.append(f"{tally.again} kept units were lost or computed again")
     result = {
-        "command": "python benchmarks/kill_runs.py " + " ".join(sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "seconds": round(time.monotonic() - began),
+        **provenance(command_line(), python_machine(), began),
         "kills": sum(tally.kills.values()),
         "kills_by_place": dict(sorted(tally.kills.items())),
         "runs": dict(sorted(tally.runs.items())),

@@ -1,20 +1,19 @@
-"""Does finished work survive kill -9? Kills workers on run folders until the count is reached.
+"""Crash test of run folders: kills writers with kill -9, and checks the finished units.
 
     python benchmarks/kill_store.py --kills 300 --seed 1 --write
 
-Each folder gets one to three writers (`tests/support/store_worker.py`) that share its units. One of them
-after the other is killed: by itself at a named step inside `put`, or from outside after a random
+Each folder gets one to three writers (`tests/support/store_worker.py`) that share its units. They
+are killed in turn: by themselves at a named step inside `put`, or from outside after a random
 delay, which may fall while Python starts or while the run is opened. Then one to three writers
-finish it. It is a fault, printed, and the exit code is 1, if a unit that was put is computed again,
-if more units are computed again than processes were killed, if a unit differs from the reference
-in one bit, if a file is left over, or if a worker ends in any other way or says anything on
-standard error.
+finish it. It is a fault, printed, and the exit code is 1, if a unit that was put is computed
+again, if more units are computed again than processes were killed, if a unit differs from the
+reference in one bit, if a file is left over, or if a worker ends in any other way or says
+anything on standard error.
 """
 
 import argparse
 import json
 import os
-import platform
 import signal
 import sqlite3
 import subprocess
@@ -23,9 +22,10 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from random import Random  # noqa: TID251 - when to kill, from a stated seed
+
+from common import command_line, provenance, python_machine
 
 HERE = Path(__file__).parent
 WORKER = HERE.parent / "tests" / "support" / "store_worker.py"
@@ -165,11 +165,8 @@ def main() -> None:
             folders += 1
             print(f"{folders} folders, {sum(tally.kills.values())} kills", file=sys.stderr)
     result = {
-        "command": "python benchmarks/kill_store.py " + " ".join(sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        **provenance(command_line(), python_machine(), began),
         "sqlite": sqlite3.sqlite_version,
-        "seconds": round(time.monotonic() - began),
         "folders": folders,
         "units": tally.units,
         "kills": sum(tally.kills.values()),

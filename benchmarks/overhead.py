@@ -1,4 +1,4 @@
-"""What an audit costs beyond the network's own forward passes, and what the noise costs.
+"""Overhead of an audit relative to the network's forward passes, and the cost of its noise.
 
     python benchmarks/overhead.py [--device cpu] [--rounds 3] [--out benchmarks/overhead.json]
 
@@ -8,24 +8,21 @@ arithmetic, norms, statistics and replay included), alternating. An audit's nece
 those of its plan; padding, preflight and replay count as overhead.
 """
 
-import argparse
 import json
 import platform
 import statistics
 import time
-from datetime import date
-from pathlib import Path
 
 import torch
+from common import ROOT, parser, provenance, write
 
-from purify_audit.audit.compression_run import audit
+from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import Subject, prepare
 from purify_audit.compression.measure import rows_per_image
 from purify_audit.core.noise import Noise
 from purify_audit.models.purifiers.diffusion import DiffusionPurifier
 
-ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "digits-ddpm.safetensors"
 
 
@@ -62,26 +59,25 @@ def _now(device: torch.device) -> float:
 def audit_seconds(subject: Subject) -> float:
     """Seconds of a whole audit, models and images already loaded."""
     start = _now(subject.device)
-    audit(subject, Progress())
+    run_compression(subject, Progress())
     return _now(subject.device) - start
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "overhead.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "overhead.json")
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--rounds", type=int, default=3)
+    options = flags.parse_args()
     device = torch.device(options.device)
 
-    asked: dict[str, object] = {"checkpoint": str(MODEL), "eps": (0.15,)}
-    purifier = prepare(asked, device).purifier
+    plan_options: dict[str, object] = {"checkpoint": str(MODEL), "eps": (0.15,)}
+    purifier = prepare(plan_options, device).purifier
     assert isinstance(purifier, DiffusionPurifier)
     sizes = (64, 128, 256, 512)
     per_size = {n: min(bare_seconds(purifier, n, device) for _ in range(3)) for n in sizes}
     best = min(per_size, key=per_size.__getitem__)
-    subject = prepare(asked, device)
+    subject = prepare(plan_options, device)
     passes = len(subject.images) * rows_per_image(subject.plan) * purifier.evaluations
     ratios, noise_shares, shared = [], [], []
     for _ in range(options.rounds):
@@ -93,10 +89,9 @@ def main() -> None:
         noise_shares.append(noise_seconds(best, device) / bare)
         shared.append(noise_seconds(8, device) * 8 / best / bare)
         print(f"audit / bare passes {ratios[-1]:.3f}; noise / pass {noise_shares[-1]:.3%}")
+    command = f"python benchmarks/overhead.py --device {options.device}"
     result = {
-        "command": f"python benchmarks/overhead.py --device {options.device}",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        **provenance(command, f"{platform.machine()}, {torch.get_num_threads()} threads"),
         "torch": torch.__version__,
         "milliseconds_per_image_and_pass": {n: round(1e3 * s, 4) for n, s in per_size.items()},
         "best_batch": best,
@@ -109,7 +104,7 @@ def main() -> None:
         "noise_over_pass_own_addresses": round(statistics.median(noise_shares), 4),
         "noise_over_pass_shared_by_probes": round(statistics.median(shared), 4),
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(options.out, result)
     print(json.dumps(result, indent=1))
 
 

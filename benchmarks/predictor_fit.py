@@ -1,4 +1,4 @@
-"""How well cheap numbers predict the attack: tables of the study, leave-one-out.
+"""Accuracy of cheap predictors of robust accuracy: tables of the study, leave-one-out.
 
     python benchmarks/predictor_fit.py [--out benchmarks/predictor.json]
 
@@ -6,15 +6,13 @@ Reads what `predictor_study.py` wrote for two classifiers. Everything that is fi
 the first classifier's other purifiers; the second classifier is never fitted on.
 """
 
-import argparse
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+from common import command_line, parser, write
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -169,9 +167,8 @@ def rate_correlations(rows: list[dict[str, object]], chosen: str) -> list[dict[s
 
 def main() -> None:
     """Fit and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=FOLDER / "predictor.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "predictor.json")
+    options = flags.parse_args()
     studies, abouts = dict[str, Study](), {}
     for which, name in STUDIES.items():
         studies[which], abouts[which] = read(name)
@@ -179,7 +176,7 @@ def main() -> None:
             c["l2"] = np.float32(0.85 * 8 * float(str(abouts[which]["eps"])))
     rows = table(studies["fitted"])
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(),
         "date": date.today().isoformat(),
         "studies": abouts,
         "rows": rows,
@@ -187,7 +184,7 @@ def main() -> None:
         "predictors": judge(studies),
         "rates": rate_correlations(rows, "all") + rate_correlations(rows, "anchors of 95%"),
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(options.out, result)
     for row in result["predictors"]:
         told = {k: (round(v["mae"], 3), v["spearman"][0]) for k, v in row.items() if "," in k}
         print(row["predictor"], row["truth"], f"1/{1 / row['cost']:.0f}", told)

@@ -1,4 +1,4 @@
-"""What predicts aligned robust accuracy? Many digits purifiers, attacked and measured cheaply.
+"""Data for predictors of aligned robust accuracy: many digits purifiers, attacked and measured.
 
     python benchmarks/predictor_study.py [--classifier FILE] [--out FILE] [--images 128]
 
@@ -9,17 +9,14 @@ file of arrays named `<purifier>/<column>`, of which `predictor_fit.py` makes th
 
 import argparse
 import json
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import ROOT, command_line, parser, provenance, torch_machine
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -40,7 +37,6 @@ from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.spec.card import DiffusionCard, FeedforwardCard, ImageSpec
 from purify_audit.spec.samplers import parse_sampler
 
-ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
 IMAGE = ImageSpec(channels=1, height=8, width=8)
 CPU = torch.device("cpu")
@@ -244,20 +240,17 @@ def measure(
 
 def main() -> None:
     """Collect and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--classifier", type=Path, default=MODELS / "digits-classifier.safetensors")
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--weak-steps", type=int, default=15)
-    parser.add_argument(
+    flags = parser(__doc__, "predictor_study.safetensors")
+    flags.add_argument("--classifier", type=Path, default=MODELS / "digits-classifier.safetensors")
+    flags.add_argument("--images", type=int, default=128)
+    flags.add_argument("--steps", type=int, default=100)
+    flags.add_argument("--weak-steps", type=int, default=15)
+    flags.add_argument(
         "--extend", action="store_true", help="only make the transfers in --out again"
     )
-    parser.add_argument("--few", action="store_true", help="fewer chains")
-    parser.add_argument("--eps", type=float, default=0.2)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "predictor_study.safetensors"
-    )
-    options = parser.parse_args()
+    flags.add_argument("--few", action="store_true", help="fewer chains")
+    flags.add_argument("--eps", type=float, default=0.2)
+    options = flags.parse_args()
     classifier = load_classifier(read_checkpoint(options.classifier), CPU)
     images = choose(load_images("digits"), options.images, 0)
     start = time.monotonic()
@@ -272,11 +265,7 @@ def main() -> None:
         shares = {key: round(float((found[key] > 0).mean()), 3) for key in SHOWN}
         print(f"{time.monotonic() - start:5.0f} s  {name:30} {shares}", flush=True)
     about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
-        f" torch {torch.__version__}",
-        "seconds": round(time.monotonic() - start),
+        **provenance(command_line(), torch_machine(), start),
         "eps": options.eps,
         "steps": options.steps,
         "images": options.images,

@@ -1,4 +1,4 @@
-"""Measured speed and scale: what `docs/scale_section.py` tells.
+"""Speed and scale: the figures of `docs/scale_section.py`.
 
     python benchmarks/scale.py [--only NAME ...] [--out benchmarks/scale.json]
 
@@ -6,7 +6,6 @@ One torch thread. Every ratio is of two things that alternate in one process (`s
 of its values are kept, and a figure whose values spread by more than 30% is measured once more.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import scale_audit as audits
@@ -22,6 +20,7 @@ import scale_budget as budget
 import scale_cost as cost
 import scale_growth as growth
 import torch
+from common import parser, write
 
 from purify_audit.audit.allocator import hold_freed_memory
 
@@ -55,38 +54,34 @@ FIGURES: dict[str, Callable[[], Any]] = {
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument(
-        "--only", nargs="+", choices=FIGURES, help="measure these anew, keep others"
-    )
-    parser.add_argument("--peak", nargs=4, help="print one peak and end")
-    parser.add_argument("--pace", nargs=2, help="print one pace and end")
-    asked = parser.parse_args()
+    flags = parser(__doc__, "scale.json")
+    flags.add_argument("--only", nargs="+", choices=FIGURES, help="measure these anew, keep others")
+    flags.add_argument("--peak", nargs=4, help="print one peak and end")
+    flags.add_argument("--pace", nargs=2, help="print one pace and end")
+    options = flags.parse_args()
     torch.set_num_threads(1)
-    if asked.pace:
-        return print(audits.own_pace(asked.pace[0], held=asked.pace[1] == "held"))
+    if options.pace:
+        return print(audits.own_pace(options.pace[0], held=options.pace[1] == "held"))
     hold_freed_memory()  # as the commands do
-    if asked.peak:
-        which, name, steps, batch = asked.peak
+    if options.peak:
+        which, name, steps, batch = options.peak
         return print(cost.own_peak(which, name, int(steps), int(batch)))
     found: dict[str, Any] = {}
-    if asked.only and asked.out.exists():
-        found = json.loads(asked.out.read_text(encoding="utf-8"))["figures"]
+    if options.only and options.out.exists():
+        found = json.loads(options.out.read_text(encoding="utf-8"))["figures"]
     about = {
-        "command": "python benchmarks/scale.py" + ", in parts (--only)" * bool(asked.only),
+        "command": "python benchmarks/scale.py" + ", in parts (--only)" * bool(options.only),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared; 1 thread",
         "torch": torch.__version__,
     }
-    for name in asked.only or FIGURES:
+    for name in options.only or FIGURES:
         load, begun = os.getloadavg()[0], time.monotonic()
         made = {"figure": FIGURES[name](), "load_before": round(load, 2)}
         made |= {"seconds": round(time.monotonic() - begun, 1), "date": date.today().isoformat()}
         found[name] = made
         print(name, json.dumps(made), flush=True)
         whole = {"seconds": round(sum(f["seconds"] for f in found.values()))}
-        text = json.dumps(about | whole | {"figures": found}, indent=1)
-        asked.out.write_text(text + "\n", encoding="utf-8")
+        write(options.out, about | whole | {"figures": found})
 
 
 if __name__ == "__main__":

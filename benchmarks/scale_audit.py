@@ -1,4 +1,4 @@
-"""An audit against the bare forward passes that it cannot do without."""
+"""Time of an audit relative to the forward passes that it needs."""
 
 import cProfile
 import pstats
@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scale_baselines import CPU, ROOT, chain, pictures
 from scale_cost import single_thread
-from scale_rivals import CPU, ROOT, chain, pictures
 from scale_timing import SPREAD, figure, rounded, seconds, spread
 from torch import Tensor, nn
 
 from purify_audit.audit.allocator import hold_freed_memory
-from purify_audit.audit.compression_run import AuditResult, audit, groups
-from purify_audit.audit.postchecks import check_again
+from purify_audit.audit.compression_run import AuditResult, groups, run_compression
+from purify_audit.audit.postchecks import recheck
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import Subject, prepare
 from purify_audit.compression.measure import padded_rows, rows_per_image
@@ -99,7 +99,10 @@ def audit_over_bare(subject: Subject, best: int) -> dict[str, float]:
     watched = replace(subject, purifier=replace(purifier, network=sampled))
     outcomes = list[AuditResult]()
     fixed = seconds(partial(_preflight, subject))
-    whole = seconds(lambda: outcomes.append(audit(watched, Progress(), True))) - sampled.inside
+    whole = (
+        seconds(lambda: outcomes.append(run_compression(watched, Progress(), measure_anyway=True)))
+        - sampled.inside
+    )
     fixed += seconds(partial(_replay, subject, outcomes[0]))
     pace = min(float(np.mean(values)) for values in sampled.times.values())
     needed = len(subject.images) * rows_per_image(subject.plan) * purifier.evaluations
@@ -120,7 +123,7 @@ def _made(subject: Subject) -> int:
 def _replay(subject: Subject, outcome: AuditResult) -> None:
     assert outcome.samples is not None
     with deterministic():
-        check_again(subject, outcome.samples)
+        recheck(subject, outcome.samples)
 
 
 def _preflight(subject: Subject) -> None:
@@ -135,9 +138,15 @@ def audits(
     """`audit_over_bare` with all defaults but the images, and the sampler where one is given."""
     parts = list[dict[str, float]]()
     with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
-        asked |= {"images": images, "data": source(name, images, Path(folder)), "sampler": sampler}
-        subject = prepare(asked, CPU)
+        plan_options: dict[str, object] = {
+            "checkpoint": str(ROOT / "models" / f"{name}.safetensors")
+        }
+        plan_options |= {
+            "images": images,
+            "data": source(name, images, Path(folder)),
+            "sampler": sampler,
+        }
+        subject = prepare(plan_options, CPU)
         purifier = subject.purifier
         assert isinstance(purifier, DiffusionPurifier)
         _preflight(subject)  # warms up
@@ -159,18 +168,24 @@ def audits(
 def profile(name: str, images: int, sampler: dict[str, object]) -> dict[str, float]:
     """Shares of an audit's processor time by part, each with everything it calls."""
     with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
-        asked |= {"images": images, "data": source(name, images, Path(folder)), "microbatch": 64}
-        subject = prepare(asked | {"sampler": sampler}, CPU)
+        plan_options: dict[str, object] = {
+            "checkpoint": str(ROOT / "models" / f"{name}.safetensors")
+        }
+        plan_options |= {
+            "images": images,
+            "data": source(name, images, Path(folder)),
+            "microbatch": 64,
+        }
+        subject = prepare(plan_options | {"sampler": sampler}, CPU)
         _preflight(subject)
         profiler = cProfile.Profile(time.process_time)
-        profiler.runcall(audit, subject, Progress(), True)
+        profiler.runcall(run_compression, subject, Progress(), measure_anyway=True)
     stats: dict[tuple[str, int, str], tuple[int, int, float, float]]
     stats = vars(pstats.Stats(profiler))["stats"]
     parts = {
         "network": ("networks/unet.py", "forward", True),
         "preflight": ("preflight.py", "preflight", False),
-        "replay at the end": ("postcheck.py", "check_again", False),
+        "replay at the end": ("postchecks.py", "recheck", False),
         "noise": ("noise.py", "normals", False),
     }
     whole = sum(timing[2] for timing in stats.values())
@@ -215,10 +230,10 @@ def own_pace(name: str, held: bool) -> float:
         assert hold_freed_memory(), "on glibc only"
     purifier = chain(name, 60, 10 if name.startswith("digits") else 2)
     images = pictures(purifier, 64 if name.startswith("digits") else 8)
-    asked: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
+    plan_options: dict[str, object] = {"checkpoint": str(ROOT / "models" / f"{name}.safetensors")}
     with tempfile.TemporaryDirectory() as folder:
-        asked |= {"images": len(images), "data": source(name, len(images), Path(folder))}
-        size = prepare(asked, CPU).plan.microbatch
+        plan_options |= {"images": len(images), "data": source(name, len(images), Path(folder))}
+        size = prepare(plan_options, CPU).plan.microbatch
     runner = Runner(purifier, CPU, 0, size)
     rows = np.arange(4 * size) % len(images)
     x, ids, draws = images.pixels[rows], images.ids[rows], np.zeros(len(rows), np.int64)

@@ -1,4 +1,4 @@
-"""Network evaluations: an audit against an attack, for an interval, and for a published protocol.
+"""Network evaluations of an audit and an attack, for a given interval, and a published protocol.
 
 Counts are those of the plans; only the variance components and the small case's times are measured.
 """
@@ -7,11 +7,11 @@ import math
 from functools import partial
 from typing import Any
 
-from scale_rivals import CPU, ROOT
+from scale_baselines import CPU, ROOT
 from scale_timing import compared, rounded
 
-from purify_audit.audit.attack_report import verify
-from purify_audit.audit.compression_run import AuditResult, audit
+from purify_audit.audit.attack_report import run_attack
+from purify_audit.audit.compression_run import AuditResult, run_compression
 from purify_audit.audit.cost import planned_evaluations
 from purify_audit.audit.result import Progress
 from purify_audit.audit.subject import Subject, prepare
@@ -28,9 +28,11 @@ DIFFPURE = {"images": 512, "steps": 100, "draws": 20, "t_star": 150}
 EXAMPLE_SECONDS = 0.01
 
 
-def subject(attack: dict[str, object], audit_: dict[str, object], **asked: object) -> Subject:
+def subject(
+    attack: dict[str, object], audit_: dict[str, object], **plan_options: object
+) -> Subject:
     """The digits DDPM with an attack planned."""
-    return prepare({"checkpoint": DIGITS, "attack": attack} | audit_ | asked, CPU)
+    return prepare({"checkpoint": DIGITS, "attack": attack} | audit_ | plan_options, CPU)
 
 
 def planned(of: Subject) -> dict[str, Any]:
@@ -56,13 +58,13 @@ def small_case(images: int, steps: int, rounds: int) -> dict[str, Any]:
     # Micro-batches are padded: with fewer rows than one holds, time would be that of padding.
     attack_ = PRESETS["smoke"]["attack"] | {"microbatch": images}
     of = subject(attack_, {"images": images}, sampler=sampler)
-    outcome: AuditResult = audit(of, Progress())
-    attack = partial(verify, of, outcome, lambda evaluations: None)
+    outcome: AuditResult = run_compression(of, Progress())
+    attack = partial(run_attack, of, outcome)
     return planned(of) | {"steps": steps, "time": compared(rounds, attack, partial(_audit, of))}
 
 
 def _audit(of: Subject) -> None:
-    audit(of, Progress())
+    run_compression(of, Progress())
 
 
 def plain_variance(parts: Components, each: int) -> float:
@@ -73,14 +75,14 @@ def plain_variance(parts: Components, each: int) -> float:
 
 def to_reach(images: int, draws: int, directions: int, steps: int) -> dict[str, Any]:
     """Evaluations until the compression rate (l2, random signs) is known to ±0.01."""
-    asked: dict[str, object] = {
+    plan_options: dict[str, object] = {
         "checkpoint": DIGITS,
         "images": images,
         "probes": ({"kind": "sign"},),
     }
-    asked |= {"draws": draws, "directions": directions, "t_star": 60}
-    of = prepare(asked | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
-    samples = audit(of, Progress()).samples
+    plan_options |= {"draws": draws, "directions": directions, "t_star": 60}
+    of = prepare(plan_options | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
+    samples = run_compression(of, Progress()).samples
     assert samples is not None
     rows = samples.probes
     rates = (rows.change_l2 / rows.delta_l2).reshape(images, draws, directions // 2, 2)
@@ -106,13 +108,13 @@ def reached(steps: int) -> dict[str, Any]:
     """Real runs that end at the first look where the same rate is known to ±0.01."""
     found = {}
     for name in ("default", "allocated"):
-        asked: dict[str, object] = {
+        plan_options: dict[str, object] = {
             "checkpoint": DIGITS,
             "data": "digits:all",
             "preset_images": math.inf,
         }
-        asked |= {"probes": ({"kind": "sign"},), "tolerance": HALF_WIDTH}
-        of = prepare(asked | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
+        plan_options |= {"probes": ({"kind": "sign"},), "tolerance": HALF_WIDTH}
+        of = prepare(plan_options | {"sampler": {"kind": "ddpm", "steps": steps}}, CPU)
         if name == "allocated":
             of, pilot = allocated(of)
             assert pilot is not None
@@ -121,7 +123,7 @@ def reached(steps: int) -> dict[str, Any]:
         def tick(rows: int, spent: list[int] = spent) -> None:
             spent[0] += rows
 
-        report = audit(of, Progress(tick)).report
+        report = run_compression(of, Progress(tick)).report
         rate = next(e for e in report.estimates if (e.metric, e.norm) == ("compression_rate", "l2"))
         assert rate.lower is not None
         assert rate.upper is not None

@@ -1,4 +1,4 @@
-"""A gradient against the bare network, rivals against the tool, and memory against the chain."""
+"""Cost of a gradient, comparison with the baselines, and memory by chain length."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scale_rivals import (
+from scale_baselines import (
     CPU,
     Linear,
     address,

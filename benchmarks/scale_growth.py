@@ -1,4 +1,4 @@
-"""How cost grows: with images, draws, directions, steps, pixels, processes; memory with images."""
+"""Scaling of cost with images, draws, directions, steps, pixels, processes; memory with images."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scale_baselines import CPU, ROOT, chain, pictures
 from scale_cost import single_thread
-from scale_rivals import CPU, ROOT, chain, pictures
 from scale_timing import figure, rounded, seconds, spread
 
 from purify_audit.compression.measure import measure_compression

@@ -1,7 +1,7 @@
-"""Times of two things that alternate in one process: what a ratio on a shared machine can mean.
+"""Ratios of times of two alternating computations, which are meaningful on a shared machine.
 
-Times are the processor's, of this process, which computes on one thread: what wall time is where
-the thread has a core to itself. Wall time is kept beside them; it holds other people's work too.
+Times are processor times of this single-threaded process, which equal wall times on a core of its
+own. Wall times, which include the load of the machine, are stored as well.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from typing import Any
 Run = Callable[[], object]
 
 SPREAD = 0.3
-"""A figure whose values spread by more, over their median, is measured once more."""
+"""A figure with a larger relative spread is measured once more."""
 
 
 def seconds(run: Run) -> float:
@@ -30,9 +30,9 @@ def both(run: Run) -> tuple[float, float]:
 def compared(rounds: int, top: Run, bottom: Run) -> dict[str, Any]:
     """Time of `top` over that of `bottom`.
 
-    `bottom` runs before and after `top` in every round, and its mean counts: a machine that slows
-    down meanwhile slows both. A first round warms up. Where values spread by more than `SPREAD`, as
-    many rounds again are made; none is left out.
+    `bottom` runs before and after `top` in every round, and its mean is used, so that a slowdown of
+    the machine affects both. A first round warms up. If the values spread by more than `SPREAD`,
+    the rounds are repeated once; all are used.
     """
     bottom(), top()
     tops, bottoms = list[tuple[float, float]](), list[tuple[float, float]]()
@@ -55,7 +55,7 @@ def figure(values: list[float]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> float:
-    """Largest less smallest, over the median."""
+    """Range divided by the median."""
     return (max(values) - min(values)) / statistics.median(values)
 
 

@@ -1,4 +1,4 @@
-"""Purifiers that others trained, and ours for CIFAR-10, audited and attacked on real images.
+"""Audits of third-party purifiers, and of the shipped ones for CIFAR-10.
 
     python benchmarks/third_party.py FOLDER [NAME ...] [--out benchmarks/third_party.json]
 
@@ -6,10 +6,8 @@ FOLDER holds the images and weights; none of them is part of this repository. A 
 replaces their rows and keeps the others.
 """
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,10 +17,10 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from common import ROOT, interval, parser, torch_machine, write
 
 from purify_audit.report.schema import Report, read_report
 
-ROOT = Path(__file__).parents[1]
 CIFAR = ("cifar10_test_lossless_1178.npz", "8/255", "0:1000")
 MNIST = ("mnist_t10k-images-idx3-ubyte.gz", "0.3", "0:10000")
 
@@ -129,38 +127,37 @@ def attach(model: tuple[str, str], folder: Path, work: Path) -> str:
 def numbers(report: Report) -> dict[str, object]:
     """What the table shows: value and interval of each estimate it names."""
     rates = {e.probe: e for e in report.estimates if e.metric == "compression_rate"}
-    found: dict[str, object] = {
+    fields: dict[str, object] = {
         "images": len(report.data.ids),
         "evaluations": None if report.run is None else report.run.evaluations,
         "findings": [f.code for f in report.findings],
     }
     for e in report.estimates:
         if e.probe in ("aligned", "fresh", "bare"):
-            found[f"{e.probe}/{e.metric}"] = [e.value, e.lower, e.upper]
+            fields[f"{e.probe}/{e.metric}"] = interval(e)
         elif e.metric in ("anchor_accuracy", "clean_accuracy"):
-            found[e.metric] = [e.value, e.lower, e.upper]
+            fields[e.metric] = interval(e)
     for metric in ("compression_rate", "unaligned_ratio", "randomness_share"):
         for probe, at in rates.items():
             if (e := report.find(metric, "l2", at)) is not None:
-                found[f"{metric}_{probe}"] = [e.value, e.lower, e.upper]
-    return found
+                fields[f"{metric}_{probe}"] = interval(e)
+    return fields
 
 
 def main() -> None:
     """Audit and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", default=list(AUDITS))
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "third_party.json")
-    options = parser.parse_args()
+    flags = parser(__doc__, "third_party.json")
+    flags.add_argument("folder", type=Path)
+    flags.add_argument("names", nargs="*", default=list(AUDITS))
+    options = flags.parse_args()
     kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     rows = {row["name"]: row for row in kept}
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = torch_machine()
     with tempfile.TemporaryDirectory() as work:
         for name in options.names:
             rows[name] = run(name, options.folder.resolve(), Path(work)) | {"machine": machine}
             ordered = [rows[n] for n in AUDITS if n in rows]
-            options.out.write_text(json.dumps({"rows": ordered}, indent=1) + "\n", encoding="utf-8")
+            write(options.out, {"rows": ordered})
             print(json.dumps(rows[name], indent=1), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The rivals of `benchmarks/scale.py` compute the numbers that the tool computes."""
+"""The baselines of `benchmarks/scale.py` compute the numbers that the tool computes."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
 import scale_budget
 import scale_growth
-import scale_rivals
+import scale_baselines
 import scale_section
 import scale_timing
 
@@ -30,12 +30,12 @@ SEED, DRAWS = 5, 2
 
 @pytest.fixture(scope="module")
 def purifier():
-    return scale_rivals.chain("digits-ddpm", 60, 3, "ddpm")
+    return scale_baselines.chain("digits-ddpm", 60, 3, "ddpm")
 
 
 @pytest.fixture(scope="module")
 def images(purifier):
-    return scale_rivals.pictures(purifier, 3)
+    return scale_baselines.pictures(purifier, 3)
 
 
 @pytest.mark.parametrize("rival", ["serial_changes", "batched_changes"])
@@ -44,14 +44,14 @@ def test_a_serial_loop_finds_the_same_rows(purifier, images, rival):
     with deterministic():
         rows = measure_compression(Runner(purifier, CPU, SEED, 16), images, plan).probes
     (cell,) = random_cells(images, plan, None)
-    found = getattr(scale_rivals, rival)(purifier, SEED, images, cell.attacked, DRAWS)
+    found = getattr(scale_baselines, rival)(purifier, SEED, images, cell.attacked, DRAWS)
     assert rows.change_l2.min() > 0.01
     np.testing.assert_allclose(found.ravel(), rows.change_l2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_serial_loop_finds_the_same_gradient(purifier, images, size):
-    judge = scale_rivals.Linear(purifier)
+    judge = scale_baselines.Linear(purifier)
     labels = torch.from_numpy(images.labels.copy())
     defence = Defence(purifier, judge, CPU, SEED, 4)
     objective = Objective(
@@ -59,13 +59,13 @@ def test_a_serial_loop_finds_the_same_gradient(purifier, images, size):
     )
     with deterministic(gradients=True):
         ours = objective.loss_and_grad(torch.from_numpy(images.pixels.copy()), 0).gradient
-    theirs = scale_rivals.serial_gradient((purifier, judge), SEED, images, DRAWS, size)
+    theirs = scale_baselines.serial_gradient((purifier, judge), SEED, images, DRAWS, size)
     assert ours.abs().max() > 0.01
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-6)
 
 
 def test_pictures_that_no_bundled_image_fits_are_grey_noise():
-    images = scale_rivals.pictures(scale_rivals.chain("cifar10-ddpm", 20, 1), 4)
+    images = scale_baselines.pictures(scale_baselines.chain("cifar10-ddpm", 20, 1), 4)
     assert images.image_shape == (3, 32, 32)
     assert 0.25 <= images.pixels.min() < images.pixels.max() <= 0.75
     assert len(np.unique(images.pixels[:, 0, 0, 0])) == 4

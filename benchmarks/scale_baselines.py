@@ -1,6 +1,6 @@
-"""What people do today, written out: the same numbers as the tool's, one image at a time.
+"""Baseline implementations without batching across images; their numbers equal the tool's.
 
-Every function takes the tool's own addressed noise, so that its numbers can be compared with the
+Every function takes the tool's addressed noise, so that its numbers can be compared with the
 tool's (`tests/audit/test_scale.py`), not only its time.
 """
 
@@ -24,10 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Linear:
-    """A classifier that costs next to nothing, so that what is timed is the chain.
-
-    Its weights are addressed, not trained.
-    """
+    """A linear classifier with addressed, untrained weights, of negligible cost."""
 
     classes = 10
 
@@ -45,7 +42,7 @@ class Linear:
 
 
 def chain(name: str, t_star: int, steps: int, kind: str = "ddim") -> DiffusionPurifier:
-    """A shipped diffusion model with a chain of so many steps."""
+    """A shipped diffusion model with a chain of the given number of steps."""
     checkpoint = read_checkpoint(ROOT / "models" / f"{name}.safetensors")
     assert isinstance(checkpoint.card, DiffusionCard)
     changes = {"t_star": t_star, "sampler": {"kind": kind, "steps": steps}}
@@ -56,7 +53,7 @@ def chain(name: str, t_star: int, steps: int, kind: str = "ddim") -> DiffusionPu
 
 
 def pictures(purifier: Purifier, n: int) -> ImageSet:
-    """So many of the bundled digits; or, where none fit, addressed noise around mid-grey."""
+    """The first n bundled digits; for other image shapes, addressed noise around mid-grey."""
     if purifier.image.shape == (1, 8, 8):
         return choose(load_images("digits"), n, 0)
     noise = Noise(3, tuple(range(n)), (0,) * n)

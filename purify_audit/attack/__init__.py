@@ -1,1 +1,1 @@
-"""Aligned EOT attacks on a purifier with a classifier behind it, and what they are worth."""
+"""Aligned EOT attacks on a purifier in front of a classifier, and their sanity checks."""

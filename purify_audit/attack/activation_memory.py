@@ -1,7 +1,7 @@
-"""How many steps of a chain keep autograd's graph for the way back: as many as memory is free for.
+"""Activation checkpointing: how many steps of a chain store activations for the backward pass.
 
-A graph that is kept saves a second forward pass of its step. The bits of a gradient do not depend
-on it (`gradients.exact`), so it is decided where an attack runs, and is no part of its plan.
+A stored graph saves the second forward pass of its step. The bits of a gradient do not depend on it
+(`gradients.exact`), so it is decided by free memory at run time, and is no part of a plan.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from purify_audit.core.noise import Noise
 from purify_audit.models.protocols import Purifier, Step
 
 MOST = 4 * 2**30
-"""Bytes of kept graphs, however much is free."""
-_SHARE = 4  # of free memory, one part: the rest is the user's, the head's and the allocator's
+"""Largest budget for stored graphs, bytes."""
+_SHARE = 4  # one part of free memory; the rest is for the classifier and fragmentation
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the first gradient of a purifier has shown, at one shape of micro-batch."""
+    """Number of steps whose graphs are stored, for a purifier and a shape of micro-batch."""
 
     purifier: Purifier
     shape: torch.Size
@@ -35,17 +35,17 @@ class _Known:
 
 @dataclass(slots=True)
 class ActivationMemory:
-    """Exact gradients, with the graphs of as many last steps kept as `budget` holds.
+    """Exact gradients that store the graphs of as many last steps as fit into a budget.
 
-    The first gradient of a purifier and a shape keeps none; it runs every step twice anyway, and
-    shows what a step's graph holds, and whether a step gives the same bits with a graph as without.
-    A purifier of which one step does not (some networks run other kernels where no gradient is
-    wanted) keeps none.
+    The first gradient for a purifier and a shape stores none. It runs every step twice, and
+    measures the size of each step's graph, and whether the step's output has the same bits with
+    and without a graph. If one does not (some networks use other kernels without gradients), no
+    graphs are stored.
 
     Attributes:
-        budget: bytes of kept graphs; none: a quarter of what is free at a purifier's first
+        budget: bytes of stored graphs; none: a quarter of the free memory at a purifier's first
             gradient, at most `MOST`.
-        exhausted: whether memory ran out with graphs kept; none are any more.
+        exhausted: whether memory ran out with stored graphs; then none are stored.
     """
 
     budget: int | None = None
@@ -56,11 +56,11 @@ class ActivationMemory:
         """Jᵀ g of a purification of x [n, c, h, w] under `noise` (`gradients.exact`).
 
         Raises:
-            OutOfMemoryError: with no graph kept.
+            OutOfMemoryError: out of memory without stored graphs.
         """
         steps, kept = list(steps_of(purifier, noise)), self.kept(purifier, x)
         if kept is None:
-            return self._first(purifier, steps, head, x)
+            return self._first_gradient(purifier, steps, head, x)
         try:
             return exact(steps, head, x, kept)
         except torch.OutOfMemoryError:
@@ -70,28 +70,30 @@ class ActivationMemory:
         return exact(steps, head, x)
 
     def kept(self, purifier: Purifier, x: Tensor) -> int | None:
-        """Steps of a purifier that keep their graph with images like x; none before the first."""
+        """Steps whose graphs are stored for images like x; none before the first gradient."""
         for known in self._known:
             same = known.purifier is purifier or known.purifier == purifier
             if same and (known.shape, known.dtype) == (x.shape, x.dtype):
                 return 0 if self.exhausted else known.kept
         return None
 
-    def _first(self, purifier: Purifier, steps: list[Step], head: Head, x: Tensor) -> Gradient:
+    def _first_gradient(
+        self, purifier: Purifier, steps: list[Step], head: Head, x: Tensor
+    ) -> Gradient:
         weights, kept = _weights(purifier), 0
-        watched = [_Watched(step, weights) for step in steps]
+        measured = [_MeasuredStep(step, weights) for step in steps]
         try:
-            found: Gradient | None = exact(watched, head, x)
+            result: Gradient | None = exact(measured, head, x)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, InputError):  # torch.func lets nobody watch what is saved
-            found = None
-        if found is None:
-            found = exact(steps, head, x)
-        elif all(step.repeats for step in watched):
-            kept = _fitting([step.held for step in watched], self._budget(x.device))
+        except (RuntimeError, InputError):  # torch.func allows no hooks on saved tensors
+            result = None
+        if result is None:
+            result = exact(steps, head, x)
+        elif all(step.repeats for step in measured):
+            kept = _fitting([step.held for step in measured], self._budget(x.device))
         self._known.append(_Known(purifier, x.shape, x.dtype, kept))
-        return found
+        return result
 
     def _budget(self, device: torch.device) -> int:
         if self.budget is not None:
@@ -100,7 +102,7 @@ class ActivationMemory:
 
 
 def _fitting(sizes: list[int], budget: int) -> int:
-    """How many of the last sizes add up to no more than the budget."""
+    """How many of the last sizes fit into the budget together."""
     count, total = 0, 0
     for size in reversed(sizes):
         total += size
@@ -111,15 +113,15 @@ def _fitting(sizes: list[int], budget: int) -> int:
 
 
 @dataclass(slots=True)
-class _Watched:
-    """A step that `exact` runs without a graph, and then once more with one.
+class _MeasuredStep:
+    """A step that `exact` runs without a graph, then with one, whose size is measured.
 
     Attributes:
-        step: what is watched.
-        weights: addresses of memory that is there in any case.
-        out: of the first run.
-        held: bytes that the second run's graph holds, its result among them.
-        repeats: whether the second run gave the bits of the first.
+        step: the step.
+        weights: addresses of parameters and buffers, which are not counted.
+        out: output of the first run.
+        held: bytes held by the second run's graph, including its output.
+        repeats: whether both runs had the same bits.
     """
 
     step: Step
@@ -135,14 +137,14 @@ class _Watched:
             return self.out
         sizes: dict[int, int] = {}
 
-        def see(t: Tensor) -> Tensor:
+        def record(t: Tensor) -> Tensor:
             memory = t.untyped_storage()
             sizes[memory.data_ptr()] = memory.nbytes()
             return t
 
-        with saved_tensors_hooks(see, lambda t: t):
+        with saved_tensors_hooks(record, lambda t: t):
             y = self.step(x)
-        see(y)
+        record(y)
         self.held = sum(size for place, size in sizes.items() if place not in self.weights)
         self.repeats = _bits(y).equal(_bits(self.out))
         self.out = None
@@ -154,7 +156,7 @@ def _bits(t: Tensor) -> Tensor:
 
 
 def _weights(purifier: Purifier) -> frozenset[int]:
-    """Where a purifier's networks have their parameters and buffers."""
+    """Addresses of the parameters and buffers of a purifier's networks."""
     values: list[Any] = [purifier, *getattr(purifier, "__dict__", {}).values()]
     if dataclasses.is_dataclass(purifier):
         values += [getattr(purifier, f.name) for f in dataclasses.fields(purifier)]

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent with momentum that chooses its own step sizes.
+"""Auto-PGD: projected gradient ascent with momentum and adaptive step sizes.
 
 Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks", ICML 2020, section 3 and algorithm 1.
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.pgd import AttackOutput, Best, LossOracle
+from purify_audit.attack.pgd import AttackOutput, BestIterate, LossOracle
 
 _MOMENTUM = 0.75  # α of section 3
-_ENOUGH = 0.75  # ρ of condition 1
+_RHO = 0.75  # ρ of condition 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Images with what their evaluation gave.
+    """Iterates with their losses and gradients.
 
     Attributes:
         x: [n, c, h, w].
@@ -31,7 +31,7 @@ class _Point:
     gradient: Tensor
 
     def where(self, rows: Tensor, other: "_Point") -> "_Point":
-        """These images in the rows [n] that are true, the others elsewhere."""
+        """This point in the rows [n] that are true, the other elsewhere."""
         wide = rows[:, None, None, None]
         return _Point(
             torch.where(wide, self.x, other.x),
@@ -41,14 +41,14 @@ class _Point:
 
 
 class _StepSizes:
-    """The step size of each image, and the record by which a checkpoint judges it (section 3).
+    """The step size of each image, and the statistics that checkpoints use (section 3).
 
     Attributes:
         size: of the next step [n], in the ball's norm.
     """
 
     def __init__(self, size: float, losses: Tensor) -> None:
-        """The same size for all.
+        """Begin with the same step size for all images.
 
         Args:
             size: of the first step.
@@ -60,20 +60,20 @@ class _StepSizes:
         self._best = losses
 
     def count(self, raised: Tensor) -> None:
-        """Take note of which images' losses the last step raised, bool [n]."""
+        """Count whether the last step raised each image's loss, bool [n]."""
         self._raised += raised
 
     def check(self, best: Tensor, steps: int) -> Tensor:
-        """Halve the size where it is too large.
+        """Halve the step size where condition 1 or 2 holds.
 
         Args:
             best: highest loss so far [n].
-            steps: how many were made since the last checkpoint.
+            steps: steps since the last checkpoint.
 
         Returns:
             bool [n]: where it was halved.
         """
-        too_few = self._raised < _ENOUGH * steps
+        too_few = self._raised < _RHO * steps
         stuck = ~self._halved & (best == self._best)
         self._halved, self._best = too_few | stuck, best
         self._raised = torch.zeros_like(self._raised)
@@ -82,50 +82,50 @@ class _StepSizes:
 
 
 def apgd(objective: LossOracle, ball: Ball, start: Tensor, steps: int) -> AttackOutput:
-    """Ascend from `start` by Auto-PGD.
+    """Auto-PGD from `start`.
 
-    A checkpoint falls right after step w_j, as soon as the w_j comparisons of condition 1 are
-    known. (Algorithm 1 as printed makes and evaluates one step more, and then replaces it.) A
-    restart reuses the loss and gradient that the image of highest loss had when it was evaluated.
+    A checkpoint is directly after step w_j, when the w_j comparisons of condition 1 are known.
+    (Algorithm 1 as printed takes and evaluates one step more, and then replaces it.) A restart at a
+    checkpoint reuses the loss and gradient that the iterate of highest loss had.
 
     Args:
-        objective: what to raise; asked for `steps` gradients and one look.
-        ball: where.
+        objective: the objective to maximise; evaluated `steps` times with a gradient, once without.
+        ball: the constraint.
         start: images in the ball [n, c, h, w].
-        steps: gradients, at least 1.
+        steps: number of gradients, at least 1.
 
     Returns:
-        The best of all `steps + 1` iterates; they may be others than those of highest loss, by
-        which the ascent restarts.
+        The best of all `steps + 1` iterates, not always those of highest loss, from which
+        checkpoints restart.
     """
-    best, marks, last_mark = Best(start), _checkpoints(steps), 0
+    best, checkpoints, last_checkpoint = BestIterate(start), _checkpoints(steps), 0
 
-    def climb(x: Tensor, step: int) -> _Point:
-        view = objective.loss_and_grad(x, step)
-        best.see(x, view)
-        assert view.gradient is not None, "climb gives a gradient"
-        return _Point(x, view.losses, view.gradient)
+    def evaluate(x: Tensor, step: int) -> _Point:
+        evaluation = objective.loss_and_grad(x, step)
+        best.update(x, evaluation)
+        assert evaluation.gradient is not None, "loss_and_grad returns a gradient"
+        return _Point(x, evaluation.losses, evaluation.gradient)
 
-    here = top = climb(start, 0)
-    sizes = _StepSizes(2.0 * ball.eps, here.losses)
-    x = _ascend(ball, here, sizes.size)
+    point = top = evaluate(start, 0)
+    sizes = _StepSizes(2.0 * ball.eps, point.losses)
+    x = _ascend(ball, point, sizes.size)
     for step in range(1, steps):
-        last, here = here, climb(x, step)
-        sizes.count(here.losses > last.losses)
-        top = here.where(here.losses > top.losses, top)
-        if step in marks:
-            here = top.where(sizes.check(top.losses, step - last_mark), here)
-            last_mark = step
-        z = _ascend(ball, here, sizes.size)
-        moved = _MOMENTUM * (z - here.x) + (1.0 - _MOMENTUM) * (here.x - last.x)
-        x = ball.project(here.x + moved)
-    best.see(x, objective.evaluate(x, steps))
+        previous, point = point, evaluate(x, step)
+        sizes.count(point.losses > previous.losses)
+        top = point.where(point.losses > top.losses, top)
+        if step in checkpoints:
+            point = top.where(sizes.check(top.losses, step - last_checkpoint), point)
+            last_checkpoint = step
+        z = _ascend(ball, point, sizes.size)
+        update = _MOMENTUM * (z - point.x) + (1.0 - _MOMENTUM) * (point.x - previous.x)
+        x = ball.project(point.x + update)
+    best.update(x, objective.evaluate(x, steps))
     return best.result()
 
 
-def _ascend(ball: Ball, here: _Point, size: Tensor) -> Tensor:
-    """The images after a plain gradient step of size [n]."""
-    return ball.project(here.x + size[:, None, None, None] * ball.steepest_ascent(here.gradient))
+def _ascend(ball: Ball, point: _Point, size: Tensor) -> Tensor:
+    """The images after a gradient step of size [n] without momentum."""
+    return ball.project(point.x + size[:, None, None, None] * ball.steepest_ascent(point.gradient))
 
 
 def _checkpoints(steps: int) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""Attacks on images: restarts, aligned or fresh draws, and which images are kept."""
+"""Attacks with restarts, under aligned or fresh draws, and a transfer attack to predict them."""
 
 import math
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from purify_audit.attack.apgd import apgd
 from purify_audit.attack.ball import Ball
 from purify_audit.attack.early_stopping import EarlyStopping
 from purify_audit.attack.gradients import GradientKind
-from purify_audit.attack.objective import Defence, Draws, Objective
-from purify_audit.attack.pgd import AttackOutput, Best, LossOracle, pgd
+from purify_audit.attack.objective import Defence, Objective
+from purify_audit.attack.pgd import AttackOutput, BestIterate, LossOracle, pgd
 from purify_audit.attack.square import square
 from purify_audit.core.errors import PlanError
 from purify_audit.core.noise import Noise, Stream
@@ -31,10 +31,7 @@ from purify_audit.spec.norms import Norm
 from purify_audit.spec.samplers import DDIMSampler, DDPMSampler, OneStepSampler
 
 Randomness = Literal["aligned", "fresh"]
-Start = tuple[int, Tensor]
-"""The number of a restart, and where it begins."""
-
-_REACH = 0.25  # of a typical perturbation: how far the finite difference of `none` goes
+_REACH = 0.25  # step of the finite difference of `none`, over the length of a typical perturbation
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +50,27 @@ class Targets:
 
 
 def targets(images: ImageSet, device: torch.device) -> Targets:
-    """Images of a labelled set, ready to attack."""
-    assert images.labels is not None, "an attack needs labels; the caller has checked"
+    """The images of a labelled set as tensors on a device."""
+    assert images.labels is not None, "the caller has checked that there are labels"
     x = torch.from_numpy(images.pixels.copy()).to(device)
     return Targets(x, torch.from_numpy(images.labels.copy()).to(device), tuple(images.ids.tolist()))
 
 
-def first_of(on: Targets, count: int) -> Targets:
+def first_of(images: Targets, count: int) -> Targets:
     """The first images."""
-    return Targets(on.x[:count], on.labels[:count], on.ids[:count])
+    return Targets(images.x[:count], images.labels[:count], images.ids[:count])
 
 
 def attack_objective(
-    defence: Defence, on: Targets, plan: AttackPlan, norm: Norm, eps: float
+    defence: Defence, images: Targets, plan: AttackPlan, norm: Norm, eps: float
 ) -> Objective:
-    """What the attack of a plan raises, under the aligned draws."""
-    size = math.sqrt(on.x[0].numel()) if norm == "linf" else 1.0
+    """The objective of a plan's attack, under the aligned draws."""
+    size = math.sqrt(images.x[0].numel()) if norm == "linf" else 1.0
     aligned = plan.aligned()
     return Objective(
         defence=defence,
-        ids=on.ids,
-        labels=on.labels,
+        ids=images.ids,
+        labels=images.labels,
         draws=lambda step: aligned,
         loss=plan.loss,
         gradient=plan.gradient,
@@ -85,35 +82,38 @@ def attack_objective(
 def attack(
     objective: Objective, ball: Ball, plan: AttackPlan, randomness: Randomness = "aligned"
 ) -> AttackOutput:
-    """Attack with every restart of a plan.
+    """Attack with all restarts of a plan.
 
-    Aligned: the best image of all by the attack's own draws. Fresh: the last image of each
-    restart, since the best by draws that change would be the luckiest; between restarts a set of
-    draws decides that neither attacks nor scores.
+    Aligned: every step uses the same draws, and the best iterate under them is kept. Fresh: every
+    step uses new draws; the last iterate of each restart is taken (the best one under changing
+    draws would be selected by luck), and a third set of draws selects among restarts.
 
     Raises:
-        Stopped: the run was asked to end; nothing of this attack is kept.
+        Stopped: the run was stopped; the results of this attack are lost.
     """
-    best, fooled, losses = Best(ball.x), list[float](), list[float]()
+    best, fooled, losses = BestIterate(ball.x), list[float](), list[float]()
     fresh = randomness == "fresh"
     aligned = EarlyStopping(objective) if plan.early_stop else objective
-    for restart, start in enumerate(_starts(objective, ball, plan, fresh)):
+    for restart, (number, start) in enumerate(_starts(objective, ball, plan, fresh)):
         if fresh:
-            drawn = replace(objective, draws=partial(plan.fresh, restart))
-            made = _once(objective, drawn, ball, plan, start)
-            x, margins = made.last, _under(objective, plan.selection(), made.last)
+            redrawn = replace(objective, draws=partial(plan.fresh, restart))
+            output = _run(objective, redrawn, ball, plan, number, start)
+            selecting = replace(objective, draws=lambda step: plan.selection())
+            x, margins = output.last, selecting.evaluate(output.last, 0).margins
         else:
-            made = _once(objective, aligned, ball, plan, start)
-            x, margins = made.x, made.margins
+            output = _run(objective, aligned, ball, plan, number, start)
+            x, margins = output.x, output.margins
         before = fooled[-1] if fooled else 0.0
         best.keep(x, margins)
-        fooled += [max(before, share) for share in made.fooled[:-1]] + [best.share()]
-        losses += made.losses
-    return AttackOutput(best.x, best.chosen(), best.x, tuple(fooled), tuple(losses))
+        fooled += [max(before, share) for share in output.fooled[:-1]] + [best.share()]
+        losses += output.losses
+    return AttackOutput(best.x, best.best_margins(), best.x, tuple(fooled), tuple(losses))
 
 
-def _starts(objective: Objective, ball: Ball, plan: AttackPlan, fresh: bool) -> Iterator[Start]:
-    """Where each restart begins: one warm start if there is one, the image, then random points."""
+def _starts(
+    objective: Objective, ball: Ball, plan: AttackPlan, fresh: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Number and start of each restart: a warm start if any, the image, then random points."""
     short = one_step(objective.defence.purifier)
     count = plan.restarts
     if short is not None and plan.warm_start and plan.optimiser != "square":
@@ -127,51 +127,54 @@ def _starts(objective: Objective, ball: Ball, plan: AttackPlan, fresh: bool) -> 
 def _warm(
     objective: Objective, ball: Ball, plan: AttackPlan, short: DiffusionPurifier, fresh: bool
 ) -> Tensor:
-    """Where an attack ends on the purifier that denoises in one step from the same noisy image."""
-    easy = _easy(objective, short)
+    """Adversarial images for the purifier that denoises the same noisy image in one step."""
+    transferred = _with_purifier(objective, short)
     if fresh:
-        easy = replace(easy, draws=plan.warm)
-    made = pgd(easy, ball, ball.x, WARM_STEPS, plan.step_size * ball.eps)
-    return made.last if fresh else made.x
+        transferred = replace(transferred, draws=plan.warm)
+    output = pgd(transferred, ball, ball.x, WARM_STEPS, plan.step_size * ball.eps)
+    return output.last if fresh else output.x
 
 
-def _easy(objective: Objective, short: Purifier) -> Objective:
-    """The same objective with a cheaper purifier, and with gradients of it if there are any."""
-    able = objective.gradient != "none" and is_differentiable(short)
-    kind: GradientKind = "exact" if able else "none"
-    defence = replace(objective.defence, purifier=short)
+def _with_purifier(objective: Objective, purifier: Purifier) -> Objective:
+    """The objective of another purifier, with exact gradients if it is differentiable."""
+    exact = objective.gradient != "none" and is_differentiable(purifier)
+    kind: GradientKind = "exact" if exact else "none"
+    defence = replace(objective.defence, purifier=purifier)
     return replace(objective, defence=defence, gradient=kind, surrogate=None)
 
 
 def predict(objective: Objective, ball: Ball) -> Tensor:
-    """Images that predict an aligned attack's verdicts, at a fiftieth of its cost.
+    """Transfer attack on the one-step purifier; predicts aligned robust accuracy.
 
-    A short attack on the purifier that noises the same and denoises in one step; where there is
-    no such shortcut (one evaluation in all), a very short one on the purifier itself. Scored by
-    the whole purifier, they give the predicted robust accuracy (`docs/method.md`, section 13).
+    It costs a fiftieth of the aligned attack. Where the purifier needs one evaluation anyway, it
+    is a very short attack on the purifier itself. Scored under the whole purifier, its images
+    give the predicted robust accuracy (`docs/method.md`, section 13).
+
+    Returns:
+        Adversarial images [n, c, h, w].
     """
     short = one_step(objective.defence.purifier)
     if short is not None:
-        return pgd(_easy(objective, short), ball, ball.x, PREDICTION_STEPS, ball.eps).x
-    whole = _easy(objective, objective.defence.purifier)
+        return pgd(_with_purifier(objective, short), ball, ball.x, PREDICTION_STEPS, ball.eps).x
+    whole = _with_purifier(objective, objective.defence.purifier)
     return pgd(whole, ball, ball.x, PREDICTION_STEPS_DIRECT, 2.0 * ball.eps).x
 
 
-def _under(objective: Objective, draws: Draws, x: Tensor) -> Tensor:
-    return replace(objective, draws=lambda step: draws).evaluate(x, 0).margins
-
-
-def _once(
-    objective: Objective, climbed: LossOracle, ball: Ball, plan: AttackPlan, start: Start
+def _run(
+    objective: Objective,
+    oracle: LossOracle,
+    ball: Ball,
+    plan: AttackPlan,
+    restart: int,
+    start: Tensor,
 ) -> AttackOutput:
-    restart, x = start
     match plan.optimiser:
         case "pgd":
-            return pgd(climbed, ball, x, plan.steps, plan.step_size * ball.eps)
+            return pgd(oracle, ball, start, plan.steps, plan.step_size * ball.eps)
         case "apgd":
-            return apgd(climbed, ball, x, plan.steps)
+            return apgd(oracle, ball, start, plan.steps)
         case "square":
-            return square(climbed, ball, objective.defence.seed, objective.ids, plan.steps, restart)
+            return square(oracle, ball, objective.defence.seed, objective.ids, plan.steps, restart)
 
 
 def _random_start(objective: Objective, ball: Ball, restart: int) -> Tensor:
@@ -186,7 +189,7 @@ def _random_start(objective: Objective, ball: Ball, restart: int) -> Tensor:
 
 
 def one_step(purifier: Purifier) -> DiffusionPurifier | None:
-    """The purifier that noises the same and denoises at once; none where that is no shortcut."""
+    """The purifier with the same forward noise and one denoising step; none if no cheaper."""
     if not isinstance(purifier, DiffusionPurifier):
         return None
     sampler = purifier.card.sampler
@@ -198,7 +201,7 @@ def one_step(purifier: Purifier) -> DiffusionPurifier | None:
 
 
 def shorter_chain(purifier: DiffusionPurifier, steps: int) -> DiffusionPurifier:
-    """The same purifier with at most so many steps in its chain."""
+    """The same purifier with at most `steps` steps in its chain."""
     sampler = purifier.card.sampler
     if sampler.kind == "one-step" or purifier.evaluations <= steps * sampler.rounds:
         return purifier

@@ -1,4 +1,4 @@
-"""The ball of allowed perturbations: points of it, steps in it, and the way back into it."""
+"""The ball of allowed perturbations: projection, steepest ascent, random points."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Ball:
     eps: float
 
     def project(self, z: Tensor) -> Tensor:
-        """The nearest images of the ball, and then of [0, 1] (which does not leave the ball)."""
+        """Project onto the ball, then clip to [0, 1] (which does not leave the ball)."""
         delta = z - self.x
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
@@ -32,7 +32,7 @@ class Ball:
         return (self.x + delta).clamp(0.0, 1.0)
 
     def steepest_ascent(self, gradient: Tensor) -> Tensor:
-        """The direction of length 1 (in the ball's norm) along which a linear loss rises most."""
+        """The unit step (in the ball's norm) that increases a linear loss most [n, c, h, w]."""
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         if self.norm == "linf":
             return gradient.sign()

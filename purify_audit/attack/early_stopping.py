@@ -1,4 +1,4 @@
-"""Images that fell leave the batch: an objective that computes only those that still stand."""
+"""Early stopping: an objective that drops fooled images from the batch, as AutoAttack does."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,12 +10,11 @@ from purify_audit.attack.objective import Evaluation, Objective
 
 @dataclass(slots=True)
 class EarlyStopping:
-    """An aligned attack's objective that computes no image again which every draw misjudged.
+    """An aligned attack's objective that no longer evaluates images fooled under every draw.
 
-    Such an image has fallen, and leaves, as points do in AutoAttack (Croce and Hein 2020). What is
-    told of it from then on is the view in which it fell, with a gradient of zero: nothing better
-    than that, so `pgd.Best` stays with the image that fell. Rows do not depend on one another, so
-    the others are attacked as they would have been.
+    AutoAttack drops fooled points likewise (Croce and Hein 2020). A dropped image keeps its last
+    losses and margins, with a gradient of zero, so `BestIterate` keeps the iterate that fooled.
+    Rows are independent, so the attack on the other images is unchanged.
 
     Attributes:
         objective: the objective, whose draws are the same at every step.
@@ -26,29 +25,29 @@ class EarlyStopping:
 
     def evaluate(self, x: Tensor, step: int) -> Evaluation:
         """Losses and margins of images x [n, c, h, w]."""
-        return self._view(x, step, climbs=False)
+        return self._evaluate(x, step, gradient=False)
 
     def loss_and_grad(self, x: Tensor, step: int) -> Evaluation:
-        """The same with the gradient."""
-        return self._view(x, step, climbs=True)
+        """Losses, margins and gradient of images x [n, c, h, w]."""
+        return self._evaluate(x, step, gradient=True)
 
-    def _view(self, x: Tensor, step: int, climbs: bool) -> Evaluation:
+    def _evaluate(self, x: Tensor, step: int, gradient: bool) -> Evaluation:
         if self._last is None:
-            self._last = _see(self.objective, x, step, climbs)
+            self._last = _evaluated(self.objective, x, step, gradient)
             return self._last
-        losses, margins, gradient = self._last.losses, self._last.margins, torch.zeros_like(x)
+        losses, margins, whole = self._last.losses, self._last.margins, torch.zeros_like(x)
         rows = (~(margins <= 0).all(1)).nonzero().flatten()
         if len(rows):
             ids = tuple(self.objective.ids[row] for row in rows.tolist())
-            standing = replace(self.objective, ids=ids, labels=self.objective.labels[rows])
-            view = _see(standing, x[rows], step, climbs)
-            losses = losses.index_copy(0, rows, view.losses)
-            margins = margins.index_copy(0, rows, view.margins)
-            if view.gradient is not None:
-                gradient = gradient.index_copy(0, rows, view.gradient)
-        self._last = Evaluation(losses, margins, gradient if climbs else None)
+            remaining = replace(self.objective, ids=ids, labels=self.objective.labels[rows])
+            part = _evaluated(remaining, x[rows], step, gradient)
+            losses = losses.index_copy(0, rows, part.losses)
+            margins = margins.index_copy(0, rows, part.margins)
+            if part.gradient is not None:
+                whole = whole.index_copy(0, rows, part.gradient)
+        self._last = Evaluation(losses, margins, whole if gradient else None)
         return self._last
 
 
-def _see(objective: Objective, x: Tensor, step: int, climbs: bool) -> Evaluation:
-    return objective.loss_and_grad(x, step) if climbs else objective.evaluate(x, step)
+def _evaluated(objective: Objective, x: Tensor, step: int, gradient: bool) -> Evaluation:
+    return objective.loss_and_grad(x, step) if gradient else objective.evaluate(x, step)

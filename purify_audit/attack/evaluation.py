@@ -1,4 +1,4 @@
-"""Scoring: what the defence makes of attacked images under every randomness that matters."""
+"""Evaluate adversarial examples under aligned and held-out draws."""
 
 import numpy as np
 import torch
@@ -30,53 +30,58 @@ def predicted(defence: Defence, x: Tensor, ids: tuple[int, ...], draws: Draws) -
 
 
 def clean_labels(
-    defence: Defence, on: Targets, plan: AttackPlan
+    defence: Defence, clean: Targets, plan: AttackPlan
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of clean images: labels and margins under the aligned draws, labels under those that score.
+    """Predictions for clean images.
 
-    Shapes [n, K], [n, K] and [n, H].
+    Returns:
+        Labels [n, K] and margins [n, K] under the aligned draws, labels [n, H] under the scoring
+        draws.
     """
-    logits = defence.logits(on.x, on.ids, plan.aligned())
-    labels = on.labels.repeat_interleave(logits.shape[1])
+    logits = defence.logits(clean.x, clean.ids, plan.aligned())
+    labels = clean.labels.repeat_interleave(logits.shape[1])
     size = margins(logits.flatten(0, 1), labels).reshape(logits.shape[:2])
-    held_out = predicted(defence, on.x, on.ids, plan.scoring())
+    held_out = predicted(defence, clean.x, clean.ids, plan.scoring())
     return logits.argmax(2).cpu().numpy(), size.cpu().numpy(), held_out
 
 
 def score(
     defence: Defence,
-    on: Targets,
+    clean: Targets,
     ball: Ball,
-    attacked: tuple[str, Tensor],
-    draws: tuple[Draws, Draws],
+    name: str,
+    x: Tensor,
+    aligned: Draws,
+    held_out: Draws = (),
 ) -> Scored:
-    """Score an attack's images.
+    """Evaluate an attack's images under aligned and held-out draws.
 
     Args:
-        defence: what was attacked.
-        on: the clean images, and their labels.
-        ball: what the attack was allowed.
-        attacked: the attack's name and its images.
-        draws: the aligned ones, and those held out.
+        defence: the attacked model.
+        clean: the clean images and their labels.
+        ball: the attack's constraint.
+        name: the attack's name.
+        x: its images [n, c, h, w].
+        aligned: the K draws that the attack optimised.
+        held_out: the H scoring draws.
     """
-    (name, x), (aligned, held_out) = attacked, draws
-    changes, deltas = _distances(defence, on, x, aligned)
+    changes, deltas = _distances(defence, clean, x, aligned)
     return Scored(
         name=name,
         eps=ball.eps,
         images=x.cpu().numpy(),
-        aligned=predicted(defence, x, on.ids, aligned),
-        held_out=predicted(defence, x, on.ids, held_out),
+        aligned=predicted(defence, x, clean.ids, aligned),
+        held_out=predicted(defence, x, clean.ids, held_out),
         change_l2=changes["l2"],
         delta_l2=deltas["l2"],
         change_linf=changes["linf"],
         delta_linf=deltas["linf"],
-        fooling_radius=_falls_at(defence, on, ball, x, aligned),
+        fooling_radius=_fooling_radius(defence, clean, ball, x, aligned),
     )
 
 
 def _distances(
-    defence: Defence, on: Targets, x: Tensor, draws: Draws
+    defence: Defence, clean: Targets, x: Tensor, draws: Draws
 ) -> tuple[dict[Norm, np.ndarray], dict[Norm, np.ndarray]]:
     """‖P(x+δ) − P(x)‖ [n, k] and ‖δ‖ [n], by norm, in float64."""
 
@@ -85,8 +90,10 @@ def _distances(
             return (defence.purifier(rows, noise),)
 
     cost = defence.purifier.evaluations
-    moved, anchors = (defence.rows(purify, z, on.ids, on.labels, draws, cost)[0] for z in (x, on.x))
-    change, delta = moved.double() - anchors.double(), x.double() - on.x.double()
+    moved, anchors = (
+        defence.rows(purify, z, clean.ids, clean.labels, draws, cost)[0] for z in (x, clean.x)
+    )
+    change, delta = moved.double() - anchors.double(), x.double() - clean.x.double()
     orders: dict[Norm, float] = {"l2": 2.0, "linf": float("inf")}
     return (
         {n: change.flatten(2).norm(p, 2).cpu().numpy() for n, p in orders.items()},
@@ -94,34 +101,39 @@ def _distances(
     )
 
 
-def _falls_at(defence: Defence, on: Targets, ball: Ball, x: Tensor, draws: Draws) -> np.ndarray:
-    """Bisection between x and its attacked image for the radius at which half the draws fall.
+def _fooling_radius(
+    defence: Defence, clean: Targets, ball: Ball, x: Tensor, draws: Draws
+) -> np.ndarray:
+    """Radius at which half the draws are fooled, by bisection from the clean image to x [n].
 
-    An upper bound of the smallest radius: the direction is the attack's at the full one.
+    An upper bound of the smallest such radius, since the direction is that of the attack.
     """
 
-    def fallen(z: Tensor) -> Tensor:
-        wrong = defence.logits(z, on.ids, draws).argmax(2) != on.labels[:, None]
+    def fooled(z: Tensor) -> Tensor:
+        wrong = defence.logits(z, clean.ids, draws).argmax(2) != clean.labels[:, None]
         return wrong.double().mean(1) >= 0.5
 
     low = torch.zeros(len(x), device=x.device)
     high = torch.ones_like(low)
-    falls, already = fallen(x), fallen(on.x)
+    fooled_at_x, misclassified = fooled(x), fooled(clean.x)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fell = fallen(on.x + middle[:, None, None, None] * (x - on.x))
-        high, low = torch.where(fell, middle, high), torch.where(fell, low, middle)
+        hit = fooled(clean.x + middle[:, None, None, None] * (x - clean.x))
+        high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
     radius = high.double() * ball.size(x)
-    radius = torch.where(falls, radius, torch.inf)
-    out: np.ndarray = torch.where(already, 0.0, radius).cpu().numpy()
+    radius = torch.where(fooled_at_x, radius, torch.inf)
+    out: np.ndarray = torch.where(misclassified, 0.0, radius).cpu().numpy()
     return out
 
 
-def caps(defence: Defence, bare: Defence, images: ImageSet, eps: float, norm: Norm) -> CapRows:
-    """How often a random direction flips a decision, by radius: the adversarial region, unattacked.
+def random_direction_flips(
+    defence: Defence, bare: Defence, images: ImageSet, eps: float, norm: Norm
+) -> CapRows:
+    """How often a random direction changes the predicted label, by radius, without an attack.
 
-    Directions are uniform on the l2 sphere; the radii are multiples of the attack's (of its
-    length in l2, ε√d, when the ball is l-inf). Liu and Wei's picture of a cap of the hypersphere.
+    It estimates the adversarial region that Liu and Wei picture as a cap of the hypersphere.
+    Directions are uniform on the l2 sphere; the radii are multiples of the attack's (for l-inf: of
+    ε√d, its largest l2 norm).
     """
     shape = images.image_shape
     length = eps * (float(np.sqrt(np.prod(shape))) if norm == "linf" else 1.0)
@@ -132,8 +144,8 @@ def caps(defence: Defence, bare: Defence, images: ImageSet, eps: float, norm: No
     flat = torch.from_numpy(stacked.reshape(-1, *shape)).to(defence.device)
     ids = tuple(np.repeat(images.ids, stacked.shape[1]).tolist())
     flips = []
-    for which in (bare, defence):
-        labels = predicted(which, flat, ids, (0,)).reshape(stacked.shape[:2])
+    for model in (bare, defence):
+        labels = predicted(model, flat, ids, (0,)).reshape(stacked.shape[:2])
         changed = labels[:, 1:] != labels[:, :1]
         flips.append(changed.reshape(len(images), len(radii), -1).mean(2))
     return CapRows(radii, *flips)

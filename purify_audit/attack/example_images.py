@@ -1,4 +1,4 @@
-"""The images that fared worst and best under the attack, purified once more to be looked at."""
+"""Example images of a report: the least and the most robust under the attack, and purified."""
 
 import numpy as np
 
@@ -6,22 +6,21 @@ from purify_audit.models.runner import Runner
 from purify_audit.statistics.attack_rows import AttackSamples, ExampleImages, Scored
 
 MOST = 8
-"""Of the worst, and of the best."""
+"""Examples of each kind."""
 
 
 def example_images(
     runner: Runner, clean: np.ndarray, samples: AttackSamples
 ) -> ExampleImages | None:
-    """The worst and the best images of the aligned attack at its first radius.
+    """The least and the most robust images under the aligned attack at its first radius.
 
     Args:
-        runner: purifies.
-        clean: the attacked images before the attack, float32 [n, c, h, w], in the order of
-            `samples`.
-        samples: what the attacks saw.
+        runner: runs the purifier.
+        clean: the clean images, float32 [n, c, h, w], in the order of `samples`.
+        samples: results of the attacks.
 
     Returns:
-        None where there is no aligned attack, or no image of either kind.
+        None without an aligned attack, or without images of either kind.
     """
     main = samples.find("aligned")
     if main is None:
@@ -44,12 +43,12 @@ def example_images(
 
 
 def _chosen(main: Scored, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the images that fall first, and of those that stand with the largest margins.
+    """Rows of images with the smallest fooling radii, and of robust ones with the largest margins.
 
-    Images whose anchors are wrong before any attack are neither.
+    Images misclassified without an attack are neither.
     """
-    fallen = np.flatnonzero(np.isfinite(main.fooling_radius) & (main.fooling_radius > 0))
-    standing = np.flatnonzero(np.isinf(main.fooling_radius))
-    worst = fallen[np.argsort(main.fooling_radius[fallen], kind="stable")][:MOST]
-    best = standing[np.argsort(-margins[standing], kind="stable")][:MOST]
+    fooled = np.flatnonzero(np.isfinite(main.fooling_radius) & (main.fooling_radius > 0))
+    robust = np.flatnonzero(np.isinf(main.fooling_radius))
+    worst = fooled[np.argsort(main.fooling_radius[fooled], kind="stable")][:MOST]
+    best = robust[np.argsort(-margins[robust], kind="stable")][:MOST]
     return worst, best

@@ -1,4 +1,4 @@
-"""How much memory a process may still use, on this machine and beside others like it."""
+"""Free memory of a process, shared with the other processes of the same launch."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,14 @@ def free_memory(
 ) -> int:
     """Free bytes, shared between the processes that were launched together on this machine.
 
-    CUDA: free on the device, and what torch holds there without using it. Elsewhere: what Linux
-    calls available, within the limits of the process's control groups (version 2), or, where
-    neither is told, all memory that there is; 0 where nothing is told.
+    CUDA: free on the device, or reserved by torch and unused. Elsewhere: Linux's `MemAvailable`,
+    within the limits of the process's control groups (version 2); without it, the installed
+    memory; 0 if that is unknown too.
 
     Args:
-        device: where tensors will be.
-        environment: variables by which torchrun and SLURM tell how many processes there are.
-        system: the root of the file system that is read.
+        device: of the tensors.
+        environment: variables in which torchrun and SLURM report the number of processes.
+        system: root of the file system that is read.
     """
     count = _processes(environment)
     if device.type == "cuda":
@@ -36,11 +36,11 @@ def free_memory(
 
 
 def _processes(environment: Mapping[str, str]) -> int:
-    """Those of this machine; those of all machines where nothing tells how they are spread."""
+    """Processes of this machine; of all machines if their distribution is not reported."""
     for name in _COUNTS:
-        told = environment.get(name, "")
-        if told.isdecimal() and int(told) > 0:
-            return int(told)
+        value = environment.get(name, "")
+        if value.isdecimal() and int(value) > 0:
+            return int(value)
     return 1
 
 
@@ -61,7 +61,7 @@ def _installed() -> int:
 
 
 def _within_groups(system: Path) -> Iterator[int]:
-    """What each control group of the process, and each that holds it, leaves it."""
+    """Free bytes in each control group of the process and its ancestors."""
     root = system / "sys/fs/cgroup"
     try:
         lines = (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Is the gradient right, and is it any use? Before anything is spent on following it."""
+"""Checks that gradients are correct and useful, before an attack."""
 
 import copy
 import dataclasses
@@ -21,25 +21,25 @@ from purify_audit.models.purifiers.diffusion import DiffusionPurifier
 from purify_audit.models.purifiers.engine import in_float32
 
 CHECKED_CELLS = 8
-"""Images whose gradients are checked in float64."""
+"""Images whose gradients are compared with references in float64."""
 
 _SHORT_CHAIN = 3
 _NUDGE = 1e-5  # of central differences, l2 and pixel units, in float64
-_LIMITS = {  # the same operations; kinks of ReLU and clips lie between; rounding of a long chain
+_LIMITS = {  # rounding of the same operations; kinks of ReLU and clips; rounding of a long chain
     "unrolled_error": 1e-8,
     "difference_error": 1e-3,
     "float32_error": 1e-2,
 }
-_COARSE_NUDGE = 3e-3  # in float32, whose rounding a smaller one would measure
+_COARSE_NUDGE = 3e-3  # in float32; a smaller one would measure rounding
 _LOWER_PRECISION = 0.1  # such an error leaves a cosine of 0.995 with the true gradient
 _COARSE_LIMITS = _LIMITS | {"unrolled_error": 1e-3, "difference_error": 0.1}
-_INSIDE, _BESIDE = 0.05, 0.04  # how far from the ends of the range, and from the image
-_NEARBY = 0.04  # of the reach of a finite difference: a hundredth of a perturbation
+_INSIDE, _BESIDE = 0.05, 0.04  # distance from the ends of the range, and from the image
+_NEARBY = 0.04  # of `Objective.reach`: a hundredth of a perturbation
 _SHATTERED = 0.3
 _SURROGATE_STEPS = 5
 _VANISHING = 1e-7  # of the loss's gradient at P(x)
 _USELESS_SHARE = 0.25
-_HUGE = 1e9  # stands for what is no number
+_HUGE = 1e9  # replaces NaN and infinity
 
 _Model = TypeVar("_Model")
 
@@ -47,7 +47,7 @@ _Model = TypeVar("_Model")
 def in_float64(model: _Model) -> _Model:
     """A copy of a purifier or classifier whose networks and tensors are float64.
 
-    The model itself if it runs in whatever precision it is given (`any_precision`).
+    The model itself if it computes in the precision of its input (`any_precision`).
     """
     if getattr(model, "any_precision", False):
         return model
@@ -70,7 +70,7 @@ def in_float64(model: _Model) -> _Model:
 
 @dataclasses.dataclass(frozen=True)
 class _Rounded:
-    """A model that computes in float32 alone, given float64 and giving it."""
+    """A float32 model with float64 input and output."""
 
     model: Any
 
@@ -80,9 +80,9 @@ class _Rounded:
 
 
 def _precise(model: _Model, *call: Any) -> tuple[_Model, str | None]:
-    """A model in float64; or, where a call of it fails, the model as it is, and why it failed.
+    """A model in float64; or, if a call of it fails, the float32 model and the error.
 
-    Somebody's own code, or a graph, may hold types together that nobody can change from outside.
+    User code and graphs may fix dtypes internally.
     """
     try:
         wide: Any = in_float64(model)
@@ -94,20 +94,20 @@ def _precise(model: _Model, *call: Any) -> tuple[_Model, str | None]:
 
 
 def check_gradient(objective: Objective, x: Tensor) -> tuple[list[Finding], dict[str, float]]:
-    """Exact gradients against unrolled autograd, central differences and their own float32.
+    """Compare exact gradients with unrolled autograd, central differences and float32.
 
-    At points beside the images, where no two pixels are equal and none is at the end of its range:
-    there the kinks of clips and sorts are not hit, and no purifier recognises an image.
+    Points near the images are used, where no two pixels are equal and none is at the end of its
+    range: they avoid the kinks of clips and sorts, and a purifier cannot recognise an image.
 
     Args:
         objective: the attack's objective; its first images are checked, under its first draw.
-        x: the clean images.
+        x: the clean images [n, c, h, w].
 
     Returns:
-        Findings, and relative errors over images: `unrolled_error` of a short chain (the worst),
-        `difference_error` of the whole one over the gradient's length (the median), and
-        `float32_error` of the gradient that the attack follows, in float32 or the precision of the
-        purifier's engine, against float64 (the median).
+        Findings (PA301), and relative errors over images: `unrolled_error` of a short chain
+        (maximum), `difference_error` of the whole chain over the gradient's length (median), and
+        `float32_error` of the attack's own gradient, in float32 or the precision of the purifier's
+        engine, against float64 (median).
     """
     n = min(CHECKED_CELLS, len(x))
     labels, address = objective.labels[:n], (objective.ids[:n], (objective.draws(0)[0],) * n)
@@ -140,15 +140,15 @@ def check_gradient(objective: Objective, x: Tensor) -> tuple[list[Finding], dict
         "float32_error": _median(_size(narrow - gradient) / _size(gradient).clamp(min=1e-30)),
     }
     if all(errors[name] <= limit for name, limit in limits.items()):
-        told = f"The gradient could be checked in float32 only: {refusal}."
-        coarse = finding("PA301", told, dict(errors), severity="warning")
+        text = f"The gradient could be checked in float32 only: {refusal}."
+        coarse = finding("PA301", text, dict(errors), severity="warning")
         return [] if refusal is None else [coarse], errors
-    told = (
+    text = (
         f"The gradient differs from unrolled autograd by {errors['unrolled_error']:.2g}, from"
-        f" central differences by {errors['difference_error']:.2g}, and as it is followed from"
-        f" float64 by {errors['float32_error']:.2g} (relative)."
+        f" central differences by {errors['difference_error']:.2g}, and in the attack's precision"
+        f" from float64 by {errors['float32_error']:.2g} (relative)."
     )
-    return [finding("PA301", told, dict(errors))], errors
+    return [finding("PA301", text, dict(errors))], errors
 
 
 def _head(classifier: Classifier, labels: Tensor, loss: Loss) -> Head:
@@ -160,14 +160,14 @@ def _head(classifier: Classifier, labels: Tensor, loss: Loss) -> Head:
 
 
 def _unrolled(total: Step, x: Tensor) -> Tensor:
-    """The gradient of a sum by autograd alone; zero where nothing depends on x."""
+    """The gradient of a sum by autograd through the whole graph; zero without a path to x."""
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
         value = total(leaf)
         if not value.requires_grad:
             return torch.zeros_like(x)
-        (found,) = torch.autograd.grad(value, leaf, allow_unused=True)
-    return torch.zeros_like(x) if found is None else found
+        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 def _difference_errors(
@@ -205,7 +205,7 @@ def check_usefulness(objective: Objective, x: Tensor) -> tuple[list[Finding], di
 
     gradient, at_output = of(true), of(replace(true, gradient="bpda"))
     size, top = _size(gradient), _size(at_output)
-    found = {
+    results = {
         "gradient_zero": _share(size == 0),
         "gradient_not_finite": _share(~size.isfinite()),
         "gradient_vanishing": _share((size > 0) & (size < _VANISHING * top)),
@@ -215,13 +215,13 @@ def check_usefulness(objective: Objective, x: Tensor) -> tuple[list[Finding], di
     }
     if objective.defence.purifier.randomised:
         other = replace(true, draws=lambda step: (draw + 1,))
-        found["cosine_draws"] = _cosine(gradient, of(other))
+        results["cosine_draws"] = _cosine(gradient, of(other))
     short = surrogate_of(objective.defence.purifier)
     if short is not None:
         near = replace(true, gradient="surrogate", surrogate=short)
-        found["cosine_surrogate"] = _cosine(gradient, of(near))
+        results["cosine_surrogate"] = _cosine(gradient, of(near))
     constant = len(set(objective.labels.tolist())) > 1 and bool((gradient == gradient[:1]).all())
-    return _useless(found, constant), found
+    return _useless(results, constant), results
 
 
 def usefulness_evaluations(purifier: Purifier) -> int:
@@ -232,7 +232,7 @@ def usefulness_evaluations(purifier: Purifier) -> int:
 
 
 def surrogate_of(purifier: Purifier) -> DiffusionPurifier | None:
-    """The chain of five steps that the literature differentiates, where that is a shorter one."""
+    """The five-step chain used as a surrogate in the literature; none if it is not shorter."""
     if not isinstance(purifier, DiffusionPurifier):
         return None
     short = shorter_chain(purifier, _SURROGATE_STEPS)
@@ -248,22 +248,22 @@ def _nearby(objective: Objective, x: Tensor) -> Tensor:
     return x + _NEARBY * objective.reach * away / _size(away).float()[:, None, None, None]
 
 
-def _useless(found: dict[str, float], constant: bool) -> list[Finding]:
-    bad = sum(found[f"gradient_{what}"] for what in ("zero", "not_finite", "vanishing"))
-    evidence: dict[str, Any] = {n: v for n, v in found.items() if n.startswith("gradient")}
+def _useless(results: dict[str, float], constant: bool) -> list[Finding]:
+    bad = sum(results[f"gradient_{fault}"] for fault in ("zero", "not_finite", "vanishing"))
+    evidence: dict[str, Any] = {n: v for n, v in results.items() if n.startswith("gradient")}
     if constant:
-        told = "The gradient is the same for every image."
+        text = "The gradient is the same for every image."
     elif bad >= _USELESS_SHARE:
-        told = f"The gradient is zero, not finite or vanishingly small for {bad:.0%} of images."
-    elif found["cosine_nearby"] < _SHATTERED:
-        cosine = found["cosine_nearby"]
-        told = (
-            f"A hundredth of the radius away the gradient points elsewhere (cosine {cosine:.2f})."
+        text = f"The gradient is zero, not finite or vanishingly small for {bad:.0%} of images."
+    elif results["cosine_nearby"] < _SHATTERED:
+        cosine = results["cosine_nearby"]
+        text = (
+            f"At a hundredth of the radius the gradient's direction differs (cosine {cosine:.2f})."
         )
         evidence["cosine_nearby"] = cosine
     else:
         return []
-    return [finding("PA302", told, evidence)]
+    return [finding("PA302", text, evidence)]
 
 
 def _size(t: Tensor) -> Tensor:

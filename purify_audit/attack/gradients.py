@@ -1,9 +1,10 @@
-"""Gradients of a loss through a purification: the exact one, and what the literature used instead.
+"""Gradients of a loss through a purification: the exact one, and published approximations.
 
-Exact: the states of the chain are kept, and one step at a time is run again and differentiated,
-last to first (Kassis et al. 2024 and others do the same). Noise is addressed, so the second run is
-the first one, bit for bit; memory is that of one step, whatever the length of the chain. Where
-there is memory for the graphs of some last steps, these are not run again (`kept_graphs`).
+Exact: gradient checkpointing at every step of the chain. Its states are stored, and one step at a
+time is recomputed and differentiated, last to first (Kassis et al. 2024 and others). Noise is
+addressed, so the recomputation is equal bit for bit; memory is that of one step, whatever the
+length of the chain. The last steps are not recomputed if their activations fit into memory
+(`activation_memory`).
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ Head = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Purified images [n, c, h, w] to (losses [n], logits [n, classes])."""
 
 GradientKind = Literal["exact", "bpda", "surrogate", "none"]
-"""How the gradient at x is had from g, the loss's gradient at y = P(x).
+"""How ∂L/∂x is computed from g = ∂L/∂y at y = P(x).
 
 `exact`: Jᵀ g. `bpda`: g itself, as if P were the identity (Athalye, Carlini and Wagner 2018).
 `surrogate`: Jᵀ g of a shorter chain (Lee and Kim 2023). `none`: J g by one finite difference, which
@@ -28,7 +29,7 @@ needs no gradient of P; for a denoiser J is symmetric (Tweedie), for a chain nea
 """
 
 _Graph = tuple[Tensor, Tensor]
-"""What a step was given and what it made of it, with autograd's graph between them."""
+"""Input and output of a step, connected by autograd's graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Gradient:
 
 
 def steps_of(purifier: Purifier, noise: Noise) -> Iterable[Step]:
-    """A purification as steps; one step where the purifier tells none."""
+    """A purification as a chain of steps; a single step if the purifier is not `Chained`."""
     if isinstance(purifier, Chained):
         return purifier.chain(noise)
     return [lambda x: purifier(x, noise)]
@@ -56,34 +57,34 @@ def steps_of(purifier: Purifier, noise: Noise) -> Iterable[Step]:
 def exact(steps: Iterable[Step], head: Head, x: Tensor, kept: int = 0) -> Gradient:
     """Jᵀ g by stored states and one vector–Jacobian product a step.
 
-    Every step is differentiated by itself, whether its graph was kept or is made anew: the result
-    is the same to the bit for any `kept`, if steps give the same bits with a graph and without.
+    Every step is differentiated separately, whether its graph is stored or recomputed: the result
+    has the same bits for any `kept`, if steps have the same output with and without a graph.
 
     Args:
         steps: of the purification.
-        head: the loss behind it.
+        head: the loss of its output.
         x: images [n, c, h, w].
-        kept: how many of the last steps keep their graph from the first run; the others run twice.
+        kept: how many of the last steps keep their graph; the others run twice.
     """
-    walked, states, graphs = list(steps), [x], list[_Graph]()
-    again = max(0, len(walked) - kept)
+    chain, states, graphs = list(steps), [x], list[_Graph]()
+    recomputed = max(0, len(chain) - kept)
     with torch.no_grad():
-        for step in walked[:again]:
+        for step in chain[:recomputed]:
             states.append(step(states[-1]))
     y = states.pop()
-    for step in walked[again:]:
+    for step in chain[recomputed:]:
         graphs.append(_graph(step, y))
         y = graphs[-1][1].detach()
     losses, logits, g = _head_gradient(head, y)
     while graphs:
-        g = _pull_back(graphs.pop(), g)
+        g = _vjp(graphs.pop(), g)
     while states:
-        g = _pull_back(_graph(walked[len(states) - 1], states.pop()), g)
+        g = _vjp(_graph(chain[len(states) - 1], states.pop()), g)
     return Gradient(losses, logits, g)
 
 
 def bpda(steps: Iterable[Step], head: Head, x: Tensor) -> Gradient:
-    """The gradient at P(x), taken for the gradient at x."""
+    """The gradient at P(x), used as the gradient at x."""
     with torch.no_grad():
         for step in steps:
             x = step(x)
@@ -95,7 +96,7 @@ def secant(purify: Step, head: Head, x: Tensor, reach: float) -> Gradient:
 
     Args:
         purify: the whole purification, under one draw for each row.
-        head: the loss behind it.
+        head: the loss of its output.
         x: images [n, c, h, w].
         reach: h, in l2 and pixel units.
     """
@@ -125,10 +126,10 @@ def _graph(step: Step, x: Tensor) -> _Graph:
         return leaf, step(leaf)
 
 
-def _pull_back(graph: _Graph, g: Tensor) -> Tensor:
-    """Jᵀ g of one step; zero where the step lets no gradient through, as autograd says."""
+def _vjp(graph: _Graph, g: Tensor) -> Tensor:
+    """Jᵀ g of one step; zero where autograd finds no path from output to input."""
     x, y = graph
     if not y.requires_grad:
         return torch.zeros_like(x)
-    (pulled,) = torch.autograd.grad(y, x, g, allow_unused=True)
-    return torch.zeros_like(x) if pulled is None else pulled
+    (product,) = torch.autograd.grad(y, x, g, allow_unused=True)
+    return torch.zeros_like(x) if product is None else product

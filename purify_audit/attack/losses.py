@@ -1,4 +1,4 @@
-"""What an attack raises, from the classifier's logits; all are row by row, and higher is worse."""
+"""Per-row losses on logits that an attack maximises."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def loss_rows(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
         logits: [n, classes].
         labels: int64 [n], the true classes.
         loss: `ce`: cross-entropy; `margin`: max_{i≠y} z_i − z_y (Carlini and Wagner 2017);
-            `dlr`: the same over z_π1 − z_π3, which no rescaling of the logits changes (Croce and
+            `dlr`: that margin over z_π1 − z_π3, invariant to rescaling of the logits (Croce and
             Hein, "Reliable evaluation of adversarial robustness", ICML 2020, eq. 6; at least
             three classes).
 
@@ -28,8 +28,8 @@ def loss_rows(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     """
     match loss:
         case "ce":
-            # −log softmax as log(1 + Σ_{i≠y} exp(z_i − z_y)): of a confident classifier the usual
-            # form loses its gradient to rounding in float32.
+            # −log softmax as log(1 + Σ_{i≠y} exp(z_i − z_y)): for a confident classifier the
+            # gradient of the usual form vanishes by rounding in float32.
             others = logits.scatter(1, labels[:, None], -torch.inf)
             return F.softplus(others.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0])
         case "margin":
@@ -42,7 +42,7 @@ def loss_rows(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """z_y − max_{i≠y} z_i of each row [n]: positive where the classifier is right."""
+    """z_y − max_{i≠y} z_i of each row [n]: positive where the classifier is correct."""
     own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return own[:, 0] - others.max(1).values

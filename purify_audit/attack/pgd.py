@@ -1,4 +1,4 @@
-"""Projected gradient ascent (Madry et al. 2018) that keeps the best image by its own draws."""
+"""Projected gradient ascent (Madry et al. 2018) that returns the best iterate."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from purify_audit.attack.objective import Evaluation
 
 
 class LossOracle(Protocol):
-    """What an optimiser knows of an objective (see `objective.Objective`)."""
+    """The interface of an objective for an optimiser (see `objective.Objective`)."""
 
     def evaluate(self, x: Tensor, step: int) -> Evaluation:
         """Losses and margins."""
@@ -25,14 +25,14 @@ class LossOracle(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttackOutput:
-    """What an attack ends with.
+    """Result of an attack.
 
     Attributes:
-        x: the images to report [n, c, h, w].
-        margins: under the draws they were chosen by [n, k].
-        last: the last iterates.
-        fooled: share of (image, draw) fooled by the best so far, after every step.
-        losses: mean loss of the iterates, step by step.
+        x: adversarial images [n, c, h, w].
+        margins: their margins under the draws that selected them [n, k].
+        last: the last iterates [n, c, h, w].
+        fooled: share of (image, draw) fooled by the best iterates so far, after every step.
+        losses: mean loss of the iterates at every step.
     """
 
     x: Tensor
@@ -42,25 +42,25 @@ class AttackOutput:
     losses: tuple[float, ...]
 
 
-class Best:
-    """The best image so far, one for each row: most draws fooled, then the lowest mean margin."""
+class BestIterate:
+    """The best iterate so far of each image: most draws fooled, then the lowest mean margin."""
 
     def __init__(self, x: Tensor) -> None:
-        """Nothing seen yet."""
+        """Begin with images [n, c, h, w] that are not evaluated yet."""
         self.x = self.last = x.clone()
         self.margins: Tensor | None = None
         self.fooled: list[float] = []
         self.losses: list[float] = []
 
-    def see(self, x: Tensor, view: Evaluation) -> None:
-        """Keep what is better, and remember how far it went."""
-        self.keep(x, view.margins)
+    def update(self, x: Tensor, evaluation: Evaluation) -> None:
+        """Record an iterate: keep it where it is better, and its loss."""
+        self.keep(x, evaluation.margins)
         self.last = x
         self.fooled.append(self.share())
-        self.losses.append(float(view.losses.double().mean()))
+        self.losses.append(float(evaluation.losses.double().mean()))
 
     def keep(self, x: Tensor, margins: Tensor) -> None:
-        """Keep what is better; a margin that is not a number fools nobody."""
+        """Keep images where they are better; a NaN margin does not count as fooled."""
         margins = margins.nan_to_num(nan=torch.inf)
         if self.margins is None:
             self.x, self.margins = x.clone(), margins.clone()
@@ -71,46 +71,46 @@ class Best:
 
     @staticmethod
     def _better(new: Tensor, old: Tensor) -> Tensor:
-        hits, had = ((m <= 0).sum(1) for m in (new, old))
-        return (hits > had) | ((hits == had) & (new.mean(1) < old.mean(1)))
+        fooled, before = ((m <= 0).sum(1) for m in (new, old))
+        return (fooled > before) | ((fooled == before) & (new.mean(1) < old.mean(1)))
 
-    def chosen(self) -> Tensor:
-        """Margins of the best images under the draws they were chosen by [n, k]."""
-        assert self.margins is not None, "an attack looks at least once"
+    def best_margins(self) -> Tensor:
+        """Margins of the best iterates under the draws that selected them [n, k]."""
+        assert self.margins is not None, "an attack evaluates at least one iterate"
         return self.margins
 
     def share(self) -> float:
-        """Share of (image, draw) that the best images fool."""
-        return float((self.chosen() <= 0).double().mean())
+        """Share of (image, draw) that the best iterates fool."""
+        return float((self.best_margins() <= 0).double().mean())
 
     def result(self) -> AttackOutput:
-        """What was found."""
+        """The attack's output."""
         return AttackOutput(
-            self.x, self.chosen(), self.last, tuple(self.fooled), tuple(self.losses)
+            self.x, self.best_margins(), self.last, tuple(self.fooled), tuple(self.losses)
         )
 
 
 def pgd(
     objective: LossOracle, ball: Ball, start: Tensor, steps: int, step_size: float
 ) -> AttackOutput:
-    """Ascend from `start`; the step size falls from `step_size` to 0 along half a cosine.
+    """PGD from `start`, with a step size that falls from `step_size` to 0 (half a cosine).
 
     Args:
-        objective: what to raise.
-        ball: where.
-        start: images in the ball.
-        steps: gradients.
+        objective: the objective to maximise.
+        ball: the constraint.
+        start: images in the ball [n, c, h, w].
+        steps: number of gradients.
         step_size: of the first step, in the ball's norm, pixel units.
 
     Returns:
         The best of all `steps + 1` iterates.
     """
-    x, best = start, Best(start)
+    x, best = start, BestIterate(start)
     for step in range(steps):
-        view = objective.loss_and_grad(x, step)
-        best.see(x, view)
-        assert view.gradient is not None, "climb gives a gradient"
+        evaluation = objective.loss_and_grad(x, step)
+        best.update(x, evaluation)
+        assert evaluation.gradient is not None, "loss_and_grad returns a gradient"
         size = step_size * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        x = ball.project(x + size * ball.steepest_ascent(view.gradient))
-    best.see(x, objective.evaluate(x, steps))
+        x = ball.project(x + size * ball.steepest_ascent(evaluation.gradient))
+    best.update(x, objective.evaluate(x, steps))
     return best.result()

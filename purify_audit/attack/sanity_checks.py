@@ -1,8 +1,8 @@
-"""Is the attack any good? Checks that must pass before its figure means anything.
+"""Sanity checks of an attack, without which its robust accuracy is not reliable.
 
 After Carlini et al., "On evaluating adversarial robustness" (2019), and Tramèr et al., "On
-adaptive attacks to adversarial example defenses" (NeurIPS 2020). Those of its gradient are in
-`gradient_checks`.
+adaptive attacks to adversarial example defenses" (NeurIPS 2020). The checks of its
+gradient are in `gradient_checks`.
 """
 
 import math
@@ -24,12 +24,12 @@ _SIGNIFICANCE = 0.05
 
 
 def check_attack(objective: Objective, ball: Ball, attacked: AttackOutput) -> list[Finding]:
-    """What the main attack shows of itself: replay, a rising loss, convergence, the ball."""
+    """Check the main attack: reproducibility, increasing loss, convergence, the constraint."""
     again = objective.evaluate(attacked.x, 0).margins
     gap = float((again.double() - attacked.margins.double()).abs().nan_to_num(1e9).max())
-    found = []
+    findings = []
     if gap > 0.0:
-        found.append(
+        findings.append(
             finding(
                 "PA303",
                 f"A margin computed again differs by up to {gap:.3g}.",
@@ -38,15 +38,17 @@ def check_attack(objective: Objective, ball: Ball, attacked: AttackOutput) -> li
             )
         )
     first, last = attacked.losses[0], max(attacked.losses[1:], default=attacked.losses[0])
-    if not last > first and attacked.fooled[0] < 1.0:  # else all has fallen, and may have left
-        found.append(
+    if (
+        not last > first and attacked.fooled[0] < 1.0
+    ):  # else every image is fooled, and may have been dropped
+        findings.append(
             finding(
                 "PA304",
                 f"The mean loss was {first:.4g} at the start and never above {last:.4g} later.",
                 {"first": _plain(first), "highest_later": _plain(last)},
             )
         )
-    return found + _unconverged(attacked) + _outside(ball, attacked.x)
+    return findings + _unconverged(attacked) + _outside(ball, attacked.x)
 
 
 def _unconverged(attacked: AttackOutput) -> list[Finding]:
@@ -56,7 +58,8 @@ def _unconverged(attacked: AttackOutput) -> list[Finding]:
     return [
         finding(
             "PA307",
-            f"Half-way the attack left {1 - half:.1%} of verdicts right, at the end {1 - end:.1%}.",
+            f"Robust accuracy was {1 - half:.1%} half-way through the attack,"
+            f" {1 - end:.1%} at the end.",
             {"robust_half_way": 1 - half, "robust_at_the_end": 1 - end},
         )
     ]
@@ -78,15 +81,15 @@ def _outside(ball: Ball, x: Tensor) -> list[Finding]:
 
 
 def check_unbounded(radius: float, aligned: np.ndarray, labels: np.ndarray) -> list[Finding]:
-    """Whether an attack that may do nearly anything breaks nearly everything."""
-    standing = float((aligned == labels[:, None]).mean())
-    if standing <= _UNBOUNDED_ACCURACY:
+    """Check that an attack with a radius large enough to fool every image does so."""
+    robust = float((aligned == labels[:, None]).mean())
+    if robust <= _UNBOUNDED_ACCURACY:
         return []
     return [
         finding(
             "PA305",
-            f"With a radius of {radius:g} the attack still leaves {standing:.1%} right.",
-            {"radius": radius, "aligned_robust_accuracy": standing},
+            f"With a radius of {radius:g} the attack leaves a robust accuracy of {robust:.1%}.",
+            {"radius": radius, "aligned_robust_accuracy": robust},
         )
     ]
 
@@ -104,21 +107,21 @@ def check_stronger(
         main: predicted labels under the main attack's images [n, K].
         labels: true labels [n].
     """
-    standing = [(which == labels[:, None]).mean(1) for which in (other, main)]
-    wins = int((standing[0] < standing[1]).sum())
-    losses = int((standing[0] > standing[1]).sum())
+    correct = [(predicted == labels[:, None]).mean(1) for predicted in (other, main)]
+    wins = int((correct[0] < correct[1]).sum())
+    losses = int((correct[0] > correct[1]).sum())
     if wins == 0 or float(bdtrc(wins - 1, wins + losses, 0.5)) > _SIGNIFICANCE:
         return []
     return [
         finding(
             "PA306",
-            f"The {name} attack breaks {wins} images more than the main attack does, and"
-            f" {losses} less: {standing[0].mean():.1%} stand, not {standing[1].mean():.1%}.",
+            f"The {name} attack is stronger than the main attack on {wins} images and weaker on"
+            f" {losses}: robust accuracy {correct[0].mean():.1%}, not {correct[1].mean():.1%}.",
             {"attack": name, "wins": wins, "losses": losses},
         )
     ]
 
 
 def _plain(value: float) -> float:
-    """A number that JSON can hold."""
+    """A finite number, for JSON."""
     return value if math.isfinite(value) else math.copysign(sys.float_info.max, value)

@@ -1,8 +1,8 @@
-"""Square Attack: random search with squares, for which a gradient is not needed.
+"""Square Attack: gradient-free random search with squares.
 
 Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient black-box
-adversarial attack via random search", ECCV 2020. Every number is addressed by seed, image id,
-restart and query, and no sum depends on the order of its terms, so an image's proposals are the
+adversarial attack via random search", ECCV 2020. Random numbers are addressed by seed, image
+id, restart and query, and no sum depends on the order of its terms, so an image's proposals are the
 same in every batch.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.pgd import AttackOutput, Best, LossOracle
+from purify_audit.attack.pgd import AttackOutput, BestIterate, LossOracle
 from purify_audit.core.noise import Noise, Stream
 
 _P_INIT = 0.8  # share of the pixels in the first window
@@ -36,23 +36,23 @@ def square(
     queries: int,
     restart: int = 0,
 ) -> AttackOutput:
-    """Search from stripes (l-inf) or bumps (l2); keep a proposal where `Best` finds it better.
+    """Random search from stripes (l-inf) or bumps (l2); keeps proposals that `BestIterate` prefers.
 
-    The paper's search ends with the first success; this one spends all queries on every image.
+    The paper's search ends with the first success; this one uses all queries for every image.
 
     Args:
-        objective: what to raise; only looked at, at query q under the draws of step q.
-        ball: where.
+        objective: the objective to maximise; query q is evaluated under the draws of step q.
+        ball: the constraint.
         seed: of the proposals, in [0, 2**64).
-        ids: of the images [n]; their proposals.
-        queries: looks at every image, the starting one among them; at least 1, below 2**21.
-        restart: another value, other proposals; in [0, 2**32).
+        ids: image ids [n], which address the proposals.
+        queries: evaluations of every image, including the start; in [1, 2**21).
+        restart: addresses the proposals; in [0, 2**32).
 
     Returns:
-        The last image kept.
+        The best images; `last` equals `x`.
     """
     noise = Noise(seed, ids, (restart,) * len(ids), Stream.ATTACK, ball.x.device)
-    best = Best(ball.x)
+    best = BestIterate(ball.x)
     for query in range(queries):
         if query == 0:
             x = _stripes(ball, noise) if ball.norm == "linf" else _tiles(ball, noise)
@@ -60,7 +60,7 @@ def square(
             side = _side(ball, query, queries)
             propose = _recolour if ball.norm == "linf" else _move
             x = propose(best.x, ball, noise, query, side)
-        best.see(x, objective.evaluate(x, query))
+        best.update(x, objective.evaluate(x, query))
     return replace(best.result(), last=best.x)
 
 
@@ -85,7 +85,7 @@ def _stripes(ball: Ball, noise: Noise) -> Tensor:
 def _recolour(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
     """Images with one window of δ = ±eps, one sign in each channel (algorithm 2).
 
-    The paper adds ±2 eps and projects, which comes to the same.
+    The paper adds ±2 eps and projects, which is the same.
     """
     down, across = _windows(x, noise, query, side)
     signs = noise.signs(_PURPOSES * query + _SIGNS, (x.shape[1], 1, 1))
@@ -96,7 +96,7 @@ def _recolour(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Ten
 def _tiles(ball: Ball, noise: Noise) -> Tensor:
     """A grid of 5×5 square bumps of equal length in the image's middle, of norm eps.
 
-    Turned at random, with a random sign in each channel; of fewer than 5 rows or columns where an
+    Rotated at random, with a random sign in each channel; fewer than 5 rows or columns where an
     image is smaller.
     """
     _, channels, *sides = ball.x.shape
@@ -134,7 +134,7 @@ def _move(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
     unused = 1.0 - _energy(delta, (1, 2, 3))  # negative by rounding: then the norm shrinks
     held = _energy(delta * (first | second), (2, 3)) + unused / channels
     shape = _unit(delta * first) + bump
-    # Where the two cancel, as in a window of one pixel they may, the bump alone gives a direction.
+    # Where the two cancel (possible in a window of one pixel), the bump alone gives a direction.
     shape = _unit(torch.where(_energy(shape, (2, 3)) > 1e-9, shape, bump))
     moved = torch.where(first, held.clamp(min=0.0).sqrt() * shape, delta * ~second)
     return _add(ball, moved)
@@ -165,7 +165,7 @@ def _bumps(side: int) -> Tensor:
     """Two bumps side by side, one up and one down, of length 1 together: η*.
 
     Returns:
-        float64 [2, side, side]: as they are and transposed. Not to be changed: it is kept.
+        float64 [2, side, side]: the pair and its transpose. Cached, so not to be modified.
     """
     left = side // 2
     pair = torch.cat((_bump(side, left), -_bump(side, side - left)), 1)

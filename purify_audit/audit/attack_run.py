@@ -7,7 +7,7 @@ import torch
 
 from purify_audit.attack.attack import attack, attack_objective, predict, targets
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.evaluation import caps, clean_labels, predicted, score
+from purify_audit.attack.evaluation import clean_labels, predicted, random_direction_flips, score
 from purify_audit.attack.example_images import example_images
 from purify_audit.attack.gradient_checks import check_gradient, check_usefulness
 from purify_audit.attack.objective import Defence
@@ -70,7 +70,7 @@ def run_attacks(
     attacked = subject.first(results.images)
     _check_attack(attacked, defence, results, store)
     results.short_of_memory = defence.activations.exhausted
-    results.caps = caps(defence, bare, attacked.images, plan.eps[0], plan.norm)
+    results.caps = random_direction_flips(defence, bare, attacked.images, plan.eps[0], plan.norm)
     runner = subject.runner(results.counting(tick), microbatch=plan.microbatch)
     results.example_images = example_images(
         runner, attacked.images.pixels, join_attacks(results.parts)
@@ -172,17 +172,17 @@ def _attack_group(
         objective = attack_objective(defence, on, plan, plan.norm, eps)
         if predictable:
             x = predict(objective, ball)
-            scored.append(score(defence, on, ball, ("predicted", x), (plan.aligned(), ())))
+            scored.append(score(defence, on, ball, "predicted", x, plan.aligned()))
         if plan.predict_only:
             continue
         output = attack(objective, ball, plan)
         first = first or output
-        scored.append(score(defence, on, ball, ("aligned", output.x), draws))
+        scored.append(score(defence, on, ball, "aligned", output.x, *draws))
         if has_fresh_attack(subject):
             x = attack(objective, ball, plan, "fresh").x
-            scored.append(score(defence, on, ball, ("fresh", x), draws))
+            scored.append(score(defence, on, ball, "fresh", x, *draws))
         x = attack(attack_objective(bare, on, plain, plan.norm, eps), ball, plain).x
-        scored.append(score(bare, on, ball, ("bare", x), ((0,), ())))
+        scored.append(score(bare, on, ball, "bare", x, (0,)))
     labels, margins, held_out = clean_labels(defence, on, plan)
     return AttackSamples(
         ids=subject.images.ids[rows],

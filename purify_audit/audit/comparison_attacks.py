@@ -37,7 +37,7 @@ def comparison_phase(subject: Subject, defence: Defence, results: AttackResults)
         chosen = first_of(on if name == "unbounded" else renamed, images_of(name))
         ball = Ball(chosen.x, plan.norm, eps)
         x = attack(attack_objective(defence, chosen, other, plan.norm, eps), ball, other).x
-        scored = score(defence, chosen, ball, (name, x), (plan.aligned(), ()))
+        scored = score(defence, chosen, ball, name, x, plan.aligned())
         spent, results.evaluations = results.evaluations - before, before
         return packed_score(scored, spent)
 

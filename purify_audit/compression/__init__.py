@@ -1,1 +1,1 @@
-"""Measure how a purifier compresses the neighbourhood of images."""
+"""Measurement of the compression rate, and checks before it."""

@@ -1,7 +1,7 @@
-"""Measure how a purifier compresses the neighbourhood of images, draw by draw.
+"""Measure the compression rate of a purifier around images, draw by draw.
 
 The compression rate is that of Liu and Wei (arXiv 2505.22839): ‖P(x+δ; ξ) − P(x; ξ)‖ / ‖δ‖ with
-one draw ξ on both sides. This module only makes rows; `statistics` makes estimates of them.
+the same draw ξ on both sides. This module returns rows; `statistics` computes estimates.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ class Cell:
     """The perturbed images of one probe at one radius.
 
     Attributes:
-        probe: place of the probe in the plan.
-        radius: place of the radius in the plan.
+        probe: index of the probe in the plan.
+        radius: index of the radius in the plan.
         attacked: float32 [n, m, c, h, w], or [n, draws, m, c, h, w] when draws differ (`power`).
     """
 
@@ -53,20 +53,20 @@ def measure_compression(
     """Rows for every image, draw, probe, radius and direction of a plan.
 
     Args:
-        runner: computes purifications.
+        runner: runs the purifier.
         images: the audited images.
         plan: probes, radii, draws and directions.
         user_images: the perturbed images of a `file` probe, in the order of `images`.
-        classify: judges images and anchors, if there is a classifier and the images have labels.
-        draws: draw ids, when not all of the plan's.
+        classify: predicts labels of x and P(x); none without a classifier or labels.
+        draws: draw ids; none: all of the plan's.
 
     Raises:
-        StoppedEarly: the run was asked to end; it carries what is whole: images with all rows of
-            every probe but `power`, whose directions may be missing.
+        StoppedEarly: the run was stopped; it carries the finished images, with all rows of every
+            probe except `power`, of which rows may be missing.
     """
     draws = np.arange(plan.draws) if draws is None else draws
     cells = random_cells(images, plan, user_images)
-    # Anchors and random probes need nothing of one another: one stream of rows, padded once.
+    # Anchors and random probes are independent: one stream of rows, padded once.
     stacked = np.concatenate([images.pixels[:, None], *(c.attacked for c in cells)], 1)
     stopped = False
     try:
@@ -81,10 +81,11 @@ def measure_compression(
         outputs.append(purified[:, :, start : start + cell.attacked.shape[1]])
         start += cell.attacked.shape[1]
     try:
-        for place, radius in [] if stopped else _power_cells(plan):
-            at = plan.probes[place], plan.eps[radius], draws
-            attacked, output = power_iteration(runner, images, anchors, plan, at)
-            cells.append(Cell(place, radius, attacked))
+        for probe, radius in [] if stopped else _power_cells(plan):
+            attacked, output = power_iteration(
+                runner, images, anchors, plan, plan.probes[probe], plan.eps[radius], draws
+            )
+            cells.append(Cell(probe, radius, attacked))
             outputs.append(output)
     except Stopped:
         stopped = True
@@ -103,14 +104,14 @@ def measure_compression(
 
 
 class StoppedEarly(Stopped):
-    """The run was asked to end within a group of images.
+    """The run was stopped within a group of images.
 
     Attributes:
-        samples: what is whole.
+        samples: rows of the finished images.
     """
 
     def __init__(self, samples: CompressionSamples) -> None:
-        """Carry what is whole."""
+        """Carry the finished rows."""
         super().__init__()
         self.samples = samples
 
@@ -119,7 +120,7 @@ def _whole_images(stop: Stopped, draws: int, rows: int) -> np.ndarray:
     """The finished rows of whole images, [n, draws, rows, c, h, w].
 
     Raises:
-        Stopped: not one image is whole.
+        Stopped: no image is finished.
     """
     whole = 0 if stop.rows is None else len(stop.rows) // (draws * rows)
     if stop.rows is None or not whole:
@@ -129,13 +130,13 @@ def _whole_images(stop: Stopped, draws: int, rows: int) -> np.ndarray:
 
 
 def _power_cells(plan: AuditPlan) -> list[tuple[int, int]]:
-    """Places of power probes and radii in a plan."""
-    places = [n for n, probe in enumerate(plan.probes) if isinstance(probe, PowerProbe)]
-    return [(place, radius) for place in places for radius in range(len(plan.eps))]
+    """Indices of power probes and radii in a plan."""
+    probes = [n for n, probe in enumerate(plan.probes) if isinstance(probe, PowerProbe)]
+    return [(probe, radius) for probe in probes for radius in range(len(plan.eps))]
 
 
 def phases(plan: AuditPlan) -> list[int]:
-    """Purifications of one image and draw, phase by phase: each waits for the one before it."""
+    """Purifications per image and draw in each phase; a phase depends on the one before."""
     stream, power = 1, list[int]()
     for probe in plan.probes:
         match probe:
@@ -149,22 +150,22 @@ def phases(plan: AuditPlan) -> list[int]:
 
 
 def rows_per_image(plan: AuditPlan) -> int:
-    """Purifications of one image that a plan asks for."""
+    """Purifications per image in a plan."""
     return plan.draws * sum(phases(plan))
 
 
 def padded_rows(plan: AuditPlan, images: int) -> int:
-    """Purifications, padding included, when so many images are measured together."""
+    """Purifications, including padding, when `images` images are measured together."""
     size = plan.microbatch
     return sum(-(-images * plan.draws * rows // size) * size for rows in phases(plan))
 
 
 def random_cells(images: ImageSet, plan: AuditPlan, user_images: ImageSet | None) -> list[Cell]:
-    """The perturbed images that are known before anything is purified."""
+    """Perturbed images that do not depend on the purifier."""
     cells = []
     for place, probe in enumerate(plan.probes):
         if isinstance(probe, FileProbe):
-            assert user_images is not None, "a file probe comes with its images"
+            assert user_images is not None, "a file probe has user images"
             cells.append(Cell(place, 0, user_images.pixels[:, None]))
         elif not isinstance(probe, PowerProbe):
             shape = images.image_shape
@@ -180,23 +181,26 @@ def power_iteration(
     images: ImageSet,
     anchors: np.ndarray,
     plan: AuditPlan,
-    at: tuple[Probe, float, np.ndarray],
+    probe: Probe,
+    eps: float,
+    draws: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subspace iteration v <- P(x + r v) − P(x) for every image and draw.
 
     Args:
-        runner: computes purifications.
-        images: the audited images, n of them.
+        runner: runs the purifier.
+        images: the n audited images.
         anchors: P(x), float32 [n, draws, c, h, w].
-        plan: norm, draws and seed.
-        at: the probe, the radius and the draw ids.
+        plan: norm and seed.
+        probe: a power probe.
+        eps: the radius.
+        draws: draw ids.
 
     Returns:
         The perturbed images and their purified versions, [n, draws, block, c, h, w], strongest
         direction first.
     """
-    probe, eps, draws = at
-    assert isinstance(probe, PowerProbe), "the caller picks power probes"
+    assert isinstance(probe, PowerProbe), "the caller selects power probes"
     n, k, *shape = anchors.shape
     size = int(np.prod(shape))
     block = min(probe.block, size)
@@ -276,8 +280,8 @@ def _anchor_rows(
     correct = clean = np.full((n, k), -1, np.int8)
     if classify is not None and images.labels is not None:
         labels = images.labels[:, None]
-        verdicts = classify(anchors.reshape(n * k, *images.image_shape)).reshape(n, k)
-        correct = (verdicts == labels).astype(np.int8)
+        predicted = classify(anchors.reshape(n * k, *images.image_shape)).reshape(n, k)
+        correct = (predicted == labels).astype(np.int8)
         clean = (classify(images.pixels)[:, None] == labels).astype(np.int8).repeat(k, 1)
     return AnchorRows(
         image=np.repeat(images.ids, k),
@@ -292,7 +296,7 @@ def _anchor_rows(
 def _variance_rows(images: ImageSet, cells: list[Cell], outputs: list[np.ndarray]) -> VarianceRows:
     """Variance components of P(x+δ; ξ), draws crossed with pairs of directions, pixels summed.
 
-    In a pair v, −v what is odd in v cancels in the mean and is all there is in half the difference.
+    In a pair v, −v terms odd in v cancel in the mean, and only they remain in half the difference.
     """
     columns: dict[str, list[np.ndarray]] = {name: [] for name in VarianceRows.__dataclass_fields__}
     for cell, output in zip(cells, outputs, strict=True):
@@ -306,7 +310,7 @@ def _variance_rows(images: ImageSet, cells: list[Cell], outputs: list[np.ndarray
         whole = by_draw.mean(1, keepdims=True)
         between = np.square(by_draw - whole).sum((1, 2, 3)) / (k - 1)
         within = np.square(half).sum(3).mean((1, 2))
-        if pairs > 1:  # what is even in v: its interaction with draws is no effect of the draw
+        if pairs > 1:  # even terms: their interaction with draws is not an effect of the draw
             rest = np.square(middle - by_draw - by_pair + whole).sum((1, 2, 3))
             between -= rest / ((k - 1) * (pairs - 1)) / pairs
             within += np.square(middle - by_draw).sum((1, 2, 3)) / (k * (pairs - 1))

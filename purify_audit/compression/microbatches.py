@@ -1,7 +1,7 @@
-"""How many rows are computed together where nobody says: by the plan and the images alone.
+"""Default micro-batch sizes, from the plan and the images alone.
 
-The same command is to make the same report, and the size decides last digits, so nothing is
-measured here; `packing` does that where it is asked for.
+The same command must give the same report, and last digits depend on the size, so nothing is timed
+here; `audit.tuning` does that on request.
 """
 
 import torch
@@ -13,18 +13,18 @@ from purify_audit.spec.audit_plan import AuditPlan
 _MOST_PIXELS = {"cpu": 2**15, "cuda": 2**18}
 _MOST_PIXELS_ATTACKED = {"cpu": 2**16, "cuda": 2**18}
 _MOST_ROWS = 256
-_MOST_ROWS_ATTACKED = {"cpu": 128, "cuda": 256}  # a group of images is one micro-batch of them
-# A call takes as long as so many pixels besides those of its rows: measured, and a guess.
+_MOST_ROWS_ATTACKED = {"cpu": 128, "cuda": 256}  # a group of images is one micro-batch
+# Overhead of a call, in pixels: measured, and a guess.
 _CALL_PIXELS = {"cpu": 2**9, "cuda": 2**16}
 
 
 def default_microbatch(plan: AuditPlan, shape: tuple[int, int, int], device: torch.device) -> int:
-    """Of a compression audit, a power of two: many rows for small images, but few of them padding.
+    """Micro-batch of a compression audit: a power of two with little padding and overhead.
 
     Args:
-        plan: what is measured; its own size is not looked at.
+        plan: the plan; its own micro-batch is ignored.
         shape: of the images, (channels, height, width).
-        device: where they are purified.
+        device: of the purifier.
     """
     pixels, call = shape[1] * shape[2], _CALL_PIXELS[device.type]
     most = max(1, min(_MOST_ROWS, _MOST_PIXELS[device.type] // pixels))
@@ -37,12 +37,12 @@ def default_microbatch(plan: AuditPlan, shape: tuple[int, int, int], device: tor
 
 
 def attack_microbatch(rows: int, shape: tuple[int, int, int], device: torch.device) -> int:
-    """Of an attack: no more than there are rows, the others would be padding.
+    """Micro-batch of an attack: at most the number of rows, to avoid padding.
 
     Args:
         rows: images times draws.
         shape: of the images, (channels, height, width).
-        device: where they are attacked.
+        device: of the attacked model.
     """
     most = _MOST_PIXELS_ATTACKED[device.type] // (shape[1] * shape[2])
     return max(1, min(rows, most, _MOST_ROWS_ATTACKED[device.type]))

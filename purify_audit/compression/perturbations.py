@@ -1,4 +1,4 @@
-"""Perturbed images: what a probe adds to an image, as really applied after clipping to [0, 1]."""
+"""Perturbations of probes, and perturbed images clipped to [0, 1]."""
 
 import numpy as np
 from scipy.fft import idctn
@@ -7,7 +7,7 @@ from purify_audit.core.noise import Noise, Stream
 from purify_audit.spec.norms import Norm
 from purify_audit.spec.probes import LowFrequencyProbe, Probe, SignProbe, SphereProbe, UniformProbe
 
-_STEPS = {"sign": 0, "uniform": 1, "sphere": 2, "lowfreq": 3}  # apart in the address of directions
+_STEPS = {"sign": 0, "uniform": 1, "sphere": 2, "lowfreq": 3}  # part of the address of directions
 
 
 def directions(
@@ -18,7 +18,7 @@ def directions(
     Args:
         probe: sign, uniform, sphere or lowfreq.
         shape: (channels, height, width).
-        ids: image ids [n]; each image has its own directions, shared by all draws.
+        ids: image ids [n]; each image has its own directions, the same for all draws.
         count: directions of each image.
         seed: the audit's seed.
 
@@ -55,8 +55,8 @@ def directions(
 def scale_to_ball(v: np.ndarray, kind: str, norm: Norm, eps: float) -> np.ndarray:
     """Scale directions [..., c, h, w] to a ball's radius.
 
-    `sign` and `uniform` fill the l-inf ball as they are; every other combination is scaled until
-    it touches the ball. A direction of zeros stays zero.
+    `sign` and `uniform` fill the l-inf ball without rescaling; every other combination is scaled
+    to the ball's surface. A direction of zeros stays zero.
     """
     if norm == "linf" and kind in ("sign", "uniform"):
         return np.asarray(eps * v, np.float32)

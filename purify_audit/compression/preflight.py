@@ -1,8 +1,8 @@
-"""Before spending: is P pure, row-wise, finite, in range, and does it denoise?
+"""Checks before a measurement: is P deterministic, row-wise, finite, in range; does it denoise?
 
-Each check is one function that returns a finding or none. Together they cost six
-micro-batches of 16 images, and four more in a lower precision; and of a diffusion network, at
-most five passes over 64 images and eight times as many over 16 (`purify_audit.compression.denoising`).
+Each check is one function that returns a finding or none. Together they cost six micro-batches of
+16 images, four more in a lower precision, and for a diffusion network at most five passes over 64
+images and eight times as many over 16 (`compression.denoising`).
 """
 
 import random  # noqa: TID251 - only to see whether the purifier touched its state
@@ -21,7 +21,7 @@ from purify_audit.models.user_code.purifier import UserPurifier
 from purify_audit.spec.audit_plan import AuditPlan
 
 _IMAGES = 8
-_FEWEST_ROWS = 4  # of a micro-batch: one that is alone has no neighbours to be coupled with
+_FEWEST_ROWS = 4  # of a micro-batch: a single row cannot be coupled with others
 _BESIDE = 0.05  # of a real perturbation, on every pixel
 _ROUNDING = 2.0**-24  # the spacing of float32 just below 1
 _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row differs in the first
@@ -29,13 +29,13 @@ _ROW_TOLERANCE = 1e-4  # kernels may differ in the last bits; a coupled row diff
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What was seen before spending.
+    """Results of the checks before a measurement.
 
     Attributes:
         findings: what is wrong with the purifier.
-        floor: by norm (l2, linf), how far rounding alone moves the output, in pixel units; divided
-            by ‖δ‖ it is a rate made of rounding. Empty when there is no output to look at, and
-            without a norm in which rounding ends in infinity.
+        floor: by norm (l2, linf), the change of the output by rounding errors, in pixel units;
+            divided by ‖δ‖ it is the numeric floor of a rate. Empty without a usable output, and
+            without a norm in which it is infinite.
     """
 
     findings: list[Finding]
@@ -43,15 +43,15 @@ class Preflight:
 
 
 def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -> Preflight:
-    """Findings about a purifier, from at most 8 of the audited images.
+    """Check a purifier on at most 8 of the audited images.
 
-    A fault that makes the later checks meaningless (wrong shape, not finite) ends the list.
+    A fault that makes later checks meaningless (wrong shape, not finite) ends the checks.
 
     Args:
-        runner: of the purifier.
-        images: those to be audited.
-        plan: at whose smallest radius the floor of a lower precision is measured; without one, at
-            an l-inf radius of 0.05.
+        runner: runs the purifier.
+        images: the audited images.
+        plan: the numeric floor of a lower precision is measured at its smallest radius; without a
+            plan, at an l-inf radius of 0.05.
     """
     size = max(_FEWEST_ROWS, min(runner.microbatch, 2 * _IMAGES))
     runner = replace(runner, microbatch=size, tick=lambda rows: None)
@@ -64,10 +64,10 @@ def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -
         return Preflight([found], {})
     if refused := [f for f in _foreign(runner) if f.severity == "error"]:
         return Preflight(refused, {})
-    # Strangers in between, and another order the second time, betray state between calls.
+    # Other images in between, and another order the second time, reveal state between calls.
     _call(runner, 1.0 - x, probe.ids, 0)
     y = _call(runner, x, probe.ids, 0)
-    # Two questions in one call: a nudge under the same draw, and the same image under another.
+    # In one call: a change of rounding size under the same draw, and the image under another draw.
     nudged, redrawn = _call_two(runner, _perturbed(x, _ROUNDING), x, probe.ids)
     near_again = _call(runner, beside, probe.ids, 0)
     checks: list[Finding | None] = [
@@ -81,7 +81,7 @@ def preflight(runner: Runner, images: ImageSet, plan: AuditPlan | None = None) -
     checks += [
         _rows_alone(runner, probe, y),
         _in_range(x, y),
-        _smooth(y, near, nudged) if exact is None else None,  # the floor tells of its jumps
+        _smooth(y, near, nudged) if exact is None else None,  # the floor covers its rounding
         _draw_matters(runner, y, redrawn),
         _collapsed(probe, y),
         check_denoising(runner, images),
@@ -198,7 +198,7 @@ def _repeatable(first: np.ndarray, second: np.ndarray) -> Finding | None:
 
 
 def _rows_alone(runner: Runner, images: ImageSet, y: np.ndarray) -> Finding | None:
-    """Images at other places in a batch, among strangers and their own perturbed twins."""
+    """Images at other indices of a batch, beside other images and their own perturbed copies."""
     size, n = runner.microbatch, min(4, len(images), runner.microbatch // 2)
     strangers = 1.0 - images.pixels[np.arange(size - 2 * n) % len(images)]
     x = np.concatenate((strangers, _perturbed(images.pixels[:n], 0.05), images.pixels[:n]))
@@ -232,7 +232,7 @@ def _in_range(x: np.ndarray, y: np.ndarray) -> Finding | None:
 
 
 def _smooth(y: np.ndarray, near: np.ndarray, nudged: np.ndarray) -> Finding | None:
-    """A nudge of 2⁻²⁴ may not move the output a thousand times farther than a real one would."""
+    """A change of 2⁻²⁴ must not have a thousand times the relative effect of a perturbation."""
     jump, move = _largest_gap(nudged, y), _largest_gap(near, y)
     limit = max(1e-2, 1e3 * _ROUNDING * max(1.0, move / 0.05))
     if jump <= limit:
@@ -281,8 +281,8 @@ def _hidden_randomness(before: dict[str, bytes], after: dict[str, bytes]) -> Fin
 
 
 def _generator_states() -> dict[str, bytes]:
-    """The states of the global generators, which an honest purifier leaves alone."""
-    found = {
+    """The states of the global generators, which a purifier must not use."""
+    states = {
         "torch's global generator": torch.get_rng_state().numpy().tobytes(),
         "numpy's global generator": repr(
             np.random.get_state()  # noqa: NPY002, TID251 - only looked at
@@ -291,8 +291,8 @@ def _generator_states() -> dict[str, bytes]:
     }
     if torch.cuda.is_available():
         for n, state in enumerate(torch.cuda.get_rng_state_all()):
-            found[f"the generator of cuda:{n}"] = state.numpy().tobytes()
-    return found
+            states[f"the generator of cuda:{n}"] = state.numpy().tobytes()
+    return states
 
 
 def _largest_gap(a: np.ndarray, b: np.ndarray) -> float:

@@ -14,11 +14,17 @@ from torch import nn
 from purify_audit.attack.activation_memory import ActivationMemory
 from purify_audit.attack.attack import Targets, attack, attack_objective, shorter_chain, targets
 from purify_audit.attack.ball import Ball
-from purify_audit.attack.evaluation import BISECTIONS, caps, clean_labels, predicted, score
+from purify_audit.attack.evaluation import (
+    BISECTIONS,
+    clean_labels,
+    predicted,
+    random_direction_flips,
+    score,
+)
 from purify_audit.attack.gradients import bpda, exact, secant, steps_of
 from purify_audit.attack.losses import loss_rows, margins
 from purify_audit.attack.objective import Defence, Evaluation, Objective
-from purify_audit.attack.pgd import Best, pgd
+from purify_audit.attack.pgd import BestIterate, pgd
 from purify_audit.core.errors import AuditError, PlanError
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.images.image_set import ImageSet
@@ -591,7 +597,7 @@ def test_the_best_image_is_kept_row_by_row():
 
 def test_more_draws_fooled_come_before_a_lower_mean_margin():
     images = [torch.full((1, 1, 1, 1), v) for v in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
-    best = Best(images[0])
+    best = BestIterate(images[0])
     for image, seen, want in (
         (1, [0.5, 0.5, 0.5], 1),
         (2, [0.5, 0.5, 0.4], 2),  # lower on average
@@ -677,7 +683,7 @@ def test_the_robust_accuracy_of_a_linear_defence_is_reached(norm, optimiser, los
     if loss != "dlr":  # which is low where the third class is near, too
         assert float((gap < 1e-4).double().mean()) > 0.95
     assert made.fooled[-1] == pytest.approx(1.0 - found)
-    scored = score(case.defence, case.on, ball, ("aligned", made.x), (how.aligned(), ()))
+    scored = score(case.defence, case.on, ball, "aligned", made.x, how.aligned())
     right = scored.aligned[:, 0] == case.labels.numpy()
     assert right.mean() == pytest.approx(found)
 
@@ -714,7 +720,7 @@ def test_a_fresh_attack_scores_what_a_normal_distribution_says(norm, optimiser):
     ball = Ball(case.x, norm, eps)
     objective = attack_objective(case.defence, case.on, how, norm, eps)
     made = attack(objective, ball, how, "fresh")
-    scored = score(case.defence, case.on, ball, ("fresh", made.x), (how.aligned(), how.scoring()))
+    scored = score(case.defence, case.on, ball, "fresh", made.x, how.aligned(), how.scoring())
     found = scored.held_out == case.labels.numpy()[:, None]
     assert found.shape == (200, 16)
     assert found.mean() == pytest.approx(right.mean(), abs=0.03)
@@ -1051,7 +1057,7 @@ def test_what_a_score_says_of_a_linear_defence(norm):
     x = Ball(case.x, norm, eps).project(case.x + 0.05 * normal(*case.x.shape, seed=8).float())
     how = plan(norm=norm, draws=2, held_out=3)
     draws = how.aligned(), how.scoring()
-    scored = score(case.defence, case.on, Ball(case.x, norm, eps), ("me", x), draws)
+    scored = score(case.defence, case.on, Ball(case.x, norm, eps), "me", x, *draws)
     assert (scored.name, scored.eps) == ("me", eps)
     assert np.array_equal(scored.images, x.numpy())
     delta = (x.double() - case.x.double()).flatten(1)
@@ -1085,7 +1091,7 @@ def test_an_image_falls_at_its_distance_from_the_boundary(norm):
     pull = ((case.w[1] - case.w[0]) @ case.a).reshape(1, 3, 4, 4)
     pull = pull * (1 - 2 * case.labels)[:, None, None, None]
     x = (case.x.double() + eps * ball.steepest_ascent(pull)).float()
-    falls = score(case.defence, targets_, ball, ("x", x), ((0,), ())).fooling_radius
+    falls = score(case.defence, targets_, ball, "x", x, (0,)).fooling_radius
     assert falls.dtype == np.float64
     assert (falls[:5] == 0.0).all()
     reached = (radii < eps).numpy()
@@ -1109,7 +1115,7 @@ def test_an_image_falls_where_half_of_its_draws_do():
     pull = pull * (1 - 2 * case.labels)[:, None, None, None]
     ball = Ball(case.x, "linf", eps)
     x = (case.x.double() + eps * ball.steepest_ascent(pull)).float()
-    falls = score(case.defence, case.on, ball, ("x", x), ((0, 1, 2, 3), ())).fooling_radius
+    falls = score(case.defence, case.on, ball, "x", x, (0, 1, 2, 3)).fooling_radius
     assert np.array_equal(falls == 0.0, second < 0)
     assert np.array_equal(np.isinf(falls), second > eps)
     between = (second > 0) & (second < eps)
@@ -1136,7 +1142,9 @@ def test_random_directions_flip_a_linear_decision_in_a_cap(norm):
     given = eps / math.sqrt(48) if norm == "linf" else eps
     identity = Linear(torch.eye(48).double())
     bare_scores = Scores(case.w, -case.w.sum(1) * 0.5)
-    found = caps(case.defence, defence(identity, bare_scores, 64), images, given, norm)
+    found = random_direction_flips(
+        case.defence, defence(identity, bare_scores, 64), images, given, norm
+    )
     np.testing.assert_allclose(found.radii, eps * np.array([0.5, 1.0, 2.0, 4.0]), rtol=1e-12)
     shift = case.shift(0)
     for shares, matrix, moved, b in (
@@ -1153,7 +1161,7 @@ def test_random_directions_flip_a_linear_decision_in_a_cap(norm):
         out_of_reach = distance.numpy()[:, None] > found.radii * 1.0001
         assert out_of_reach.any()
         assert (shares[out_of_reach] == 0.0).all()
-    tiny = caps(case.defence, case.defence, images, 1e-7, norm)
+    tiny = random_direction_flips(case.defence, case.defence, images, 1e-7, norm)
     assert tiny.bare.max() == tiny.purified.max() == 0.0
 
 

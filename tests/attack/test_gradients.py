@@ -192,7 +192,7 @@ def test_a_gradient_does_not_depend_on_how_many_normals_are_made_ahead(monkeypat
     purifier = small_purifier(DDPMSampler(rounds=2, steps=13, **RAW))
     x, noise, found = pixels(3, purifier.card), draws(3), []
     for ahead in (2**19, 5 * 12, 1):
-        monkeypatch.setattr(diffusion, "_NUMBERS_AHEAD", ahead)
+        monkeypatch.setattr(diffusion, "_NORMALS_AHEAD", ahead)
         found.append(exact(steps_of(purifier, noise), classify, x).at_input)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])

@@ -1,18 +1,18 @@
-"""Finished work on disk, so that a long audit may be interrupted anyhow and goes on. No torch.
+"""Crash-safe store of finished units, for resuming a run. No torch.
 
 A run folder holds
 
-- `manifest.json`: what the run is of; written first, and never again;
+- `manifest.json`: the inputs of the run; written first, and never modified;
 - `units/*.safetensors`: the arrays of one unit each;
 - `writer-NAME.sqlite`: which units the process that writes under this name has finished, and the
   facts (JSON) of each; `writer-NAME.lock` keeps a second process from that name.
 
-A unit is done if a row of any writer vouches for it and its file stands. `RunStore.put` writes
+A unit is done if a row of any writer records it and its file exists. `RunStore.put` writes
 the file under another name, syncs it, renames it, syncs the folder, and only then commits the row,
-in a transaction that SQLite syncs too. So, as far as the disk tells the truth about what it has
-synced, whatever ends the process or the machine leaves each unit done, with its bytes, or not
-done; a unit is done before `put` returns, and none that was done is lost. Kills at every step of
-this are tested; the loss of power cannot be, and rests on that order.
+in a transaction that SQLite syncs too. So, if the disk honours
+syncs, a crash of the process or the machine leaves each unit either done with its bytes or not
+done; a unit is done before `put` returns, and a unit that is done is not lost. Kills at every step
+are tested; power loss cannot be tested, and relies on that order.
 """
 
 import operator
@@ -46,16 +46,16 @@ from purify_audit.core.records import printable
 __all__ = ["JSON", "RunStore", "Unit", "manifest_digest", "open_run", "read_run"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # one file, also where case does not count
-_PATIENCE = 1.0  # seconds: another process may be looking whether this writer is dead
+_PATIENCE = 1.0  # seconds: another process may be checking whether this writer is dead
 
 
 def open_run(folder: Path, manifest: Mapping[str, JSON], writer: str = "0") -> "RunStore":
-    """Begin a run in a folder, or go on with it.
+    """Begin a run in a folder, or resume it.
 
     Args:
-        folder: made if it is not there.
-        manifest: all that decides the results; a folder with another one is refused.
-        writer: name of this process among those that work on the run at the same time.
+        folder: created if it does not exist.
+        manifest: everything that determines the results; a folder with another one is refused.
+        writer: unique name of this process among the concurrent processes of the run.
 
     Raises:
         RunError: the folder is another run's, or no run's; another process writes under this
@@ -94,7 +94,7 @@ def open_run(folder: Path, manifest: Mapping[str, JSON], writer: str = "0") -> "
 
 
 class RunStore:
-    """The units of a run, and this process's way to add to them. For one thread.
+    """The units of a run, to which this process can add. For one thread.
 
     Attributes:
         folder: the run folder.
@@ -134,14 +134,14 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Let another process write under this name."""
+        """Close the files and release the writer's name."""
         self._disconnect()
         self._lock.close()
 
     def done(self, phase: str) -> frozenset[int]:
-        """Places of the units of a phase that this or another process has finished by now.
+        """Indices of the units of a phase that this or another process has finished.
 
-        Their files are there; what is in them is checked by `get`.
+        Their files exist; `get` checks their content.
 
         Raises:
             RunError: a writer's file is damaged.
@@ -156,15 +156,15 @@ class RunStore:
         arrays: Mapping[str, np.ndarray],
         facts: Mapping[str, JSON] | None = None,
     ) -> None:
-        """Keep a finished unit. Once this returns, it is on the disk.
+        """Store a finished unit. When this returns, it is on the disk.
 
-        A unit that this writer has finished before stays as it is.
+        A unit that this writer has already stored is not changed.
 
         Args:
             phase: of the run, like `anchors`: small letters, digits, `-`, `_`.
-            place: of the unit within the phase, 0 or more.
-            arrays: by name; kept bit for bit, in the machine's own byte order.
-            facts: whatever else; floats are kept exactly.
+            place: index of the unit within the phase, 0 or more.
+            arrays: by name; stored bit for bit, in native byte order.
+            facts: other values; floats are stored exactly.
 
         Raises:
             PurifyAuditError: the disk is full, or refuses otherwise; nothing is left of the unit.
@@ -193,9 +193,8 @@ class RunStore:
     def get(self, phase: str, place: int) -> Unit:
         """A finished unit.
 
-        If several writers finished it, the first by name whose file stands is given. If no file
-        of it has the content that was put, they are removed, so that the unit is not done and
-        the next run computes it again.
+        If several writers finished it, the first by name whose file exists is returned. If no file
+        has the stored content, its files are removed, so that it is computed again.
 
         Raises:
             RunError: the unit is not done, or is damaged.
@@ -216,9 +215,9 @@ class RunStore:
         raise RunError(f"{what} is not done; {self._resume} computes it")
 
     def forget(self, phase: str, place: int) -> None:
-        """Make a unit one that is not done, whoever finished it.
+        """Mark a unit as not done, for all writers, by removing its files.
 
-        Only its files go. Other writers' rows are theirs to change, and vouch for nothing now.
+        Rows of other writers remain, without effect.
         """
         with self._faults():
             for row in self._rows(phase, place):
@@ -253,7 +252,7 @@ class RunStore:
             self._files.popitem()[1].close()
 
     def _remove_scratch_of_the_dead(self) -> None:
-        """Remove what writers left half-written that no process holds any more."""
+        """Remove partial files of writers whose process has ended."""
         for scratch in self._units.glob(".*.tmp"):
             writer = scratch.name.removeprefix(".").removesuffix(".tmp")
             if not _NAME.fullmatch(writer):
@@ -264,7 +263,7 @@ class RunStore:
 
     @contextmanager
     def _faults(self, path: Path | None = None) -> Iterator[None]:
-        """Tell what the disk does in a sentence; `path` is the writer's file that is read."""
+        """Translate disk errors into messages; `path` is the writer's file that is read."""
         again = self._resume
         try:
             yield

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever interrupts the writing."""
+"""Atomic and durable file writes."""
 
 import errno
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes, scratch: Path) -> None:
-    """Write a file so that a reader, or the next start of the machine, sees all of it or none.
+    """Write a file atomically: a reader, also after a crash, sees all of it or none.
 
-    The bytes are on the disk before the name is, and the name is before this returns.
+    The bytes are synced before the name, and the name before this returns.
 
     Args:
         path: the file.
@@ -31,9 +31,9 @@ def write_whole(path: Path, data: bytes, scratch: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
+    """Sync a folder's entries to the disk."""
     if os.name == "nt":
-        return  # Windows opens no folder; NTFS keeps a journal of its names
+        return  # Windows cannot open folders; NTFS journals its names
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

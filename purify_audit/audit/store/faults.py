@@ -1,4 +1,4 @@
-"""What the disk did, told by the system or by SQLite."""
+"""Classification of errors of the file system and of SQLite."""
 
 import errno
 import sqlite3
@@ -17,7 +17,7 @@ class BrokenFile(sqlite3.DatabaseError):
 
 
 def fault_of(error: OSError | sqlite3.Error) -> tuple[Fault, str]:
-    """What an error comes to, and its own words.
+    """The kind of an error, and its message.
 
     `full` is the disk or the user's quota; `damaged` is a file that is no database, or a broken
     one; `refused` is all else.

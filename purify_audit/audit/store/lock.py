@@ -1,4 +1,4 @@
-"""One process at a time under one name; the operating system frees what a dead process held."""
+"""File locks, which the operating system releases when a process ends."""
 
 import os
 import platform
@@ -35,11 +35,10 @@ _POLL = 0.01  # seconds
 
 
 def lock(path: Path, patience: float = 0.0) -> BinaryIO | None:
-    """Lock a file, made if need be, until what is returned is closed or this process ends.
+    """Lock a file, created if necessary, until the returned file is closed or this process ends.
 
-    A child that was forked while it was locked, and not started anew, holds the lock with it.
-    The file stays when the lock is gone: to remove it would let two processes lock two files
-    of one name.
+    A forked child shares the lock. The file is not removed on release: otherwise two processes
+    could lock two files of one name.
 
     Args:
         path: the file.
@@ -49,7 +48,7 @@ def lock(path: Path, patience: float = 0.0) -> BinaryIO | None:
         The open file, or None if another holds it.
 
     Raises:
-        OSError: the file cannot be made, or the file system knows no locks.
+        OSError: the file cannot be created, or the file system does not support locks.
     """
     end = time.monotonic() + patience
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)

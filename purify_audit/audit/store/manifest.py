@@ -1,4 +1,4 @@
-"""What a run is of: `manifest.json`, the first file of a run folder."""
+"""The manifest of a run: the inputs that determine its results, in `manifest.json`."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def canonical(value: JSON) -> str:
     """The one JSON text of a value: keys sorted, no spaces, ASCII, floats exact.
 
     Raises:
-        ValueError: it holds NaN or an infinity, which JSON cannot say.
+        ValueError: it contains NaN or infinity, which JSON cannot represent.
     """
     plain = dict(value) if isinstance(value, Mapping) else value
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -36,10 +36,10 @@ def manifest_digest(manifest: Mapping[str, JSON]) -> str:
 
 
 def read_run(folder: Path) -> dict[str, JSON]:
-    """What the run in a folder is of.
+    """The manifest of the run in a folder.
 
     Raises:
-        RunError: there is none, or its manifest is damaged.
+        RunError: it is missing or damaged.
     """
     path = folder / MANIFEST
     whole = _read_json(path)
@@ -75,7 +75,7 @@ def _damaged(path: Path, why: str) -> RunError:
 
 
 def begin_or_check(folder: Path, manifest: Mapping[str, JSON]) -> None:
-    """Make the folder and its manifest, or see that they are of the same run.
+    """Create the folder and its manifest, or check that the manifest is the same.
 
     Raises:
         RunError: the folder is another run's, holds other things, or its manifest is damaged.
@@ -102,7 +102,7 @@ def _same(key: str, one: Mapping[str, JSON], other: Mapping[str, JSON]) -> bool:
 
 
 def _begin(folder: Path, manifest: Mapping[str, JSON]) -> None:
-    canonical(manifest)  # a manifest that JSON cannot say makes no folder
+    canonical(manifest)  # before a folder is created: JSON cannot represent every manifest
     folder.mkdir(parents=True, exist_ok=True)
     others = {p.name for p in folder.iterdir()} - {MANIFEST, _LOCK, _SCRATCH}
     if others and not (folder / MANIFEST).exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from purify_audit.audit.store.faults import BrokenFile
 
 _BUSY = 60.0  # seconds to wait while another process reads or commits
-_SHA256 = re.compile("[0-9a-f]{64}")  # it becomes part of a file's name
+_SHA256 = re.compile("[0-9a-f]{64}")  # part of a file's name
 _TABLE = """
 CREATE TABLE IF NOT EXISTS units(
     phase TEXT, place INTEGER, file TEXT, sha256 TEXT, facts TEXT, PRIMARY KEY(phase, place)
@@ -18,11 +18,11 @@ CREATE TABLE IF NOT EXISTS units(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One finished unit, as its writer saw it.
+    """The record of one finished unit.
 
     Attributes:
         phase: of the run.
-        place: of the unit within the phase.
+        place: index of the unit within the phase.
         sha256: of the unit (`purify_audit.audit.store`).
         facts: canonical JSON.
     """
@@ -36,23 +36,23 @@ class Row:
     def file(self) -> str:
         """The name of the unit's file.
 
-        It has the content in it, so that of two processes that finish one unit neither can put
-        other bytes under the name that the other's row vouches for.
+        It contains the digest, so two processes that finish the same unit cannot overwrite each
+        other's file with different bytes.
         """
         return f"{self.phase}-{self.place:08d}-{self.sha256[:16]}.safetensors"
 
 
 def connect(path: Path, create: bool) -> sqlite3.Connection:
-    """Open a writer's file; one that was cut to nothing is empty.
+    """Open a writer's file; a file of zero bytes is empty.
 
     Raises:
         sqlite3.Error: it cannot be opened or is damaged.
     """
-    # Not `mode=ro`: whoever reads a dead writer's file must roll its last transaction back.
+    # Not `mode=ro`: a reader of a dead writer's file must roll back its last transaction.
     uri = f"{path.resolve().as_uri()}?mode={'rwc' if create else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None)
     try:
-        # A text that is not UTF-8 is a damaged one; it fails where digests are compared.
+        # Text that is not UTF-8 is damaged; it fails the comparison of digests.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         # The rollback journal, since WAL needs memory that all writers share: one host.
         connection.execute("PRAGMA journal_mode=DELETE")
@@ -70,7 +70,7 @@ def connect(path: Path, create: bool) -> sqlite3.Connection:
 
 
 def insert(connection: sqlite3.Connection, row: Row) -> None:
-    """Add a row, or replace that of a file which is gone; a transaction of its own."""
+    """Add a row, or replace the row of a removed file, in its own transaction."""
     connection.execute(
         "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?)",
         (row.phase, row.place, row.file, row.sha256, row.facts),

@@ -1,4 +1,4 @@
-"""One unit of work: its arrays as bytes, and how to know them again."""
+"""Serialisation of one unit of work, and its digest."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ _DTYPES = {"bool"} | {f"{kind}{width}" for kind, widths in _WIDTHS.items() for w
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """What one piece of work gave.
+    """Result of one unit of work.
 
     Attributes:
         arrays: by name.
-        facts: whatever else, as JSON.
+        facts: other values, as JSON.
     """
 
     arrays: dict[str, np.ndarray]
@@ -32,7 +32,7 @@ def serialised(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The file of a unit: the same arrays give the same bytes.
 
     Raises:
-        ValueError: an array that cannot be kept.
+        ValueError: an array that cannot be stored.
     """
     from safetensors.numpy import save
 
@@ -41,15 +41,15 @@ def serialised(arrays: Mapping[str, np.ndarray]) -> bytes:
         array = np.asarray(arrays[name])
         if array.dtype.name not in _DTYPES or name == "__metadata__":
             raise ValueError(f"array '{name}' of {array.dtype} cannot be kept")
-        # safetensors takes an array's memory as it lies.
+        # safetensors writes an array's memory without regard to byte order and strides.
         whole[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     return save(whole)
 
 
 def unit_digest(phase: str, place: int, facts: str, data: bytes) -> str:
-    """SHA-256 of all that `get` gives, and of what it is asked for.
+    """SHA-256 of a unit's address, facts and arrays.
 
-    Rows are under it too, since SQLite has no checksums of what it holds.
+    It covers the facts too, since SQLite has no checksums.
     """
     digest = hashlib.sha256(f"{phase}\n{place}\n{facts}\n".encode())
     digest.update(data)
@@ -57,7 +57,7 @@ def unit_digest(phase: str, place: int, facts: str, data: bytes) -> str:
 
 
 def checked(row: Row, data: bytes) -> Unit | None:
-    """A unit, or none if this is not what was put."""
+    """A unit; none if its content differs from what was stored."""
     if unit_digest(row.phase, row.place, row.facts, data) != row.sha256:
         return None
     from safetensors.numpy import load

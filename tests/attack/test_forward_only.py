@@ -125,9 +125,7 @@ def test_the_command_line_refuses_gradients_that_are_not_there(purifier, refused
         "--gradient exact: no gradient goes through the purifier; use --gradient none"
     )
     message = refused("verify", purifier, "--predict", "--classifier", classifier, *SMALL)
-    assert message.startswith(
-        "prediction needs the gradient of the classifier, which has none"
-    )
+    assert message.startswith("prediction needs the gradient of the classifier, which has none")
 
 
 def test_a_torch_graph_is_attacked_by_its_exact_gradient(run_cli, tmp_path):

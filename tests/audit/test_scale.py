@@ -18,9 +18,9 @@ from purify_audit.statistics.allocation import variance
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
+import scale_baselines
 import scale_budget
 import scale_growth
-import scale_baselines
 import scale_section
 import scale_timing
 

@@ -125,7 +125,7 @@ def test_a_prediction_is_made_where_only_that_is_needed(run, tmp_path):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (RATE.replace('"sign"', '"sphere:2"') + "max = 1\n", "(l2, sphere:2): the probes are sign, low"),
+        (RATE.replace('"sign"', '"sphere:2"') + "max = 1\n", "(l2, sphere:2): the probes are sign"),
         (RATE.replace('"sign"', '"nothing"') + "max = 1\n", "probe 'nothing'"),
         (RATE + "max = 1\nmin_images = 64\n", "it requires 64 images and 32 are planned"),
         (RATE + "max = 1\neps = 0.3\n", "no radius 0.3 is planned"),

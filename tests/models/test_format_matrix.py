@@ -1,7 +1,6 @@
 """Every format with every command, through the command line: what docs/formats.md states.
 
-`PURIFY_AUDIT_WRITE_MATRIX=1 python -m pytest -m "slow or not slow" tests/models/test_format_matrix.py`
-writes the table anew.
+With `PURIFY_AUDIT_WRITE_MATRIX=1` in the environment, and `-m "slow or not slow"`, it writes the table.
 """
 
 import json

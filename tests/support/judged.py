@@ -20,7 +20,9 @@ TODAY = date(2026, 11, 1)
 def measured():
     """A report of a small real audit."""
     asked = {"checkpoint": "gaussian-noise:sigma=0.05", "data": "digits", "images": 4, "draws": 2}
-    return run_compression(prepare(asked | {"directions": 2}, torch.device("cpu")), Progress()).report
+    return run_compression(
+        prepare(asked | {"directions": 2}, torch.device("cpu")), Progress()
+    ).report
 
 
 def estimate(metric="compression_rate", **changes):

@@ -213,7 +213,9 @@ def told_abar(card: DiffusionCard) -> Callable[[float], float]:
 
     def abar(told: float) -> float:
         if euler:
-            return continuous_abar(schedule, told / (n if card.time_conditioning == "index" else n - 1))
+            return continuous_abar(
+                schedule, told / (n if card.time_conditioning == "index" else n - 1)
+            )
         index = told if card.time_conditioning == "index" else told / (n - 1) * n - 1.0
         assert abs(index - round(index)) < 1e-9
         return table[round(index)]

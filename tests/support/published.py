@@ -160,7 +160,11 @@ def score_sde_ve(folder: Path, **changes: object) -> Published:
         "t_star": "3",
         "sampler": "ddim",
     }
-    card = found.card | {"prediction": "score", "time_conditioning": "sigma", "data_range": (0.0, 1.0)}
+    card = found.card | {
+        "prediction": "score",
+        "time_conditioning": "sigma",
+        "data_range": (0.0, 1.0),
+    }
     card["sampler"] = {"kind": "ddim", "clip": True, "eta": 0.0}
     answers = {"weights": "ema", "assume": assume}
     return Published(found.path, "score_sde", "zip pickle", answers, card, found.network, found.raw)

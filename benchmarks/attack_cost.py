@@ -17,7 +17,7 @@ import time
 import torch
 from common import ROOT, command_line, parser, provenance, torch_machine, write
 
-from purify_audit.attack.objective import Defence, Objective
+from purify_audit.attacks.objective import Defence, Objective
 from purify_audit.images.image_set import load_images
 from purify_audit.models.checkpoint import read_checkpoint
 from purify_audit.models.load import load_classifier, load_purifier

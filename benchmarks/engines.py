@@ -104,11 +104,11 @@ def timed(loaded: dict[str, Subject], rounds: int) -> dict[str, dict[str, Any]]:
             y, took = first[name] if is_slow(name, subject) else purified(subject, clock)
             seconds[name].append(took)
             same[name] &= np.array_equal(y, first[name][0])
-    told = {}
+    results = {}
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds["float32"], strict=True)]
         gap = (first[name][0].astype(np.float64) - first["float32"][0]).reshape(ROWS, -1)
-        told[name] = {
+        results[name] = {
             "seconds": round(statistics.median(own), 4),
             "first_call_seconds": round(first[name][1], 2),
             "ratio_median": round(statistics.median(ratios), 3),
@@ -118,36 +118,36 @@ def timed(loaded: dict[str, Subject], rounds: int) -> dict[str, dict[str, Any]]:
             "l2_difference": float(f"{np.sqrt((gap**2).sum(1)).mean():.3g}"),
             "same_bits_again": same[name],
         }
-    return told
+    return results
 
 
 def rates(subject: Subject) -> dict[str, dict[str, float]]:
     """The l2 rate of every probe of a small audit, and the floor as such a rate."""
     report = run_compression(subject, Progress(), measure_anyway=True).report  # noise is no digit
-    told = {}
+    results = {}
     for e in report.estimates:
         if e.metric == "compression_rate" and e.norm == "l2":
             size = report.find("distance_delta", "l2", e)
             assert size is not None, "every probe has both"
             floor = report.numeric_floor["l2"] / size.value
-            told[str(e.probe)] = {"rate": e.value, "floor": floor}
-    return told
+            results[str(e.probe)] = {"rate": e.value, "floor": floor}
+    return results
 
 
 def measured(loaded: dict[str, Subject], rounds: int) -> dict[str, dict[str, Any]]:
     """Everything about one model, by engine."""
-    told, exact = timed(loaded, rounds), rates(loaded["float32"])
+    results, exact = timed(loaded, rounds), rates(loaded["float32"])
     for name, subject in loaded.items():
         if is_slow(name, subject):
             continue
         found = exact if name == "float32" else rates(subject)
         for probe, own in found.items():
             off = own["rate"] / exact[probe]["rate"] - 1.0
-            told[name][f"rate_{probe}"] = round(own["rate"], 5)
-            told[name][f"rate_{probe}_off"] = float(f"{off:.3g}")
-            told[name][f"floor_{probe}"] = float(f"{own['floor']:.3g}")
-        print(name, json.dumps(told[name]), flush=True)
-    return told
+            results[name][f"rate_{probe}"] = round(own["rate"], 5)
+            results[name][f"rate_{probe}_off"] = float(f"{off:.3g}")
+            results[name][f"floor_{probe}"] = float(f"{own['floor']:.3g}")
+        print(name, json.dumps(results[name]), flush=True)
+    return results
 
 
 def main() -> None:

@@ -89,9 +89,9 @@ class Reader:
         process.stdin.write(f"{first} {last}\n".encode())
         process.stdin.flush()
         number = first
-        while (told := self._line(process, self.options.seconds + _PATIENCE)) is not None:
-            yield told
-            if "peak" in told:
+        while (record := self._line(process, self.options.seconds + _PATIENCE)) is not None:
+            yield record
+            if "peak" in record:
                 return
             number += 1
         self.stop()
@@ -116,16 +116,16 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     last = options.first + options.files
     try:
         for first in range(options.first, last, _BATCH):
-            for told in reader.read(first, min(first + _BATCH, last)):
-                if "peak" in told:
-                    summary["peak_megabytes"] = max(summary["peak_megabytes"], told["peak"])
+            for record in reader.read(first, min(first + _BATCH, last)):
+                if "peak" in record:
+                    summary["peak_megabytes"] = max(summary["peak_megabytes"], record["peak"])
                     continue
-                counts.setdefault(told["sample"], Counter())[told["outcome"]] += 1
-                if told["seconds"] > summary["slowest"]["seconds"]:
-                    summary["slowest"] = {k: told[k] for k in ("number", "sample", "seconds")}
-                if "fault" in told:
-                    summary["faults"].append(told)
-                    _keep(told, options, folder)
+                counts.setdefault(record["sample"], Counter())[record["outcome"]] += 1
+                if record["seconds"] > summary["slowest"]["seconds"]:
+                    summary["slowest"] = {k: record[k] for k in ("number", "sample", "seconds")}
+                if "fault" in record:
+                    summary["faults"].append(record)
+                    _keep(record, options, folder)
             print(
                 f"{min(first + _BATCH, last) - options.first} files, "
                 f"{len(summary['faults'])} faults",
@@ -138,13 +138,14 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"outcomes": dict(total.most_common()), "by_sample": ordered, **summary}
 
 
-def _keep(told: dict[str, Any], options: argparse.Namespace, folder: Path) -> None:
+def _keep(record: dict[str, Any], options: argparse.Namespace, folder: Path) -> None:
     """Print a fault, and move the file that made it to where it can be looked at."""
-    kept = options.keep / f"{options.seed}-{told['number']}"
-    print(f"FAULT seed {options.seed} file {told['number']} ({told['sample']}): {told['outcome']}")
-    print(f"  {told['fault']}\n  kept in {kept}", flush=True)
+    kept = options.keep / f"{options.seed}-{record['number']}"
+    place = f"seed {options.seed} file {record['number']} ({record['sample']})"
+    print(f"FAULT {place}: {record['outcome']}")
+    print(f"  {record['fault']}\n  kept in {kept}", flush=True)
     shutil.rmtree(kept, ignore_errors=True)
-    aside = folder / "faults" / str(told["number"])  # unless it killed the worker
+    aside = folder / "faults" / str(record["number"])  # unless it killed the worker
     shutil.copytree(aside if aside.exists() else folder / "work", kept)
 
 

@@ -141,17 +141,17 @@ class Worker:
         """Make a file, read it, and tell what came of it; `fault` where that must not be."""
         which, path = self.file(number)
         start = time.perf_counter()
-        told = self._outcome(self.samples[which].read, path)
-        told |= {"number": number, "sample": self.samples[which].name}
-        told["seconds"] = round(time.perf_counter() - start, 3)
+        record = self._outcome(self.samples[which].read, path)
+        record |= {"number": number, "sample": self.samples[which].name}
+        record["seconds"] = round(time.perf_counter() - start, 3)
         if left := [str(path) for path in self._left()]:
-            told["fault"] = f"left files {left}"
+            record["fault"] = f"left files {left}"
         elif self.watch.seen:
-            told["fault"] = f"did {self.watch.seen[:3]}"
-        if "fault" in told:
+            record["fault"] = f"did {self.watch.seen[:3]}"
+        if "fault" in record:
             self._set_aside(number)
         shutil.rmtree(self.folder / "work", ignore_errors=True)
-        return told
+        return record
 
     def _set_aside(self, number: int) -> None:
         """Keep the file that made a fault, and what was left behind, for whoever started this."""

@@ -50,12 +50,12 @@ def measured(command: list[str], runs: int) -> dict[str, float]:
     seconds, peaks = [], []
     for _ in range(runs + 1):
         start = time.monotonic()
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-c", PROBE, *command], capture_output=True, text=True, check=True
         ).stdout.split()
         seconds.append(time.monotonic() - start)
-        peaks.append(int(told[1]) / 1024)
-        assert told[0] == "0", f"{command} ended with {told[0]}"
+        peaks.append(int(output[1]) / 1024)
+        assert output[0] == "0", f"{command} ended with {output[0]}"
     kept = seconds[1:]  # the first fills the file cache
     return {
         "median_seconds": round(statistics.median(kept), 3),

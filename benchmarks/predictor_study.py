@@ -20,10 +20,10 @@ from common import ROOT, command_line, parser, provenance, torch_machine
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from purify_audit.attack.attack import one_step
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.objective import Defence, Objective
-from purify_audit.attack.pgd import pgd
+from purify_audit.attacks.attack import one_step
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.objective import Defence, Objective
+from purify_audit.attacks.pgd import pgd
 from purify_audit.compression.measure import measure_compression
 from purify_audit.core.noise import Noise
 from purify_audit.images.image_set import ImageSet, choose, load_images
@@ -86,7 +86,7 @@ def purifiers() -> Iterator[tuple[str, Purifier]]:
 
 def margins_of(classifier: Classifier, y: Tensor, labels: Tensor) -> Tensor:
     """Margins of images as they are."""
-    from purify_audit.attack.losses import margins
+    from purify_audit.attacks.losses import margins
 
     with torch.no_grad():
         return margins(classifier(y), labels)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purify_audit.attack.losses import Loss, loss_rows
+from purify_audit.attacks.losses import Loss, loss_rows
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.images.image_set import ImageSet, choose, load_images
 from purify_audit.models.checkpoint import read_checkpoint

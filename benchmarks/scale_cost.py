@@ -22,8 +22,8 @@ from scale_baselines import (
 from scale_timing import compared, rounded
 from torch import Tensor
 
-from purify_audit.attack.activation_memory import ActivationMemory
-from purify_audit.attack.objective import Defence, Objective
+from purify_audit.attacks.activation_memory import ActivationMemory
+from purify_audit.attacks.objective import Defence, Objective
 from purify_audit.compression.measure import measure_compression, random_cells
 from purify_audit.images.image_set import ImageSet
 from purify_audit.models.purifiers.diffusion import DiffusionPurifier

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from purify_audit.attack.pgd import AttackOutput
+from purify_audit.attacks.pgd import AttackOutput
 from purify_audit.core.findings import Finding
 from purify_audit.models.runner import Tick
 from purify_audit.statistics.attack_rows import (

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from purify_audit.attack.attack import attack, attack_objective, predict, targets
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.evaluation import clean_labels, predicted, random_direction_flips, score
-from purify_audit.attack.example_images import example_images
-from purify_audit.attack.gradient_checks import check_gradient, check_usefulness
-from purify_audit.attack.objective import Defence
-from purify_audit.attack.pgd import AttackOutput
-from purify_audit.attack.sanity_checks import check_attack, check_stronger, check_unbounded
+from purify_audit.attacks.attack import attack, attack_objective, predict, targets
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.evaluation import clean_labels, predicted, random_direction_flips, score
+from purify_audit.attacks.example_images import example_images
+from purify_audit.attacks.gradient_checks import check_gradient, check_usefulness
+from purify_audit.attacks.objective import Defence
+from purify_audit.attacks.pgd import AttackOutput
+from purify_audit.attacks.sanity_checks import check_attack, check_stronger, check_unbounded
 from purify_audit.audit.attack_results import AttackResults
 from purify_audit.audit.comparison_attacks import comparison_phase
 from purify_audit.audit.defence import (

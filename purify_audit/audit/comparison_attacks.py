@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from purify_audit.attack.attack import attack, attack_objective, first_of
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.evaluation import score
-from purify_audit.attack.objective import Defence
+from purify_audit.attacks.attack import attack, attack_objective, first_of
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.evaluation import score
+from purify_audit.attacks.objective import Defence
 from purify_audit.audit.attack_results import AttackResults
 from purify_audit.audit.defence import attack_of, first_targets
 from purify_audit.audit.phases import Phase

@@ -2,10 +2,10 @@
 
 import time
 
-from purify_audit.attack.attack import attack_objective, one_step
-from purify_audit.attack.evaluation import BISECTIONS, CAP_DIRECTIONS, CAP_SCALES
-from purify_audit.attack.example_images import MOST
-from purify_audit.attack.gradient_checks import usefulness_evaluations
+from purify_audit.attacks.attack import attack_objective, one_step
+from purify_audit.attacks.evaluation import BISECTIONS, CAP_DIRECTIONS, CAP_SCALES
+from purify_audit.attacks.example_images import MOST
+from purify_audit.attacks.gradient_checks import usefulness_evaluations
 from purify_audit.audit.comparison_attacks import COMPARED_IMAGES, comparison_attacks, images_of
 from purify_audit.audit.defence import (
     attack_of,

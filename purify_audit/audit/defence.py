@@ -1,7 +1,7 @@
 """The attacked model: the purifier in front of its classifier, and the images to attack."""
 
-from purify_audit.attack.attack import Targets, targets
-from purify_audit.attack.objective import Defence
+from purify_audit.attacks.attack import Targets, targets
+from purify_audit.attacks.objective import Defence
 from purify_audit.audit.subject import Subject
 from purify_audit.models.protocols import Purifier, is_differentiable
 from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform

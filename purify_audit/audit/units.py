@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from purify_audit.attack.pgd import AttackOutput
+from purify_audit.attacks.pgd import AttackOutput
 from purify_audit.audit.store import Unit
 from purify_audit.compression.preflight import Preflight
 from purify_audit.statistics.attack_rows import AttackSamples, Scored, from_columns, to_columns

@@ -9,7 +9,7 @@ import pytest
 import torch
 from subjects import CPU, plan_for
 
-from purify_audit.attack.objective import Defence, Objective
+from purify_audit.attacks.objective import Defence, Objective
 from purify_audit.compression.measure import measure_compression, random_cells
 from purify_audit.models.runner import Runner, deterministic
 from purify_audit.spec.tuning import Components

@@ -14,8 +14,8 @@ from oracles import PROVENANCE
 from subjects import CPU, codes, grey_images, pick, plan_for, run
 from torch import nn
 
-from purify_audit.attack.gradient_checks import in_float64
-from purify_audit.attack.gradients import exact
+from purify_audit.attacks.gradient_checks import in_float64
+from purify_audit.attacks.gradients import exact
 from purify_audit.audit.defaults import plan_settings
 from purify_audit.audit.replay import replay_report
 from purify_audit.audit.subject import load_subject, prepare

@@ -8,7 +8,7 @@ import pytest
 import torch
 from graph_files import CALL, CPU, images, load, noise, read, rewritten
 
-from purify_audit.attack.gradient_checks import in_float64
+from purify_audit.attacks.gradient_checks import in_float64
 from purify_audit.core.errors import CheckpointError, PlanError
 from purify_audit.models import export as exporting
 from purify_audit.models.checkpoint import read_checkpoint, transform_checkpoint

@@ -1,6 +1,6 @@
 """Every format with every command, through the command line: what docs/formats.md states.
 
-With `PURIFY_AUDIT_WRITE_MATRIX=1` in the environment, and `-m "slow or not slow"`, it writes the table.
+With `PURIFY_AUDIT_WRITE_MATRIX=1` set, and `-m "slow or not slow"`, it writes the table.
 """
 
 import json

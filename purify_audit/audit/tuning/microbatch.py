@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from purify_audit.attack.attack import attack_objective, targets
+from purify_audit.attacks.attack import attack_objective, targets
 from purify_audit.audit.defence import attack_of, defence_of
 from purify_audit.audit.subject import Subject
 from purify_audit.compression.measure import padded_rows, phases

@@ -9,10 +9,10 @@ import torch
 import user_code_samples as code
 from subjects import CPU, DIGITS, PROVENANCE, codes, grey_images, pick, run, subject_for
 
-from purify_audit.attack.attack import attack_objective, targets
-from purify_audit.attack.gradient_checks import check_gradient, in_float64
-from purify_audit.attack.gradients import exact, steps_of
-from purify_audit.attack.objective import Defence
+from purify_audit.attacks.attack import attack_objective, targets
+from purify_audit.attacks.gradient_checks import check_gradient, in_float64
+from purify_audit.attacks.gradients import exact, steps_of
+from purify_audit.attacks.objective import Defence
 from purify_audit.audit.attack_report import run_attack
 from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.subject import LoadedClassifier

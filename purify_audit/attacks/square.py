@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.pgd import AttackOutput, BestIterate, LossOracle
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle
 from purify_audit.core.noise import Noise, Stream
 
 _P_INIT = 0.8  # share of the pixels in the first window

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from purify_audit.attack.objective import Evaluation, Objective
+from purify_audit.attacks.objective import Evaluation, Objective
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from oracles import (
 from torch import nn
 from torch.nn import functional as F
 
-from purify_audit.attack.gradients import bpda, exact, secant, steps_of
+from purify_audit.attacks.gradients import bpda, exact, secant, steps_of
 from purify_audit.core.noise import Noise
 from purify_audit.models.protocols import Chained
 from purify_audit.models.purifiers import diffusion

@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from purify_audit.attack.attack import shorter_chain
-from purify_audit.attack.gradients import Head, exact, steps_of
-from purify_audit.attack.losses import Loss, loss_rows
-from purify_audit.attack.objective import Objective
+from purify_audit.attacks.attack import shorter_chain
+from purify_audit.attacks.gradients import Head, exact, steps_of
+from purify_audit.attacks.losses import Loss, loss_rows
+from purify_audit.attacks.objective import Objective
 from purify_audit.core.errors import InputError
 from purify_audit.core.findings import Finding, finding
 from purify_audit.core.noise import Noise, Stream

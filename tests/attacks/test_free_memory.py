@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from purify_audit.attack.free_memory import free_memory
+from purify_audit.attacks.free_memory import free_memory
 
 CPU = torch.device("cpu")
 AVAILABLE = 8_000_000 * 1024

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.pgd import AttackOutput, BestIterate, LossOracle
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle
 
 _MOMENTUM = 0.75  # α of section 3
 _RHO = 0.75  # ρ of condition 1

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import bdtrc
 from torch import Tensor
 
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.objective import Objective
-from purify_audit.attack.pgd import AttackOutput
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.objective import Objective
+from purify_audit.attacks.pgd import AttackOutput
 from purify_audit.core.findings import Finding, finding
 
 _REPLAY_TOLERANCE = 1e-4  # of a margin

@@ -10,9 +10,9 @@ from test_gradients import NOTHING, UNROLLED, classify, name, small_purifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify_audit.attack import activation_memory as kept_graphs
-from purify_audit.attack.activation_memory import ActivationMemory
-from purify_audit.attack.gradients import exact, steps_of
+from purify_audit.attacks import activation_memory as kept_graphs
+from purify_audit.attacks.activation_memory import ActivationMemory
+from purify_audit.attacks.gradients import exact, steps_of
 from purify_audit.core.noise import Noise
 from purify_audit.models.checkpoint import read_checkpoint
 from purify_audit.models.load import load_classifier, load_purifier

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from purify_audit.attack.free_memory import free_memory
-from purify_audit.attack.gradients import Gradient, Head, exact, steps_of
+from purify_audit.attacks.free_memory import free_memory
+from purify_audit.attacks.gradients import Gradient, Head, exact, steps_of
 from purify_audit.core.errors import InputError
 from purify_audit.core.noise import Noise
 from purify_audit.models.protocols import Purifier, Step

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from subjects import CPU, DIGITS, grey_images
 
-from purify_audit.attack.example_images import MOST, example_images
+from purify_audit.attacks.example_images import MOST, example_images
 from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform
 from purify_audit.models.runner import Runner
 from purify_audit.statistics.attack_rows import AttackSamples, Scored, load_attacks, save_attacks

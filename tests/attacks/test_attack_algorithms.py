@@ -11,20 +11,20 @@ from pydantic import ValidationError
 from scipy.special import betainc, ndtr
 from torch import nn
 
-from purify_audit.attack.activation_memory import ActivationMemory
-from purify_audit.attack.attack import Targets, attack, attack_objective, shorter_chain, targets
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.evaluation import (
+from purify_audit.attacks.activation_memory import ActivationMemory
+from purify_audit.attacks.attack import Targets, attack, attack_objective, shorter_chain, targets
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.evaluation import (
     BISECTIONS,
     clean_labels,
     predicted,
     random_direction_flips,
     score,
 )
-from purify_audit.attack.gradients import bpda, exact, secant, steps_of
-from purify_audit.attack.losses import loss_rows, margins
-from purify_audit.attack.objective import Defence, Evaluation, Objective
-from purify_audit.attack.pgd import BestIterate, pgd
+from purify_audit.attacks.gradients import bpda, exact, secant, steps_of
+from purify_audit.attacks.losses import loss_rows, margins
+from purify_audit.attacks.objective import Defence, Evaluation, Objective
+from purify_audit.attacks.pgd import BestIterate, pgd
 from purify_audit.core.errors import AuditError, PlanError
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.images.image_set import ImageSet

@@ -11,12 +11,12 @@ import torch
 from subjects import CPU, DIGITS, subject_for
 from torch import nn
 
-from purify_audit.attack.attack import attack, attack_objective, targets
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.gradient_checks import check_gradient, check_usefulness, in_float64
-from purify_audit.attack.objective import Defence
-from purify_audit.attack.pgd import AttackOutput
-from purify_audit.attack.sanity_checks import (
+from purify_audit.attacks.attack import attack, attack_objective, targets
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.gradient_checks import check_gradient, check_usefulness, in_float64
+from purify_audit.attacks.objective import Defence
+from purify_audit.attacks.pgd import AttackOutput
+from purify_audit.attacks.sanity_checks import (
     _outside,
     _unconverged,
     check_attack,

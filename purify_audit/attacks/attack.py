@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from purify_audit.attack.apgd import apgd
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.early_stopping import EarlyStopping
-from purify_audit.attack.gradients import GradientKind
-from purify_audit.attack.objective import Defence, Objective
-from purify_audit.attack.pgd import AttackOutput, BestIterate, LossOracle, pgd
-from purify_audit.attack.square import square
+from purify_audit.attacks.apgd import apgd
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.early_stopping import EarlyStopping
+from purify_audit.attacks.gradients import GradientKind
+from purify_audit.attacks.objective import Defence, Objective
+from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle, pgd
+from purify_audit.attacks.square import square
 from purify_audit.core.errors import PlanError
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.images.image_set import ImageSet

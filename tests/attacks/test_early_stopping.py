@@ -9,11 +9,11 @@ from subjects import subject_for
 from test_activation_memory import digits_purifier
 from test_attack_algorithms import plan
 
-from purify_audit.attack.attack import attack, attack_objective, targets
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.early_stopping import EarlyStopping
-from purify_audit.attack.objective import Defence, Evaluation
-from purify_audit.attack.sanity_checks import check_attack
+from purify_audit.attacks.attack import attack, attack_objective, targets
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.early_stopping import EarlyStopping
+from purify_audit.attacks.objective import Defence, Evaluation
+from purify_audit.attacks.sanity_checks import check_attack
 from purify_audit.audit.attack_results import AttackResults
 from purify_audit.audit.attack_run import run_attacks
 from purify_audit.images.image_set import choose, load_images
@@ -124,7 +124,7 @@ def scripted(monkeypatch):
         assert len(ids) == len(labels)
         return Scripted(objective.margins, ids, objective.calls)
 
-    monkeypatch.setattr("purify_audit.attack.early_stopping.replace", changed)
+    monkeypatch.setattr("purify_audit.attacks.early_stopping.replace", changed)
     nan = torch.nan
     return Scripted(
         [

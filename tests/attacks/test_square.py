@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.objective import Evaluation
-from purify_audit.attack.square import _bumps, _energy, _inside, _side, _windows, square
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.objective import Evaluation
+from purify_audit.attacks.square import _bumps, _energy, _inside, _side, _windows, square
 from purify_audit.core.noise import Noise, Stream
 
 NORMS = ["linf", "l2"]

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purify_audit.attack.attack import Targets
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.losses import margins
-from purify_audit.attack.objective import Defence, Draws
+from purify_audit.attacks.attack import Targets
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.losses import margins
+from purify_audit.attacks.objective import Defence, Draws
 from purify_audit.compression.perturbations import apply, directions, scale_to_ball
 from purify_audit.core.noise import Noise
 from purify_audit.images.image_set import ImageSet

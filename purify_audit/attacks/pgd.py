@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.objective import Evaluation
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.objective import Evaluation
 
 
 class LossOracle(Protocol):

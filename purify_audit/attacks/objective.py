@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from purify_audit.attack.activation_memory import ActivationMemory
-from purify_audit.attack.gradients import Gradient, GradientKind, bpda, secant, steps_of
-from purify_audit.attack.losses import Loss, loss_rows, margins
+from purify_audit.attacks.activation_memory import ActivationMemory
+from purify_audit.attacks.gradients import Gradient, GradientKind, bpda, secant, steps_of
+from purify_audit.attacks.losses import Loss, loss_rows, margins
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.models.microbatches import microbatches
 from purify_audit.models.protocols import Classifier, Purifier

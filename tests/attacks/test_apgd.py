@@ -6,9 +6,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from purify_audit.attack.apgd import _checkpoints, _StepSizes, apgd
-from purify_audit.attack.ball import Ball
-from purify_audit.attack.objective import Evaluation
+from purify_audit.attacks.apgd import _checkpoints, _StepSizes, apgd
+from purify_audit.attacks.ball import Ball
+from purify_audit.attacks.objective import Evaluation
 
 NORMS = ["linf", "l2"]
 

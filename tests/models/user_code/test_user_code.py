@@ -112,7 +112,9 @@ def test_the_same_address_gives_the_same_draw_to_another_image(name):
     assert torch.equal(purify(X[:2], same), purify(X[:2], same))
 
 
-@pytest.mark.parametrize(("call", "together"), TOGETHER.items(), ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("call", "together"), TOGETHER.items(), ids=lambda v: getattr(v, "__name__", str(v))
+)
 def test_as_many_rows_are_purified_together_as_can_be(call, together):
     purify = user_purifier(call)
     purify(X, NOISE)
@@ -208,7 +210,9 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("call", "expected"), ENDS.items(), ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("call", "expected"), ENDS.items(), ids=lambda v: getattr(v, "__name__", str(v))
+)
 def test_what_cannot_be_aligned_ends_in_its_finding(call, expected):
     assert expected <= set(codes(run(user_purifier(call))))
 

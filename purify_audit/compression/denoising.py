@@ -1,8 +1,8 @@
-"""Does a diffusion purifier's network denoise, the way that its card runs it?
+"""Check that a diffusion purifier's network denoises when run with its card's settings.
 
-Two limits: the best linear estimate that sees single pixels; and the same network, its output taken
-for something else, or told another time. Confusing data ranges [0, 1] and [−1, 1] passes both where
-a network knows images of every contrast.
+Two reference errors: the best linear estimate from single pixels; and the same network with its
+output read as another prediction, or given another time. Confused data ranges [0, 1] and [−1, 1]
+pass both if the network was trained on images of every contrast.
 """
 
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from purify_audit.models.runner import Runner
 from purify_audit.spec.architectures import EDMArgs
 
 _NOISE_LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)  # noise to signal, for data of half-range 1
-_TRAINED = 1.0  # a network used up to t* may know nothing of more noise than this, or than t* has
-_IMAGES = 64  # of which the first few are denoised in other ways too
+_TRAINED = 1.0  # trained at least up to this noise, or up to that of t* if it is more
+_IMAGES = 64  # of which the first few are also denoised with other settings
 _FEW = 16
 _TIMES = {"a quarter of": 0.25, "half": 0.5, "twice": 2.0, "four times": 4.0}
-_BETTER = 2.0 / 3.0  # of the error, at some level; trained networks get worse, at every level
+_BETTER = 2.0 / 3.0  # of the error at some level; a trained network's error grows at every level
 
 
 def check_denoising(runner: Runner, images: ImageSet) -> Finding | None:
-    """PA106 unless a diffusion network's estimate of the noise is good, and best as it is run.
+    """PA106 unless a diffusion network estimates the noise well, and best with its own settings.
 
     Args:
         runner: of the purifier.
-        images: clean ones, of which at most 64 are used.
+        images: clean images; at most 64 are used.
     """
     purifier = runner.purifier
     if not isinstance(purifier, DiffusionPurifier):
@@ -44,17 +44,17 @@ def check_denoising(runner: Runner, images: ImageSet) -> Finding | None:
     errors = _errors(runner, purifier, images, indices)
     limits = _linear_errors(images.pixels, purifier.card.data_range, abar)
     own = _errors(runner, purifier, few, indices)
-    others = {how: _errors(runner, each, few, indices) for how, each in _otherwise(purifier)}
-    better = {how: e for how, e in others.items() if (e <= own).all() and (e < _BETTER * own).any()}
-    best = min(better, key=lambda how: float(better[how].sum()), default=None)
+    others = {name: _errors(runner, p, few, indices) for name, p in _variants(purifier)}
+    better = {n: e for n, e in others.items() if (e <= own).all() and (e < _BETTER * own).any()}
+    best = min(better, key=lambda name: float(better[name].sum()), default=None)
     if best is None and (errors < limits).all():
         return None
-    compared = f"{best} it would be {_told(better[best])}" if best else ""
+    compared = f"{best} it would be {_listed(better[best])}" if best else ""
     return finding(
         "PA106",
-        f"Predicting the noise, the network's mean square error is {_told(errors)} at"
+        f"Predicting the noise, the network's mean square error is {_listed(errors)} at"
         f" {len(indices)} noise levels;"
-        f" {compared or f'shrinking every pixel towards one grey has {_told(limits)}'}.",
+        f" {compared or f'shrinking every pixel towards one grey has {_listed(limits)}'}.",
         {
             "indices": indices,
             "mean_square_errors": errors.tolist(),
@@ -65,7 +65,7 @@ def check_denoising(runner: Runner, images: ImageSet) -> Finding | None:
 
 
 def _levels(purifier: DiffusionPurifier) -> tuple[list[int], np.ndarray]:
-    """Indices of the schedule to look at, and what share of the variance is signal there."""
+    """Indices of the schedule to check, and ᾱ (the share of signal in the variance) there."""
     low, high = purifier.card.data_range
     abar = noise_schedule(purifier.card.schedule).abar
     ratio = np.sqrt((1.0 - abar) / abar) / ((high - low) / 2.0)
@@ -88,8 +88,8 @@ def _errors(
         ids = tuple(some.ids.tolist())
         noise = Noise(runner.seed, ids, (0,) * len(ids), Stream.PREFLIGHT, runner.device)
         for step, index in enumerate(indices):
-            z, left = noise.normal(step, some.image_shape), schedule.alpha_bar(index)
-            eps = purifier.predict(left**0.5 * x + (1.0 - left) ** 0.5 * z, index).eps
+            z, alpha_bar = noise.normal(step, some.image_shape), schedule.alpha_bar(index)
+            eps = purifier.predict(alpha_bar**0.5 * x + (1.0 - alpha_bar) ** 0.5 * z, index).eps
             error = (eps - z).square().mean((1, 2, 3)).sum()
             squares[step] += float(error.nan_to_num(float("inf")).clamp(max=1e9))
     return squares / len(images)
@@ -98,10 +98,10 @@ def _errors(
 def _linear_errors(
     pixels: np.ndarray, data_range: tuple[float, float], abar: np.ndarray
 ) -> np.ndarray:
-    """The same of the best linear estimate that sees single pixels, for each of `abar` [levels].
+    """Mean square error of the best linear estimate from single pixels, for each ᾱ [levels].
 
-    Of a pixel of variance v it is v abar / (v abar + 1 − abar) (Wiener), and the mean of that is
-    taken; or that of pixels uniform over the data range, if it is more.
+    For a pixel of variance v it is v ᾱ / (v ᾱ + 1 − ᾱ) (Wiener filter), averaged over pixels; or
+    that of pixels uniform over the data range, if larger.
     """
     width, noise = data_range[1] - data_range[0], 1.0 - abar
     signal = abar[:, None] * pixels.var(0, dtype=np.float64).ravel() * width**2
@@ -110,24 +110,24 @@ def _linear_errors(
     return np.asarray(np.maximum(own, uniform / (uniform + noise)))
 
 
-def _otherwise(purifier: DiffusionPurifier) -> Iterator[tuple[str, DiffusionPurifier]]:
-    """The same network as other cards would run it."""
+def _variants(purifier: DiffusionPurifier) -> Iterator[tuple[str, DiffusionPurifier]]:
+    """The same network with other settings."""
     card = purifier.card
     if isinstance(card.network, EDMArgs):
-        return  # what surrounds the network fixes what it predicts and is told
+        return  # its preconditioning fixes prediction and time conditioning
     for prediction in ("eps", "x0", "v", "score"):
         possible = card.time_conditioning != "sigma" or prediction != "v"
         if prediction != card.prediction and possible:
             changed = card.model_copy(update={"prediction": prediction})
             yield f"taken for a prediction of {prediction}", replace(purifier, card=changed)
     last = float("inf") if card.time_conditioning == "sigma" else float(card.schedule.steps - 1)
-    for how, factor in _TIMES.items():
-        network = _ToldOtherwise(purifier.network, factor, last)
-        yield f"told {how} the time", replace(purifier, network=network)
+    for name, factor in _TIMES.items():
+        network = _OtherTime(purifier.network, factor, last)
+        yield f"given {name} the time", replace(purifier, network=network)
 
 
-class _ToldOtherwise(nn.Module):
-    """A network that is told another time, at most the last."""
+class _OtherTime(nn.Module):
+    """A network that is given another time, at most the last."""
 
     def __init__(self, network: nn.Module, factor: float, last: float) -> None:
         super().__init__()
@@ -138,5 +138,5 @@ class _ToldOtherwise(nn.Module):
         return out
 
 
-def _told(numbers: np.ndarray) -> str:
+def _listed(numbers: np.ndarray) -> str:
     return ", ".join(f"{number:.3g}" for number in numbers)

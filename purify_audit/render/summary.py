@@ -139,16 +139,16 @@ def _prediction(report: Report) -> Iterator[str]:
 def _disagreement(info: AttackInfo) -> Iterator[str]:
     for text, ids in (
         (
-            "Images fooled although among the most compressed quarter",
+            "Fooled although among the most compressed quarter",
             info.fooled_despite_compression,
         ),
         (
-            "Images that resist although among the least compressed quarter",
+            "Robust although among the least compressed quarter",
             info.robust_without_compression,
         ),
     ):
         if ids:
-            yield f"{text}: {listed(ids)}."
+            yield f"{text}: image ids {listed(ids)}."
 
 
 def robust_accuracy_tables(report: Report) -> list[Table]:

@@ -345,10 +345,10 @@ def photographs_purifier(told=None, **card):
 
 PHOTOGRAPHS_SEEN = {
     "predicts v": ({"prediction": "v"}, None, "taken for a prediction of eps it would be"),
-    "cosine schedule": (SETTINGS["cosine schedule"], None, "told half the time it would be"),
-    "half the time": ({}, {"time": 0.5}, "told twice the time it would be"),
-    "twice the time": ({}, {"time": 2.0}, "told half the time it would be"),
-    "four times the time": ({}, {"time": 4.0}, "told a quarter of the time it would be"),
+    "cosine schedule": (SETTINGS["cosine schedule"], None, "given half the time it would be"),
+    "half the time": ({}, {"time": 0.5}, "given twice the time it would be"),
+    "twice the time": ({}, {"time": 2.0}, "given half the time it would be"),
+    "four times the time": ({}, {"time": 4.0}, "given a quarter of the time it would be"),
 }
 
 

@@ -320,13 +320,13 @@ def test_leave_to_unpickle_is_in_the_report(pickled, run_cli, refused):
 @pytest.mark.parametrize(
     "command", [("verify", "report.json"), ("replay", "report.json", "--image", 0)]
 )
-def test_a_report_does_not_give_leave_to_unpickle(command, pickled, run_cli, refused):
-    """Whoever sends a report may send the pickle that it names."""
+def test_a_report_does_not_permit_unpickling(command, pickled, run_cli, refused):
+    """The author of a report may also be the author of the pickle that it names."""
     source, told = pickled
     run_cli("compress", source, *told, "--allow-pickle")
     assert refused(*command) == (
-        "the report's models were unpickled, which can run any code; give --allow-pickle too if you"
-        " trust whoever made them"
+        "the report's models were unpickled, which can execute any code; give --allow-pickle too if"
+        " you trust their author"
     )
     code, out, err = run_cli(*command, "--allow-pickle")
     assert code == 0, err

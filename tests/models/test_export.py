@@ -127,7 +127,7 @@ def test_what_would_be_too_long_or_go_nowhere_is_refused(tmp_path, stored, steps
     card = steps(checkpoint, steps=20, rounds=11)
     with pytest.raises(PlanError, match=r"has 220 network evaluations, .*fewer steps \(--sampler"):
         export_purifier(checkpoint, tmp_path / "graph.pt2", card)
-    with pytest.raises(PlanError, match=r"graph.onnx: is no name .* let it end in .pt2"):
+    with pytest.raises(PlanError, match=r"graph.onnx: is not a valid name .* use the suffix .pt2"):
         export_purifier(checkpoint, tmp_path / "graph.onnx")
     checkpoint = read_checkpoint(stored("feedforward"))
     with pytest.raises(CheckpointError, match="cannot be written: No such file or directory"):

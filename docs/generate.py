@@ -56,7 +56,7 @@ def samplers_page() -> str:
     parts = [
         "# Sampler presets",
         "",
-        "Generated from `purify_audit/spec/audit_plan.py` by `make docs`.",
+        "Generated from `purify_audit/spec/samplers.py` by `make docs`.",
         "",
     ]
     parts += ["Change a setting with `--sampler NAME:key=value`.", ""]

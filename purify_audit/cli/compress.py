@@ -41,7 +41,9 @@ class Sampling:
     level: o.Level = 0.95
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Stop at the first look where the rate's interval is this narrow (±)."),
+        typer.Option(
+            help="Stop at the first interim look where the rate's interval is at most ± this."
+        ),
     ] = None
     allocate: Annotated[
         bool,

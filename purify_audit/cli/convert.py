@@ -31,7 +31,7 @@ def convert(
     ] = None,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Convert a published checkpoint to a native one; refuse what would need a guess."""
+    """Convert a published checkpoint to a native one; refuse what the file leaves ambiguous."""
     assumed = list(assume or [])
     assumed += [] if t_star is None else [f"t_star={t_star}"]
     assumed += [] if sampler is None else [f"sampler={sampler}"]

@@ -73,7 +73,7 @@ def replay(
     device: Annotated[str | None, typer.Option(help="Default: the report's kind.")] = None,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Compute one cell of a report again: is it the same number?"""
+    """Recompute one cell of a report, and report whether it differs in any bit."""
     from purify_audit.audit.replay import find_address, reproduce
     from purify_audit.cli.verify import print_environment
     from purify_audit.models.runner import choose_device

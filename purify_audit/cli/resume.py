@@ -30,7 +30,7 @@ def resume(
     out: Out = None,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Continue an interrupted run; its report is the one of a run in one go."""
+    """Continue an interrupted run; the report equals that of an uninterrupted run."""
     from purify_audit.audit.resume import open_stored_run
 
     _finish(open_stored_run(folder, allow_pickle=allow_pickle), out, output)

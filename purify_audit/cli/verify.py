@@ -99,7 +99,7 @@ def reproduce(
     device: o.Device = "auto",
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Compute a sample of a report's cells again: are they the same, bit for bit?"""
+    """Recompute a sample of a report's cells, and report those that differ in any bit."""
     from purify_audit.models.runner import choose_device
 
     _reproduce(report, cells, choose_device(device), allow_pickle)

@@ -31,7 +31,7 @@ from purify_audit.spec.card import (
     TransformCard,
 )
 from purify_audit.spec.engine import PLAIN, Engine
-from purify_audit.spec.samplers import VPODESampler, VPSDESampler
+from purify_audit.spec.samplers import ContinuousSampler
 
 
 def load_purifier(
@@ -156,7 +156,7 @@ def _check_schedule(source: str, card: DiffusionCard) -> None:
     """
     schedule, end = noise_schedule(card.schedule), card.t_star / card.schedule.steps
     left = schedule.abar[: card.t_star]
-    if isinstance(card.sampler, VPSDESampler | VPODESampler):
+    if isinstance(card.sampler, ContinuousSampler):
         times = end / (card.sampler.steps or card.t_star), end
         left = np.array([schedule.continuous_alpha_bar(t) for t in times])
     if left[-1] <= 0.0 or np.diff(left, prepend=1.0).max() > 0.0 or left[0] >= 1.0:

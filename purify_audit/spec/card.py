@@ -34,12 +34,11 @@ from purify_audit.spec.architectures import (
 from purify_audit.spec.norms import Positive
 from purify_audit.spec.samplers import (
     SMALLEST_TIME,
+    ContinuousSampler,
     DDIMSampler,
     DDPMSampler,
     Sampler,
     Schedule,
-    VPODESampler,
-    VPSDESampler,
 )
 from purify_audit.spec.transforms import GaussianNoise, Transform
 
@@ -186,7 +185,7 @@ class DiffusionCard(_Card):
 
     @model_validator(mode="after")
     def _steps_of_time(self) -> Self:
-        if isinstance(self.sampler, VPSDESampler | VPODESampler):
+        if isinstance(self.sampler, ContinuousSampler):
             steps = self.sampler.steps or self.t_star
             if self.t_star / (steps * self.schedule.steps) <= SMALLEST_TIME:
                 raise ValueError(f"{steps} steps are shorter than the {SMALLEST_TIME} left out")

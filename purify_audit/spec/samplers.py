@@ -102,18 +102,22 @@ class DDIMSampler(_Strided):
     clipped_eps: bool = True  # recompute eps from the clipped x0; diffusers does not
 
 
-class VPSDESampler(_Sampler):
-    """Reverse VP-SDE by Euler and Maruyama (Nie et al. 2022, eq. 8, as their code steps it)."""
+class ContinuousSampler(_Sampler):
+    """A sampler in continuous time, for schedules that have one (linear and vp)."""
 
-    kind: Literal["vp-sde"] = "vp-sde"
     steps: Positive | None = None  # none: one step per index of the schedule
 
 
-class VPODESampler(_Sampler):
+class VPSDESampler(ContinuousSampler):
+    """Reverse VP-SDE by Euler and Maruyama (Nie et al. 2022, eq. 8, as their code steps it)."""
+
+    kind: Literal["vp-sde"] = "vp-sde"
+
+
+class VPODESampler(ContinuousSampler):
     """Probability-flow ODE by Euler (Song et al. 2021, eq. 13); noised forward at random."""
 
     kind: Literal["vp-ode"] = "vp-ode"
-    steps: Positive | None = None
 
 
 class OneStepSampler(_Sampler):

@@ -8,6 +8,7 @@ import cheats
 import numpy as np
 import pytest
 import torch
+from attack_cheats import CHEATS, digits
 from subjects import CPU, DIGITS, subject_for
 from torch import nn
 
@@ -27,7 +28,7 @@ from purify_audit.audit.attack_report import run_attack
 from purify_audit.audit.compression_run import run_compression
 from purify_audit.audit.cost import planned_evaluations
 from purify_audit.audit.result import Progress
-from purify_audit.images.image_set import ImageSet, choose, load_images
+from purify_audit.images.image_set import ImageSet
 from purify_audit.models.checkpoint import read_checkpoint
 from purify_audit.models.load import load_classifier, load_purifier
 from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform
@@ -76,10 +77,6 @@ def turned(judge):
     return checkpoint, dataclasses.replace(classifier, network=Over(classifier.network))
 
 
-def digits(n=32):
-    return choose(load_images("digits"), n, 0)
-
-
 def subject(purifier, judge, n=32, images=None, **how):
     images = digits(n) if images is None else images
     how = QUICK | how
@@ -112,25 +109,6 @@ def value(verified, metric, probe="aligned", eps=None):
 
 # Cheats, through the whole of `run_attack`.
 
-CHEATS = [
-    (cheats.Quantised, {"PA302", "PA304", "PA305", "PA306"}),
-    (cheats.Detached, {"PA301", "PA302", "PA304", "PA306"}),
-    (cheats.HalfDetached, {"PA302", "PA306"}),
-    (cheats.Shattered, {"PA306"}),
-    (cheats.Saturated, {"PA302"}),
-    (cheats.HashedInput, {"PA301"}),
-    (cheats.StraightThrough, {"PA301"}),
-    (cheats.NegatedGradient, {"PA301", "PA304", "PA306"}),
-    (cheats.ShuffledGradient, {"PA301", "PA306"}),
-    (cheats.ConstantGradient, {"PA301", "PA302", "PA306"}),
-    (cheats.OtherInGradMode, {"PA301", "PA304", "PA306"}),
-    (cheats.TrueInDouble, {"PA306"}),
-    (cheats.TrueInSmallBatches, {"PA306"}),
-    (lambda: cheats.LooksUp(digits()), {"PA305"}),
-    (cheats.CountsCalls, {"PA301", "PA303"}),
-    (cheats.GlobalNoise, {"PA301", "PA303"}),
-    (cheats.Constant, {"PA302", "PA304"}),
-]
 NAMES = [getattr(cheat, "__name__", "").replace("<lambda>", "LooksUp") for cheat, _ in CHEATS]
 
 

@@ -4,8 +4,8 @@ import cheats
 import numpy as np
 import pytest
 import torch
+from attack_cheats import CHEATS as ATTACK_CHEATS
 from subjects import DIGITS, PROVENANCE, codes, run, subject_for
-from test_sanity_checks import CHEATS as ATTACK_CHEATS
 
 from purify_audit.audit.compression_run import run_compression
 from purify_audit.core.findings import CODES

@@ -628,4 +628,4 @@ def test_the_page_tells_what_the_kills_gave():
     assert kills >= 60
     assert (made["faults"], made["kept_units_computed_again"]) == (0, 0)
     assert f"{kills} kills in {runs} runs of `compress` and `verify`, {among} of them" in told
-    assert f"among units and {kills - among} before the first one" in told
+    assert f"between units and {kills - among} before the first one" in told

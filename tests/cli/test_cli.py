@@ -86,7 +86,7 @@ def test_the_table_shows_what_was_measured(audited):
     rate = next(e for e in report.estimates if (e.metric, e.norm) == ("compression_rate", "l2"))
     assert f"{rate.value:.3f}" in result.stdout
     assert "randomness" in result.stdout
-    assert "Classifier: clean images" in result.stdout
+    assert "on clean images and" in result.stdout
 
 
 def test_the_report_keeps_its_schema_and_has_no_nan(audited):

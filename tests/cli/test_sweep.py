@@ -320,7 +320,7 @@ def test_reports_of_a_sweep_are_compared(swept, run_cli):
         assert text in out
     for path in paths:
         assert path.name in out
-    assert "with fewer than 4 no correlation is claimed" in out
+    assert "with fewer than 4 no correlation is reported" in out
     code, out, _ = run_cli("compare", *paths, "--json")
     found = json.loads(out)
     assert code == 0
@@ -363,7 +363,7 @@ def test_reports_that_cannot_be_compared_are_refused(swept, refused, here):
     folder, _ = swept
     one = folder / "one-step-t2.json"
     assert refused("compare", one) == "a comparison needs at least two reports, not 1"
-    assert "are one and the same report: give it once" in refused("compare", one, one)
+    assert "are the same report: give it once" in refused("compare", one, one)
     assert "none.json: cannot be read" in refused("compare", one, "none.json")
     assert "sweep.json: is not a report" in refused("compare", one, folder / "sweep.json")
     text = one.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1')

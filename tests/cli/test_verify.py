@@ -351,7 +351,7 @@ def test_every_radius_is_attacked(run_cli, here):
         assert metrics(report, "aligned", eps) == MATRIX
         assert metrics(report, "bare", eps) == BARE
         assert "randomness_inflation" in metrics(report, "fresh", eps)
-    assert out.count("Robust accuracy, linf") == 3
+    assert out.count("Robust accuracy, ℓ∞") == 3
     rows = load_attacks(here / "verify.attack.safetensors")
     main = [s for s in rows.scored if s.name == "aligned"]
     assert [s.eps for s in main] == [0.05, 0.1, 0.3]

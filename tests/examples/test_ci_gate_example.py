@@ -85,5 +85,5 @@ def test_too_few_images_are_inconclusive(judge, run_cli):
     code, out, decisions, _ = judge("--images", "24")  # of the policy file's checkpoint
     assert code == 3
     assert decisions == dict.fromkeys(RULES, "pass") | {"withstands-aligned-attack": "inconclusive"}
-    assert re.search(r"about \d+ more\s+images would decide it", out)
+    assert re.search(r"about\s+\d+\s+more\s+images\s+would\s+decide", out)
     assert run_cli("gate", "audit/report.json", "--fail-on", "fail")[0] == 0

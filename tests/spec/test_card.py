@@ -193,7 +193,7 @@ def test_an_unknown_field_is_refused(family, place, card_data):
         ("t_star", 0, "greater than or equal to 1"),
         ("t_star", "20", "valid integer"),
         ("sampler", {}, "Unable to extract tag"),
-        ("sampler.kind", "heun", "'ddpm', 'ddim', 'vp-sde', 'vp-ode', 'one-step'"),
+        ("sampler.kind", "no-such-kind", "'ddpm', 'ddim', 'vp-sde', 'vp-ode', 'one-step'"),
         ("sampler.kind", "x\n\x1b[31m\u202e", r"Input tag 'x\\n\\x1b\[31m\\u202e' found"),
     ],
 )

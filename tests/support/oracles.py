@@ -23,7 +23,7 @@ from purify_audit.core.noise import Noise
 from purify_audit.models.purifiers.diffusion import DiffusionPurifier
 from purify_audit.spec.architectures import UNetArgs
 from purify_audit.spec.card import DiffusionCard, ImageSpec, Provenance
-from purify_audit.spec.samplers import CosineSchedule, LinearSchedule, VPSchedule
+from purify_audit.spec.samplers import ContinuousSampler, CosineSchedule, LinearSchedule, VPSchedule
 
 PROVENANCE = Provenance(data="none", command="none", licence="none")
 UNUSED_UNET = UNetArgs(width=8, multipliers=(1,), blocks=1)
@@ -208,7 +208,7 @@ def told_abar(card: DiffusionCard) -> Callable[[float], float]:
     where index i is time (i + 1) / N.
     """
     n, schedule = card.schedule.steps, card.schedule
-    euler = card.sampler.kind in ("vp-sde", "vp-ode")
+    euler = isinstance(card.sampler, ContinuousSampler)
     table = literal_abar(schedule)
 
     def abar(told: float) -> float:

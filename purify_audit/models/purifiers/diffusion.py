@@ -20,6 +20,7 @@ from purify_audit.models.purifiers.schedule import NoiseSchedule, noise_schedule
 from purify_audit.spec.card import DiffusionCard
 from purify_audit.spec.samplers import (
     SMALLEST_TIME,
+    ContinuousSampler,
     DDIMSampler,
     DDPMSampler,
     OneStepSampler,
@@ -86,7 +87,7 @@ class DiffusionPurifier(PurifierFromCard):
                 step = self._ddpm if isinstance(sampler, DDPMSampler) else self._ddim
                 for k, (i, prev) in enumerate(zip(indices, (*indices[1:], -1), strict=True)):
                     yield partial(step, i=i, prev=prev, z=partial(draw, k + 1))
-            case VPSDESampler() | VPODESampler():
+            case ContinuousSampler():
                 for k in range(_chain_length(self.card)):
                     yield partial(self._euler, k=k, z=partial(draw, k + 1))
             case OneStepSampler():
@@ -149,7 +150,7 @@ class DiffusionPurifier(PurifierFromCard):
         shorter by 1e-5, noise on every step of the SDE; a network of indices is given t · steps.
         """
         sampler, schedule = self.card.sampler, noise_schedule(self.card.schedule)
-        assert isinstance(sampler, VPSDESampler | VPODESampler)
+        assert isinstance(sampler, ContinuousSampler)
         denoiser = self._denoiser()
         unit, t_star = schedule.steps, self.card.t_star
         steps = sampler.steps or t_star
@@ -199,7 +200,7 @@ def _draws(card: DiffusionCard) -> int:
             return 1
         case VPSDESampler():
             return _chain_length(card) + 1
-        case _:  # no noise on the last step
+        case DDPMSampler() | DDIMSampler():  # no noise on the last step
             return _chain_length(card)
 
 
@@ -227,7 +228,7 @@ def _chain_length(card: DiffusionCard) -> int:
     match card.sampler:
         case DDPMSampler() | DDIMSampler():
             return len(_indices(card))
-        case VPSDESampler(steps=steps) | VPODESampler(steps=steps):
+        case ContinuousSampler(steps=steps):
             return steps or card.t_star
         case OneStepSampler():
             return 1

@@ -4,31 +4,31 @@ from dataclasses import dataclass
 
 
 class UnalignedRandomnessError(Exception):
-    """A draw that addressed numbers cannot stand in for: a fault of the audited code.
+    """A draw that cannot be replaced by addressed numbers: a fault of the audited code.
 
     Attributes:
-        operator: what draws.
-        where: the line that called it.
+        operator: that draws.
+        where: `file:line` of the call.
     """
 
-    def __init__(self, operator: str, where: str, why: str) -> None:
-        """Say what cannot be aligned, and where it is drawn."""
-        super().__init__(f"{operator} at {where}: {why}")
+    def __init__(self, operator: str, where: str, reason: str) -> None:
+        """The message names the operator, the line and the reason."""
+        super().__init__(f"{operator} at {where}: {reason}")
         self.operator, self.where = operator, where
 
 
 class NeedsFewerRows(Exception):
-    """Rows of this batch share numbers that they should each have of their own."""
+    """Rows of this batch would share random numbers that must differ between them."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawSite:
-    """A kind of draw: what tells draws that count rows from draws that do not.
+    """A kind of draw; draws of one kind are either all indexed by row or all shared.
 
     Attributes:
         operator: `aten::randn_like`.
         where: `file:line` of the innermost frame outside of torch and this package.
-        rest: the shape behind the first axis.
+        rest: the shape without the first axis.
     """
 
     operator: str
@@ -38,7 +38,7 @@ class DrawSite:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One draw as it was seen.
+    """One captured draw.
 
     Attributes:
         site: its kind.
@@ -61,12 +61,12 @@ class CapturedDraw:
 
     Attributes:
         operator: `aten::randn_like`, `numpy.random` or `random`.
-        distribution: of its numbers; empty where it is not known.
+        distribution: of its numbers; empty where unknown.
         shape: of one image's numbers, or of the whole result where rows share it.
-        where: the line that drew; empty where it is not known.
+        where: `file:line` of the call; empty where unknown.
         count: draws in one purification.
-        per_row: whether each row has its own numbers; else the rows of a batch share them.
-        constant: whether the generator had been seeded with a constant, so that the numbers are
+        per_row: whether each row has separate numbers; else the rows of a batch share them.
+        constant: whether the generator was seeded with a constant, so that the numbers are
             always the same.
     """
 
@@ -81,14 +81,14 @@ class CapturedDraw:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What is known of draws that rows share.
+    """Knowledge about draws that rows share.
 
     Attributes:
         shared: kinds of draws whose first axis does not count rows.
-        constant: states of generators that had been seeded with a constant.
+        constant: states of generators that were seeded with a constant.
         harmless: whether a batch may share its shared draws because no output depends on them
             (they seed other generators, as torchsde does).
-        studied: whether the three are known; else a draw is judged by its shape alone.
+        studied: whether the three are known; else a draw is classified by its shape alone.
     """
 
     shared: frozenset[DrawSite] = frozenset()

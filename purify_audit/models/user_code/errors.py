@@ -13,8 +13,8 @@ from purify_audit.models.user_code.capture import PACKAGE, TORCH, located
 from purify_audit.models.user_code.draws import NeedsFewerRows, UnalignedRandomnessError
 
 _LIBRARY = os.path.dirname(os.__file__) + os.sep
-_OURS = (PurifyAuditError, NeedsFewerRows, UnalignedRandomnessError, torch.OutOfMemoryError)
-_NO_GRAPH = "does not require grad"  # in what autograd says where nothing was recorded
+_PASSED_ON = (PurifyAuditError, NeedsFewerRows, UnalignedRandomnessError, torch.OutOfMemoryError)
+_NO_GRAPH = "does not require grad"  # in autograd's message if no graph was recorded
 
 
 class UserCodeError(InputError):
@@ -22,7 +22,7 @@ class UserCodeError(InputError):
 
 
 class NoGraphError(UserCodeError):
-    """The code takes a gradient while autograd is off."""
+    """The code computes a gradient while autograd is off."""
 
 
 @contextlib.contextmanager
@@ -31,28 +31,28 @@ def user_code_errors(what: str) -> Iterator[None]:
 
     Raises:
         UserCodeError: any exception, or an attempt to exit.
-        NoGraphError: autograd had nothing to differentiate.
+        NoGraphError: autograd recorded no graph.
     """
     try:
         yield
-    except _OURS:
+    except _PASSED_ON:
         raise
     except (Exception, SystemExit) as error:
         kind = NoGraphError if _NO_GRAPH in str(error) else UserCodeError
-        said = printable(str(error)) or "no message"
-        raise kind(f"{what}: {type(error).__name__} at {_line(error)}: {said}") from error
+        message = printable(str(error)) or "no message"
+        raise kind(f"{what}: {type(error).__name__} at {_line(error)}: {message}") from error
 
 
 def _line(error: BaseException) -> str:
-    """`file:line` of the innermost frame of the code itself; of any frame, where there is none."""
+    """`file:line` of the innermost frame of user code; of any frame, if there is none."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return located(error.filename, error.lineno)
     frames = traceback.extract_tb(error.__traceback__)
-    last = ([f for f in frames if _is_theirs(f.filename)] or frames)[-1]
+    last = ([f for f in frames if _is_user_file(f.filename)] or frames)[-1]
     return located(last.filename, last.lineno or 0)
 
 
-def _is_theirs(file: str) -> bool:
+def _is_user_file(file: str) -> bool:
     """Whether a file is neither torch's, nor the standard library's, nor this package's."""
     if file.startswith((TORCH, PACKAGE, "<")):
         return False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class GlobalGenerators:
-    """The states of the global generators: torch's (CPU, then every CUDA device) and others'."""
+    """The states of the global generators of torch (CPU, then every CUDA device), NumPy, Python."""
 
     torch: tuple[Tensor, ...]
     numpy: dict[str, Any]
@@ -20,7 +20,7 @@ class GlobalGenerators:
 
     @property
     def states(self) -> dict[str, object]:
-        """Each as something that can be compared."""
+        """Each in a form that supports ==."""
         inner = self.numpy["state"]
         normals = self.numpy["has_gauss"], self.numpy["gauss"]
         return {
@@ -31,17 +31,17 @@ class GlobalGenerators:
 
     @classmethod
     def now(cls) -> "GlobalGenerators":
-        """The states at this moment."""
+        """The current states."""
         states = tuple(generator.get_state() for generator in _torch_generators())
-        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002, TID251 - put aside
+        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002, TID251 - saved
         return cls(states, numpy_state, random.getstate())
 
     def restore(self) -> None:
-        """Put them back."""
-        # A device that was first used within has no state to go back to.
+        """Set the global generators to these states."""
+        # A device first used after `now` has no saved state.
         for generator, state in zip(_torch_generators(), self.torch, strict=False):
             generator.set_state(state)
-        np.random.set_state(self.numpy)  # noqa: NPY002, TID251 - put back
+        np.random.set_state(self.numpy)  # noqa: NPY002, TID251 - restored
         random.setstate(self.python)
 
 
@@ -54,14 +54,14 @@ def seed_all(words: list[int]) -> None:
 
 
 def _torch_generators() -> list[Any]:
-    found: list[Any] = [torch.default_generator]
+    generators: list[Any] = [torch.default_generator]
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found.extend(torch.cuda.default_generators)
-    return found
+        generators.extend(torch.cuda.default_generators)
+    return generators
 
 
 def default_generator(device: torch.device) -> Any:
-    """A device's own global generator; the CPU's for devices that keep none of this kind."""
+    """The global generator of a CUDA device; of the CPU for any other."""
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
@@ -69,15 +69,15 @@ def default_generator(device: torch.device) -> Any:
 
 
 def state_digest(generator: Any) -> bytes:
-    """16 bytes that tell a generator's state apart from others."""
+    """A digest (16 bytes) of a generator's device and state."""
     state = cast(Tensor, generator.get_state())
     device = str(generator.device).encode()  # two devices may have equal states
     return hashlib.blake2b(state.numpy().data, digest_size=16, key=device).digest()
 
 
 def advance(generator: Any) -> None:
-    """The state after a draw: another one, and always the same after the same."""
-    if generator.device.type == "cuda":  # Philox: no kernel is needed to move on
+    """Move a generator to another state, as a deterministic function of its present one."""
+    if generator.device.type == "cuda":  # Philox: needs no kernel
         generator.set_offset(generator.get_offset() + 4)
     else:
         torch.empty((), dtype=torch.int64, device=generator.device).random_(generator=generator)

@@ -14,33 +14,33 @@ from torch.nn.modules.dropout import _DropoutNd
 from purify_audit.models.purifiers.float64 import in_float64
 
 _MODE_MATTERS = (_DropoutNd, _BatchNorm, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
-_DEPTH = 4  # of an object in an attribute of an object in a closure, say
+_DEPTH = 4  # such as an object in an attribute of an object in a closure
 
 
 def modules_of(code: object) -> list[nn.Module]:
-    """Networks that a callable is, holds or names.
+    """Networks reachable from a callable.
 
-    In attributes, closures, defaults, global variables, and containers of these.
+    Itself, its attributes, closure, defaults and global variables, and containers of these.
     """
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     seen = set[int]()
     level: list[object] = [code]
     for _ in range(_DEPTH):
         inside: list[object] = []
-        for thing in level:
-            if id(thing) in seen:
+        for value in level:
+            if id(value) in seen:
                 continue
-            seen.add(id(thing))
-            if isinstance(thing, nn.Module):
-                found[id(thing)] = thing
+            seen.add(id(value))
+            if isinstance(value, nn.Module):
+                modules[id(value)] = value
             else:
-                inside.extend(_parts(thing))
+                inside.extend(_parts(value))
         level = inside
-    return list(found.values())
+    return list(modules.values())
 
 
 def in_training_mode(code: object) -> list[str]:
-    """Names of modules whose mode matters (dropout, batch normalisation) and is training."""
+    """Names of mode-dependent modules (dropout, batch normalisation) in training mode."""
     return [
         f"{name or 'itself'} ({type(module).__name__})"
         for root in modules_of(code)
@@ -49,22 +49,22 @@ def in_training_mode(code: object) -> list[str]:
     ]
 
 
-def _parts(thing: Any) -> Iterable[object]:
-    match thing:
+def _parts(value: Any) -> Iterable[object]:
+    match value:
         case functools.partial():
-            return (thing.func, *thing.args, *thing.keywords.values())
+            return (value.func, *value.args, *value.keywords.values())
         case MethodType():
-            return (thing.__self__,)
+            return (value.__self__,)
         case FunctionType():
-            return (*_cells(thing), *(thing.__defaults__ or ()), *_globals(thing))
+            return (*_cells(value), *(value.__defaults__ or ()), *_globals(value))
         case list() | tuple():
-            return thing
+            return value
         case dict():
-            return thing.values()
+            return value.values()
         case type() | ModuleType():
             return ()
         case _:
-            return vars(thing).values() if hasattr(thing, "__dict__") else ()
+            return vars(value).values() if hasattr(value, "__dict__") else ()
 
 
 def _cells(function: FunctionType) -> Iterator[object]:
@@ -76,15 +76,15 @@ def _cells(function: FunctionType) -> Iterator[object]:
 
 
 def _globals(function: FunctionType) -> Iterator[object]:
-    """Global objects that a function names."""
+    """Global objects that a function refers to."""
     for name in function.__code__.co_names:
-        thing = function.__globals__.get(name)
-        if not isinstance(thing, ModuleType | type):
-            yield thing
+        value = function.__globals__.get(name)
+        if not isinstance(value, ModuleType | type):
+            yield value
 
 
 def precision_of(x: Tensor, code: object) -> contextlib.AbstractContextManager[None]:
-    """Code runs in float64 where it is given float64."""
+    """A context that runs code in float64 if its input is float64."""
     if x.dtype == torch.float64:
         return in_float64(modules_of(code))
     return contextlib.nullcontext()

@@ -1,7 +1,7 @@
-"""Random ATen operators, answered with numbers that have addresses.
+"""Random ATen operators, evaluated with addressed random numbers.
 
 An operator keeps its distribution (PyTorch's documentation of each; inverse CDFs after Devroye
-1986, chapter II.2) and loses its generator: its numbers come from `Noise`, row by row.
+1986, chapter II.2), but its numbers come from `Noise`, row by row, instead of a generator.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ _POISSON_TAIL = 8.0  # standard deviations; a uniform number of 24 bits reaches 
 
 
 class UnknownOperatorError(Exception):
-    """A random operator, or a way of calling it, that is not answered here."""
+    """A random operator, or a way of calling it, that is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Numbers:
 
     Attributes:
         noise: addresses, on the device of the operator's result.
-        step: of the purification.
+        step: index within the purification.
         per_row: the first axis of the result counts the rows of `noise`; else the whole result
             belongs to its first row.
     """
@@ -42,11 +42,11 @@ class Numbers:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers, float32, of the shape of a result."""
-        return self._fill(lambda noise, rest: noise.normal(self.step, rest), shape)
+        return self._draw(lambda noise, rest: noise.normal(self.step, rest), shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Uniform numbers strictly inside (0, 1), float32."""
-        return self._fill(lambda noise, rest: noise.uniform(self.step, rest), shape)
+        return self._draw(lambda noise, rest: noise.uniform(self.step, rest), shape)
 
     def integers(self, shape: Sequence[int], span: int) -> Tensor:
         """Integers in [0, span), int64.
@@ -58,41 +58,40 @@ class Numbers:
         if span <= 0:
             raise RuntimeError(f"random integers from an empty range of {span}")
         if span <= _WORD:
-            return self._fill(lambda noise, rest: noise.integers(self.step, rest, span), shape)
+            return self._draw(lambda noise, rest: noise.integers(self.step, rest, span), shape)
         if span > 2**63:
             raise UnknownOperatorError(f"integers of more than 63 bits (a range of {span})")
-        words = self._fill(lambda n, rest: n.integers(self.step, rest, _WORD), (*shape, 2))
+        words = self._draw(lambda n, rest: n.integers(self.step, rest, _WORD), (*shape, 2))
         value = (words[..., 0] >> 1) * _WORD + words[..., 1]
         return value if span == 2**63 else value % span
 
-    def _fill(
-        self, make: Callable[[Noise, tuple[int, ...]], Tensor], shape: Sequence[int]
+    def _draw(
+        self, sample: Callable[[Noise, tuple[int, ...]], Tensor], shape: Sequence[int]
     ) -> Tensor:
         if self.per_row:
-            return make(self.noise, tuple(shape[1:]))
-        return make(self.noise[:1], tuple(shape))[0]
+            return sample(self.noise, tuple(shape[1:]))
+        return sample(self.noise[:1], tuple(shape))[0]
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: Call) -> Call:
     """The arguments of a call by name."""
     schema = func._schema.arguments
     call = {a.name: a.default_value for a in schema if a.has_default_value()}
-    if isinstance(call.get("dtype"), int):  # the schema's own number for int64, as of `randint`
+    if isinstance(call.get("dtype"), int):  # the schema's code of int64, in `randint`
         call["dtype"] = torch.int64
     return call | {a.name: value for a, value in zip(schema, args, strict=False)} | kwargs
 
 
 def is_inert(name: str, call: Call) -> bool:
-    """Whether an operator that may be random is not, called like this (dropout of zero)."""
-    if name == "_fused_sdp_choice":  # picks a kernel, and only looks at the dropout
+    """Whether this call of a random operator is deterministic (dropout with probability 0)."""
+    if name == "_fused_sdp_choice":  # selects a kernel; only reads the dropout probability
         return True
-    if call.get("train", True) is False or call.get("training", True) is False:
-        return True
-    return call.get("dropout_p", call.get("dropout")) == 0.0
+    evaluation = call.get("train", True) is False or call.get("training", True) is False
+    return evaluation or call.get("dropout_p", call.get("dropout")) == 0.0
 
 
 def result_shape(name: str, call: Call) -> tuple[int, ...]:
-    """The shape of the random numbers that an operator makes."""
+    """The shape of an operator's random numbers."""
     match name:
         case "randperm":
             return (int(call["n"]),)
@@ -114,7 +113,7 @@ def has_rows(name: str, call: Call) -> bool:
 
 
 def result_device(call: Call) -> torch.device:
-    """Where the result of a call will be."""
+    """The device of the result of a call."""
     for value in call.values():
         if isinstance(value, Tensor):
             return value.device
@@ -122,13 +121,13 @@ def result_device(call: Call) -> torch.device:
 
 
 def distribution_of(name: str) -> str | None:
-    """The name of an operator's distribution; none for an operator that is not answered."""
-    found = _SEVERAL.get(name) or _DISTRIBUTIONS.get(_family(name))
-    return found[0] if found else None
+    """The name of an operator's distribution; None if it is not supported."""
+    entry = _SEVERAL.get(name) or _DISTRIBUTIONS.get(_family(name))
+    return entry[0] if entry else None
 
 
 def answer(name: str, call: Call, numbers: Numbers) -> Any:
-    """The result of a random operator, made of addressed numbers.
+    """The result of a random operator, from addressed numbers.
 
     Raises:
         UnknownOperatorError: see `distribution_of`; or a result of complex numbers.
@@ -148,10 +147,10 @@ def _family(name: str) -> str:
 
 
 def _destination(name: str, call: Call) -> Tensor:
-    """The tensor that a call writes to: its own, its argument `out`, or a new one."""
-    shape, given = result_shape(name, call), call.get("self")
+    """The tensor that a call writes to: `self`, `out`, or a new one."""
+    shape, own = result_shape(name, call), call.get("self")
     if name.endswith("_"):
-        return _tensor(given)
+        return _tensor(own)
     if "out" in call:
         out = _tensor(call["out"])
         return out if out.shape == shape else out.resize_(shape)
@@ -159,10 +158,10 @@ def _destination(name: str, call: Call) -> Tensor:
     if "size" in call or name == "randperm":
         return torch.empty(shape, **options)
     if name.endswith("_like"):
-        return torch.empty_like(_tensor(given), memory_format=call.get("memory_format"), **options)
+        return torch.empty_like(_tensor(own), memory_format=call.get("memory_format"), **options)
     if name == "multinomial":
         return torch.empty(shape, dtype=torch.int64, device=result_device(call))
-    like = next(t for t in (given, call.get("mean"), call.get("std")) if isinstance(t, Tensor))
+    like = next(t for t in (own, call.get("mean"), call.get("std")) if isinstance(t, Tensor))
     return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
@@ -172,7 +171,7 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float32, or float64 for that."""
+    """The type to compute in: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -180,12 +179,11 @@ def _normal(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
     z = numbers.normal(result.shape).to(_wide(result.dtype))
     if "std" not in call:
         return z
-    value: Tensor = z * call["std"] + call["mean"]
-    return value
+    return _tensor(z * call["std"] + call["mean"])
 
 
 def _uniform(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
-    """In [from, to); rounded down to the result's own grid, or half precision would reach 1."""
+    """In [from, to); rounded down to the type's grid, since half precision would reach 1."""
     u = numbers.uniform(result.shape).to(_wide(result.dtype))
     if result.dtype in (torch.float16, torch.bfloat16):
         grid = 2.0 / torch.finfo(result.dtype).eps
@@ -200,12 +198,12 @@ def _integers(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
         low, high = int(call.get("low", 0)), int(call["high"])
     else:
         low, to = int(call.get("from") or 0), call.get("to")
-        high = _type_end(result.dtype) if to is None else int(to)
+        high = _type_limit(result.dtype) if to is None else int(to)
     return low + numbers.integers(result.shape, high - low)
 
 
-def _type_end(dtype: torch.dtype) -> int:
-    """One more than the largest whole number that `Tensor.random_` makes of a type."""
+def _type_limit(dtype: torch.dtype) -> int:
+    """One more than the largest integer that `Tensor.random_` gives in a type."""
     if dtype == torch.bool:
         return 2
     if dtype.is_floating_point:
@@ -218,28 +216,24 @@ def _permutation(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
 
 
 def _bernoulli(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
-    p: Any = call.get("p", call["self"])
-    return torch.lt(numbers.uniform(result.shape), p)
+    return torch.lt(numbers.uniform(result.shape), call.get("p", call["self"]))
 
 
 def _exponential(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
-    u = numbers.uniform(result.shape).to(_wide(result.dtype))
-    return -torch.log(u) / float(call["lambd"])
+    return -torch.log(numbers.uniform(result.shape).to(_wide(result.dtype))) / float(call["lambd"])
 
 
 def _cauchy(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
     angle = torch.pi * (numbers.uniform(result.shape).to(_wide(result.dtype)) - 0.5)
-    value: Tensor = call["median"] + call["sigma"] * torch.tan(angle)
-    return value
+    return _tensor(call["median"] + call["sigma"] * torch.tan(angle))
 
 
 def _log_normal(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
-    z = numbers.normal(result.shape).to(_wide(result.dtype))
-    return torch.exp(call["mean"] + call["std"] * z)
+    return torch.exp(_normal(call, result, numbers))
 
 
 def _geometric(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
-    """Trials up to and with the first success."""
+    """Number of trials up to and including the first success."""
     u = numbers.uniform(result.shape).double()
     return torch.ceil(torch.log(u) / torch.log1p(-torch.tensor(call["p"], dtype=u.dtype))).clamp(1)
 
@@ -263,13 +257,13 @@ def _multinomial(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
         keys: Tensor = torch.log(numbers.uniform(weights.shape).double()) / weights
         return keys.topk(result.shape[-1], -1).indices
     ends = weights.cumsum(-1)
-    at = numbers.uniform(result.shape).double() * ends[..., -1:]
-    return torch.searchsorted(ends, at, right=True).clamp(max=weights.shape[-1] - 1)
+    positions = numbers.uniform(result.shape).double() * ends[..., -1:]
+    return torch.searchsorted(ends, positions, right=True).clamp(max=weights.shape[-1] - 1)
 
 
 def _native_dropout(call: Call, numbers: Numbers) -> tuple[Tensor, Tensor]:
     x, p = _tensor(call["input"]), float(call["p"])
-    kept = numbers.uniform(x.shape) < 1.0 - p  # the rule of bernoulli_, which other paths take
+    kept = numbers.uniform(x.shape) < 1.0 - p  # as bernoulli_, which other code paths use
     return x * kept * (1.0 / (1.0 - p) if p < 1.0 else 0.0), kept
 
 

@@ -32,44 +32,46 @@ from purify_audit.spec.load_options import LoadOptions
 def convert(
     source: str, out: Path, options: LoadOptions, image: ImageSpec | None = None
 ) -> tuple[Checkpoint, Checkpoint]:
-    """Convert after a strict load; weights keep their names and numbers, as float32.
+    """Convert after a strict load; weights keep their names and values, as float32.
 
     Args:
         source: a file, a folder, or `hub:owner/name`.
         out: the safetensors file to write.
-        options: answers to what the source does not say.
-        image: the images that it takes, if nothing else says.
+        options: settings that the source does not contain.
+        image: shape of its images, if the source does not define it.
 
     Returns:
-        The source as it was read, and what was written.
+        The source's checkpoint and the written one.
 
     Raises:
-        InputError: the source cannot be read, is not of a known format, leaves something to be
-            said, does not fit its network, or is the file to write; or it is code or a graph,
-            which has no weights of its own to convert.
+        InputError: the source cannot be read, is not of a known format, leaves a
+            setting undefined, does not fit its network, or is the output file; or it is code or
+            a graph, which has no weights to convert.
     """
-    found = open_checkpoint(source, image, options)
+    checkpoint = open_checkpoint(source, image, options)
     cpu = torch.device("cpu")
-    match found.card:
+    match checkpoint.card:
         case TransformCard() | CodeCard() | GraphCard() | ClassifierCard(network=GraphArgs()):
             raise CheckpointError(
-                f"{source}: is no set of weights; give it to `compress` and `verify` as it is"
+                f"{source}: has no weights to convert; use it directly with `compress` and `verify`"
             )
         case ClassifierCard():
-            load_classifier(found, cpu)
+            load_classifier(checkpoint, cpu)
         case _:
-            load_purifier(found, cpu)
-    if found.path is not None and out.exists() and out.samefile(found.path):
+            load_purifier(checkpoint, cpu)
+    if checkpoint.path is not None and out.exists() and out.samefile(checkpoint.path):
         raise CheckpointError(f"{out}: is the source itself; give the new file another name")
-    stored = load_tensors(found)
+    stored = load_tensors(checkpoint)
     shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
     tensors = {}
     for name, tensor in stored.items():
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
-        if shared[tensor.untyped_storage().data_ptr()] > 1:  # safetensors does not store ties
+        if (
+            shared[tensor.untyped_storage().data_ptr()] > 1
+        ):  # safetensors does not store shared tensors
             tensors[name] = tensors[name].clone()
-    save_checkpoint(out, found.card, tensors)
-    return found, read_checkpoint(out)
+    save_checkpoint(out, checkpoint.card, tensors)
+    return checkpoint, read_checkpoint(out)
 
 
 def attach_card(weights: Path, card_file: Path, out: Path, device: torch.device) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""From what the user names to a model that runs: strict, or an error that says what differs."""
+"""Build the model of a checkpoint, with a strict comparison of its tensors."""
 
 from difflib import get_close_matches
 
@@ -45,20 +45,20 @@ def load_purifier(
     Args:
         checkpoint: from `read_checkpoint`.
         device: where it will run.
-        card: the checkpoint's card with some settings changed, if any were.
+        card: replaces the checkpoint's card, if its settings were changed.
         engine: how its network is run.
 
     Raises:
         CheckpointError: it is a classifier; tensors are missing, unexpected, wrongly shaped or
             not finite.
-        CardError: the noise schedule cannot be computed with.
-        PlanError: it has no network of ours to run in another way, or the device cannot.
+        CardError: the noise schedule is not usable.
+        PlanError: the engine does not apply to it, or the device does not support it.
     """
     card = purifier_card(checkpoint) if card is None else card
     if engine != PLAIN and not isinstance(card, DiffusionCard | FeedforwardCard):
         raise PlanError(
-            f"{checkpoint.source}: has no network that is built here from a file of weights; what"
-            " is not, runs as it is, without --precision, --compile and --channels-last"
+            f"{checkpoint.source}: has no network built from a file of weights, so it runs only"
+            " without --precision, --compile and --channels-last"
         )
     match card:
         case TransformCard():
@@ -110,7 +110,7 @@ def _network(
     card: DiffusionCard | FeedforwardCard | ClassifierCard,
     device: torch.device,
 ) -> nn.Module:
-    """Build without memory, compare with the file, then take the file's tensors as weights."""
+    """Build on the meta device, compare with the file, then assign the file's tensors."""
     if isinstance(card.network, SpandrelArgs):  # detected in the tensors, not built from a card
         channels = 1 if card.per_channel else card.image.channels
         shape = (channels, card.image.height, card.image.width)
@@ -122,12 +122,12 @@ def _network(
         raise CardError(f"{checkpoint.source}: {error}") from None
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.source}: the card's network: {error}") from None
-    state, found = network.state_dict(), {n: t.shape for n, t in checkpoint.tensors.items()}
+    state, stored = network.state_dict(), {n: t.shape for n, t in checkpoint.tensors.items()}
     counts = {name for name, tensor in state.items() if not tensor.is_floating_point()}
-    wanted = {n: tuple(t.shape) for n, t in state.items() if n in found or n not in counts}
-    _compare(checkpoint.source, wanted, found)
+    expected = {n: tuple(t.shape) for n, t in state.items() if n in stored or n not in counts}
+    _compare(checkpoint.source, expected, stored)
     weights = _floats(checkpoint, [name for name in state if name not in counts])
-    unused = {name: torch.tensor(0) for name in counts}  # batches seen, a matter of training
+    unused = {name: torch.tensor(0) for name in counts}  # batch counters, used in training only
     network.load_state_dict(weights | unused, assign=True)
     return network.eval().requires_grad_(False).to(device)
 
@@ -136,7 +136,7 @@ def _floats(checkpoint: Checkpoint, names: list[str]) -> dict[str, Tensor]:
     """The weights of these names, in float32.
 
     Raises:
-        CheckpointError: one is of whole numbers or not finite.
+        CheckpointError: one is of integers.
     """
     for name in names:
         if not checkpoint.tensors[name].dtype.startswith(("F", "BF")):
@@ -149,10 +149,10 @@ def _floats(checkpoint: Checkpoint, names: list[str]) -> dict[str, Tensor]:
 
 
 def _check_schedule(source: str, card: DiffusionCard) -> None:
-    """The signal must fade with every index and never quite vanish, or chains divide by zero.
+    """ᾱ must decrease strictly and stay above 0, or the sampler divides by zero.
 
     Raises:
-        CardError: it does not.
+        CardError: it is not so.
     """
     schedule, end = noise_schedule(card.schedule), card.t_star / card.schedule.steps
     left = schedule.abar[: card.t_star]
@@ -167,12 +167,15 @@ def _check_schedule(source: str, card: DiffusionCard) -> None:
 
 
 def _compare(
-    source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+    source: str, expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]
 ) -> None:
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    missing, extra = (
+        sorted(expected.keys() - stored.keys()),
+        sorted(stored.keys() - expected.keys()),
+    )
     if missing:
         near = get_close_matches(missing[0], extra[:1000], n=1)
-        hint = f"; it does hold '{printable(near[0])}'" if near else ""
+        hint = f"; it contains '{printable(near[0])}'" if near else ""
         raise CheckpointError(
             f"{source}: {len(missing)} tensors that the card's network needs are missing:"
             f" {_some(missing)}{hint}"
@@ -181,11 +184,11 @@ def _compare(
         raise CheckpointError(
             f"{source}: {len(extra)} tensors are not part of the card's network: {_some(extra)}"
         )
-    for name in sorted(wanted):
-        if wanted[name] != found[name]:
+    for name in sorted(expected):
+        if expected[name] != stored[name]:
             raise CheckpointError(
-                f"{source}: tensor '{name}' has shape {list(found[name])};"
-                f" the card's network needs {list(wanted[name])}"
+                f"{source}: tensor '{name}' has shape {list(stored[name])};"
+                f" the card's network needs {list(expected[name])}"
             )
 
 

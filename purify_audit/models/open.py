@@ -1,4 +1,4 @@
-"""From what the user names (a file, a folder, code, a transformation) to a checkpoint."""
+"""Open a source (a file, folder, factory or input transformation) as a checkpoint."""
 
 import os
 from dataclasses import replace
@@ -35,29 +35,29 @@ def open_checkpoint(
     options: LoadOptions | None = None,
     overrides: dict[str, str] | None = None,
 ) -> Checkpoint:
-    """The purifier of a path, of code, or of an input transformation such as `jpeg:quality=75`.
+    """The purifier of a path, a factory, or an input transformation such as `jpeg:quality=75`.
 
     Args:
-        text: what the user gave; a file of that name wins over a transformation, and a
+        text: the source; an existing file takes precedence over a transformation, and a
             transformation over a factory (`package.module:function`).
-        spec: the images that it will get, if they are known.
-        options: the user's answers to what it does not say of itself.
-        overrides: `t_star` and `sampler` of the plan, as text: of a diffusion model that does not
-            say them they are answers too.
+        spec: shape of the images it will receive, if known.
+        options: settings that the source does not contain.
+        overrides: `t_star` and `sampler` of the plan, as text; used for a diffusion model that
+            does not define them.
 
     Raises:
         InputError: it cannot be used.
     """
     options = options or LoadOptions()
-    here = os.path.exists(text)
-    if not here and text.partition(":")[0] in TRANSFORM_NAMES:
+    exists = os.path.exists(text)
+    if not exists and text.partition(":")[0] in TRANSFORM_NAMES:
         _refuse_unused(f"{text}: is a transformation", options, ())
         return transform_checkpoint(text, parse_transform(text, spec or _ANY_IMAGE))
-    if not here and _is_code(text):
+    if not exists and _is_code(text):
         _refuse_unused(f"{text}: is code", options, ("arguments",))
         return code_checkpoint(text, options.arguments, spec)
-    if not here and not text.startswith(HUB) and "/" not in text and "." not in text:
-        parse_transform(text, _ANY_IMAGE)  # names the nearest
+    if not exists and not text.startswith(HUB) and "/" not in text and "." not in text:
+        parse_transform(text, _ANY_IMAGE)  # raises an error with the nearest name
     return _open_file(text, spec, options, overrides or {})
 
 
@@ -90,14 +90,14 @@ def _open_file(
     except FileNotFoundError:
         raise CheckpointError(f"{text}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        told = getattr(error, "strerror", None) or "not a file's name"
-        raise CheckpointError(f"{printable(text)}: cannot be read: {told}") from None
+        reason = getattr(error, "strerror", None) or "not a file name"
+        raise CheckpointError(f"{printable(text)}: cannot be read: {reason}") from None
     if path.is_dir():
         _refuse_unused(f"{text}: is a folder of weights", options, ("assume",))
-        found = read_published(path, options, spec, overrides)
-        return _at_revision(text, found) if text.startswith(HUB) else found
+        checkpoint = read_published(path, options, spec, overrides)
+        return _at_revision(text, checkpoint) if text.startswith(HUB) else checkpoint
     if is_native(path):
-        _refuse_unused(f"{text}: has a card, which says how to run it", options, ())
+        _refuse_unused(f"{text}: has a card, which defines how to run it", options, ())
         return read_checkpoint(path)
     if graph_container(path) is not None:
         _refuse_unused(f"{text}: is a graph", options, ("assume",))
@@ -106,19 +106,19 @@ def _open_file(
     return read_published(path, options, spec, overrides)
 
 
-def _at_revision(text: str, found: Checkpoint) -> Checkpoint:
-    """A model of the hub under the name it was asked for, its revision recorded."""
-    assert found.path is not None, "a folder was read"
-    assert found.recognised is not None, "nothing of the hub is read as ours"
-    revision = Assumption(what="revision", value=found.path.name, source="the hub's folder")
-    recognised = found.recognised.model_copy(
-        update={"assumptions": (revision, *found.recognised.assumptions)}
+def _at_revision(text: str, checkpoint: Checkpoint) -> Checkpoint:
+    """A model of the hub under its requested name, with its revision recorded."""
+    assert checkpoint.path is not None, "a folder was read"
+    assert checkpoint.recognised is not None, "no folder is a native checkpoint"
+    revision = Assumption(what="revision", value=checkpoint.path.name, source="the hub's folder")
+    recognised = checkpoint.recognised.model_copy(
+        update={"assumptions": (revision, *checkpoint.recognised.assumptions)}
     )
-    return replace(found, source=text, recognised=recognised)
+    return replace(checkpoint, source=text, recognised=recognised)
 
 
 def _refuse_unused(what: str, options: LoadOptions, used: tuple[str, ...]) -> None:
-    """Raise PlanError for answers that nothing would read; to allow unpickling answers nothing."""
+    """Raise PlanError for options without effect, except the permission to unpickle."""
     given = {name for name in _OPTIONS if getattr(options, name)}
     if unused := [_OPTIONS[name] for name in _OPTIONS if name in given - set(used)]:
         raise PlanError(f"{what}; leave out {' and '.join(unused)}")

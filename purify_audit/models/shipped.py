@@ -1,4 +1,4 @@
-"""The models that come with the project's source tree, found by the images they take."""
+"""The models bundled with the source tree."""
 
 from pathlib import Path
 
@@ -21,6 +21,6 @@ def shipped_purifier() -> str:
 
 
 def shipped_classifier(shape: tuple[int, int, int]) -> str | None:
-    """The path of a shipped classifier of images of a shape, if there is one."""
+    """The path of the shipped classifier for images of this shape, if any."""
     path = _MODELS / f"{_CLASSIFIERS.get(shape, '')}.safetensors"
     return str(path) if path.is_file() else None

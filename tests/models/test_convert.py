@@ -167,7 +167,7 @@ def test_what_cannot_be_converted(here, refused, run_cli):
     told = refused("convert", file.path, "out.safetensors")
     assert "but does not specify image, t_star, sampler" in told
     told = refused("convert", "jpeg", "out.safetensors")
-    assert told == "jpeg: is no set of weights; give it to `compress` and `verify` as it is"
+    assert told == "jpeg: has no weights to convert; use it directly with `compress` and `verify`"
     assert "is a folder, not a file to write" in refused("convert", file.path, ".")
     told = refused("convert", file.path, file.path, "--as", "ddpm-cifar10", *SAID)
     assert told == f"{file.path}: is the source itself; give the new file another name"
@@ -359,7 +359,7 @@ def test_inspect_tells_what_was_assumed_and_on_whose_word(here, run_cli):
 
 def test_inspect_does_not_ignore_answers(stored, refused):
     told = refused("inspect", stored("feedforward"), "--as", "ddpm-cifar10")
-    assert told.endswith("has a card, which says how to run it; leave out --as")
+    assert told.endswith("has a card, which defines how to run it; leave out --as")
 
 
 def test_the_revision_of_a_hub_model_is_recorded(tmp_path, monkeypatch):

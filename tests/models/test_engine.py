@@ -344,8 +344,8 @@ def test_tf32_is_for_cuda(refused, tmp_path, monkeypatch):
 def test_a_transformation_has_no_network(refused, tmp_path, monkeypatch, option):
     monkeypatch.chdir(tmp_path)
     assert refused("compress", "jpeg:quality=75", "--data", "digits", *option) == (
-        "jpeg:quality=75: has no network that is built here from a file of weights; what is not,"
-        " runs as it is, without --precision, --compile and --channels-last"
+        "jpeg:quality=75: has no network built from a file of weights, so it runs only without"
+        " --precision, --compile and --channels-last"
     )
 
 
@@ -355,13 +355,13 @@ def test_user_code_and_graphs_run_as_they_are(refused, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     message = refused("compress", "--purifier", "mine:build", "--data", "digits", "--compile")
-    assert message.startswith("mine:build: has no network that is built here")
+    assert message.startswith("mine:build: has no network built from a file of weights")
     graph = tmp_path / "graph.pt2"
     from purify_audit.models.export import export_purifier
 
     export_purifier(open_checkpoint(AUTOENCODER, None, None, {}), graph)
     message = refused("compress", graph, "--precision", "bfloat16")
-    assert message.startswith(f"{graph}: has no network that is built here")
+    assert message.startswith(f"{graph}: has no network built from a file of weights")
 
 
 def test_a_precision_that_there_is_not(refused, tmp_path, monkeypatch):

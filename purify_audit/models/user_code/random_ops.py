@@ -177,9 +177,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _normal(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
     z = numbers.normal(result.shape).to(_wide(result.dtype))
-    if "std" not in call:
-        return z
-    return _tensor(z * call["std"] + call["mean"])
+    return _tensor(z * call["std"] + call["mean"]) if "std" in call else z
 
 
 def _uniform(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
@@ -216,7 +214,8 @@ def _permutation(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
 
 
 def _bernoulli(call: Call, result: Tensor, numbers: Numbers) -> Tensor:
-    return torch.lt(numbers.uniform(result.shape), call.get("p", call["self"]))
+    p: Any = call.get("p", call["self"])
+    return torch.lt(numbers.uniform(result.shape), p)
 
 
 def _exponential(call: Call, result: Tensor, numbers: Numbers) -> Tensor:

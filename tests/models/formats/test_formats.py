@@ -757,7 +757,9 @@ def test_answers_that_nothing_reads_are_refused(text, answers, message):
 
 def test_a_card_takes_no_answers_and_leave_to_unpickle_is_none(stored, tmp_path):
     path = stored("feedforward")
-    with pytest.raises(PlanError, match=r"has a card, which says how to run it; leave out --as$"):
+    with pytest.raises(
+        PlanError, match=r"has a card, which defines how to run it; leave out --as$"
+    ):
         open_checkpoint(str(path), None, LoadOptions(preset="ddpm-cifar10"))
     with pytest.raises(PlanError, match=r"leave out --arg$"):
         open_checkpoint(str(path), None, LoadOptions(arguments={"x": "1"}))

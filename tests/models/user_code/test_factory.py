@@ -93,9 +93,9 @@ def module(tmp_path, monkeypatch):
     path.write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    importing._made.cache_clear()
+    importing._call_factory.cache_clear()
     yield path
-    importing._made.cache_clear()
+    importing._call_factory.cache_clear()
     sys.modules.pop("factory_module", None)
 
 
@@ -169,7 +169,7 @@ def test_a_registered_name_is_found(module, monkeypatch):
         ("factory_module.inner:make", "there is no module 'factory_module.inner'|not a package"),
         ("factory_module:mak", "there is no 'mak' in it; it has make"),
         ("nowhere/at_all.py:make", "there is no file"),
-        ("factory_module:nothing", "made a NoneType, which cannot be called"),
+        ("factory_module:nothing", "returned a NoneType, which cannot be called"),
     ],
 )
 def test_what_is_not_there_is_named(module, name, said):

@@ -136,7 +136,7 @@ def _floats(checkpoint: Checkpoint, names: list[str]) -> dict[str, Tensor]:
     """The weights of these names, in float32.
 
     Raises:
-        CheckpointError: one is of integers.
+        CheckpointError: one is of integers, or not finite.
     """
     for name in names:
         if not checkpoint.tensors[name].dtype.startswith(("F", "BF")):
@@ -149,7 +149,7 @@ def _floats(checkpoint: Checkpoint, names: list[str]) -> dict[str, Tensor]:
 
 
 def _check_schedule(source: str, card: DiffusionCard) -> None:
-    """ᾱ must decrease strictly and stay above 0, or the sampler divides by zero.
+    """ᾱ must start below 1, never increase and stay above 0, or the sampler divides by zero.
 
     Raises:
         CardError: it is not so.

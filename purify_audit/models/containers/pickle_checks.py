@@ -42,7 +42,7 @@ class Scan:
     Attributes:
         value: with stand-ins for all that is not plain; none if a name is disallowed.
         storages: by key.
-        disallowed: names it asks for that plain weights do not need, in their order.
+        disallowed: names it imports that plain weights do not need, in their order.
         beyond: an opcode that PyTorch's restricted loader does not know, where it has one.
     """
 
@@ -85,9 +85,10 @@ def scan_pickle(where: str, file: IO[bytes]) -> Scan:
 
 
 def names_in(file: IO[bytes]) -> list[str]:
-    """The names that a pickle of any protocol asks for, as far as it can be read.
+    """The names that a pickle of any protocol imports, as far as it can be read.
 
-    Where they come as two texts (protocol 4) this is a guess: fit for telling, not for judging.
+    Where they come as two texts (protocol 4) this is a guess, for messages only: no file is
+    accepted by it.
     """
     names: list[str] = []
     texts: list[str] = []
@@ -116,7 +117,7 @@ def _name_today(argument: str) -> str:
 
 
 class _Machine:
-    """The stack, the memo and what was met. Faults are exceptions that say what is wrong."""
+    """Stack, memo and disallowed names of an unpickling machine. Faults raise exceptions."""
 
     def __init__(self, where: str) -> None:
         self.where = where

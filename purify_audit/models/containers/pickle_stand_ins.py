@@ -1,6 +1,6 @@
-"""What a pickle of plain weights may ask for, each as a stand-in that builds and imports nothing.
+"""Stand-ins for the names that a pickle of plain weights may import; they build nothing.
 
-How tensors are pickled is told by `torch._utils` (the arguments of its `_rebuild_...` functions).
+How tensors are pickled is defined in `torch._utils`: the arguments of its `_rebuild_...` functions.
 """
 
 from collections.abc import Callable

@@ -33,7 +33,7 @@ Kind = Literal["pickle", "torchscript", "exported program", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one file of an archive lies in it, and its unpacked size, in bytes."""
+    """Offsets of one file in an archive, and its unpacked size, in bytes."""
 
     offset: int
     size: int

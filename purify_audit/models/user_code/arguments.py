@@ -1,4 +1,4 @@
-"""Factories as people name them, and their arguments: text, to what a signature asks for."""
+"""Names of factories, and their arguments converted from text to the signature's types."""
 
 import inspect
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def convert_arguments(
     arguments: dict[str, str],
     device: "torch.device | None" = None,
 ) -> dict[str, Any]:
-    """Keyword arguments for a factory, of the types that it asks for.
+    """Keyword arguments for a factory, of the types in its signature.
 
     Args:
         source: what the factory is called in messages.

@@ -6,8 +6,8 @@ such an operator is answered with addressed numbers (`purify_audit.core.noise`).
 
 **The address of a draw is the state of its generator.** The first state that is seen gets step 0
 of the purification, the next new one step 1, and so on; the operator then advances its generator.
-So numbers depend on nothing but the order of draws, and still come again wherever code makes them
-come again on purpose: gradient checkpointing puts a saved state back before it recomputes, and
+So numbers depend on nothing but the order of draws, and repeat wherever code repeats
+them on purpose: gradient checkpointing puts a saved state back before it recomputes, and
 Brownian intervals (torchsde) seed a new generator with an old seed.
 
 The global generators of torch, NumPy and Python are put aside meanwhile, seeded from the rows'

@@ -1,4 +1,4 @@
-"""Classifiers that are somebody's own code."""
+"""Classifiers given as user code."""
 
 from dataclasses import dataclass, field
 

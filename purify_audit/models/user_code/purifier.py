@@ -1,4 +1,4 @@
-"""Purifiers that are somebody's own code: any callable from images to images.
+"""Purifiers given as user code: any callable from images to images.
 
 The code is run as it was given. It is not put into eval mode: a module in training mode draws
 dropout masks, which are captured like all its randomness, and takes batch statistics, which
@@ -53,7 +53,7 @@ class Learnt:
 class UserPurifier(PurifierFromCard):
     """Somebody's own code as a pure function of (image, draw).
 
-    The first call purifies a dozen rows more than it is asked for, to learn which rows may be
+    The first call purifies a dozen rows more than requested, to learn which rows may be
     purified together (`purify_audit.models.user_code.batching`).
 
     A gradient through it keeps the graph of the forward pass, as autograd does, and runs the
@@ -241,7 +241,7 @@ class _Differentiable(torch.autograd.Function):
 def _reentrant_checkpoints() -> Iterator[None]:
     """Lets `checkpoint(use_reentrant=True)` work where only the gradient at x is wanted.
 
-    It refuses there because it would miss gradients of weights, which nobody asks for here; those
+    It refuses there because it would miss gradients of weights, which are not needed here; those
     of its inputs are right.
     """
     found = getattr(torch.autograd, "_is_checkpoint_valid", None)

@@ -58,7 +58,7 @@ def share(
 
     The first of several processes at one run does the preflight while the others begin; an error
     it finds ends them too. A part that is alone does its own, and stores nothing after an error:
-    whoever makes the report meets the same error and ends there.
+    the process that makes the report meets the same error and ends.
 
     Args:
         subject: what is audited.

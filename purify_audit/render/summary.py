@@ -117,7 +117,7 @@ def _inflation(report: Report) -> Iterator[str]:
         sure = e.lower is None or e.lower > 0 or e.value <= 0
         yield (
             f"At ε = {radius(e.eps)}, robust accuracy is {low} under the aligned attack and {high}"
-            " by the usual protocol (fresh attack, held-out draws): randomness inflates it by"
+            " by the usual protocol (fresh attack, held-out draws): an inflation by randomness of"
             f" {estimate_text(e)} points{'' if sure else ', not significantly above 0'}."
         )
 

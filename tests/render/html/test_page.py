@@ -117,7 +117,7 @@ class TestPage:
         told = section(full, "attack")
         for words in ("one held-out draw", "mean of 3 held-out draws", "vote of 3 held-out draws"):
             assert told.count(words) == len(EPS)
-        assert section(full, "estimates").count("randomness inflates it by") == len(EPS)
+        assert section(full, "estimates").count("an inflation by randomness of") == len(EPS)
 
     def test_fooling_radius_and_rank_correlation(self, small, full):
         value = small[0].attack.correlations["sign"].value

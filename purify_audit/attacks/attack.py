@@ -1,10 +1,9 @@
-"""Attacks with restarts, under aligned or fresh draws, and a transfer attack to predict them."""
+"""Attacks with restarts under aligned draws, and a transfer attack that predicts them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from purify_audit.attacks.early_stopping import EarlyStopping
 from purify_audit.attacks.gradients import GradientKind
 from purify_audit.attacks.objective import Defence, Objective
 from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle, pgd
+from purify_audit.attacks.portfolio import portfolio
 from purify_audit.attacks.square import square
 from purify_audit.core.errors import PlanError
 from purify_audit.core.noise import Noise, Stream
@@ -29,8 +29,10 @@ from purify_audit.spec.attack_plan import (
 )
 from purify_audit.spec.norms import Norm
 from purify_audit.spec.samplers import DDIMSampler, DDPMSampler, OneStepSampler
+from purify_audit.statistics.attack_rows import RUNS
 
-Randomness = Literal["aligned", "fresh"]
+NONE: Mapping[str, Tensor] = MappingProxyType({})
+_INDEPENDENT = 1000  # number of an independent attack's first restart; plans have fewer
 _REACH = 0.25  # step of the finite difference of `none`, over the length of a typical perturbation
 
 
@@ -80,59 +82,68 @@ def attack_objective(
 
 
 def attack(
-    objective: Objective, ball: Ball, plan: AttackPlan, randomness: Randomness = "aligned"
+    objective: Objective,
+    ball: Ball,
+    plan: AttackPlan,
+    others: Mapping[str, Tensor] = NONE,
+    *,
+    independent: bool = False,
 ) -> AttackOutput:
-    """Attack with all restarts of a plan.
+    """Attack with all restarts of a plan, under its aligned draws.
 
-    Aligned: every step uses the same draws, and the best iterate under them is kept. Fresh: every
-    step uses new draws; the last iterate of each restart is taken (the best one under changing
-    draws would be selected by luck), and a third set of draws selects among restarts.
+    Args:
+        objective: the objective (`attack_objective`).
+        ball: the constraint.
+        plan: the attack.
+        others: images [n, c, h, w] of other attacks, by their names in `RUNS`, kept where they are
+            better.
+        independent: begin elsewhere than the same attack would otherwise, with runs of a portfolio
+            twice as long.
 
     Raises:
         Stopped: the run was stopped; the results of this attack are lost.
     """
+    first = _INDEPENDENT if independent else 0
+    if plan.optimiser == "portfolio":
+        restarts = (_start(objective, ball, first + n) for n in range(plan.restarts))
+        longer = 2 if independent else 1
+        return portfolio(
+            objective, ball, plan, easier(objective, plan), restarts, others, longer=longer
+        )
     best, fooled, losses = BestIterate(ball.x), list[float](), list[float]()
-    fresh = randomness == "fresh"
     aligned = EarlyStopping(objective) if plan.early_stop else objective
-    for restart, (number, start) in enumerate(_starts(objective, ball, plan, fresh)):
-        if fresh:
-            redrawn = replace(objective, draws=partial(plan.fresh, restart))
-            output = _run(objective, redrawn, ball, plan, number, start)
-            selecting = replace(objective, draws=lambda step: plan.selection())
-            x, margins = output.last, selecting.evaluate(output.last, 0).margins
-        else:
-            output = _run(objective, aligned, ball, plan, number, start)
-            x, margins = output.x, output.margins
+    for number, start in _starts(objective, ball, plan, first):
+        output = _run(objective, aligned, ball, plan, number, start)
         before = fooled[-1] if fooled else 0.0
-        best.keep(x, margins)
+        best.keep(output.x, output.margins)
         fooled += [max(before, share) for share in output.fooled[:-1]] + [best.share()]
         losses += output.losses
-    return AttackOutput(best.x, best.best_margins(), best.x, tuple(fooled), tuple(losses))
+    made_by = torch.full_like(objective.labels, RUNS.index("untargeted"))
+    for name, x in others.items():
+        better = best.keep(x, objective.evaluate(x, 0).margins)
+        made_by = torch.where(better, RUNS.index(name), made_by)
+    margins, worst = best.best_margins(), -best.best_margins().mean(1)
+    fooled = [*fooled[:-1], best.share()]
+    return AttackOutput(best.x, margins, best.x, tuple(fooled), tuple(losses), worst, made_by)
+
+
+def easier(objective: Objective, plan: AttackPlan) -> Objective | None:
+    """The objective of the one-step version; none if no cheaper, or if the plan forgoes it."""
+    short = one_step(objective.defence.purifier)
+    return _with_purifier(objective, short) if short is not None and plan.warm_start else None
 
 
 def _starts(
-    objective: Objective, ball: Ball, plan: AttackPlan, fresh: bool
+    objective: Objective, ball: Ball, plan: AttackPlan, first: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Number and start of each restart: a warm start if any, the image, then random points."""
-    short = one_step(objective.defence.purifier)
-    count = plan.restarts
-    if short is not None and plan.warm_start and plan.optimiser != "square":
-        yield 0, _warm(objective, ball, plan, short, fresh)
+    short, count = easier(objective, plan), plan.restarts
+    if short is not None and plan.optimiser != "square" and first == 0:
+        yield 0, pgd(short, ball, ball.x, WARM_STEPS, plan.step_size * ball.eps).x
         count -= 1
     for restart in range(count):
-        number = restart + plan.restarts - count
-        yield number, ball.x if restart == 0 else _random_start(objective, ball, number)
-
-
-def _warm(
-    objective: Objective, ball: Ball, plan: AttackPlan, short: DiffusionPurifier, fresh: bool
-) -> Tensor:
-    """Adversarial images for the purifier that denoises the same noisy image in one step."""
-    transferred = _with_purifier(objective, short)
-    if fresh:
-        transferred = replace(transferred, draws=plan.warm)
-    output = pgd(transferred, ball, ball.x, WARM_STEPS, plan.step_size * ball.eps)
-    return output.last if fresh else output.x
+        number = first + restart + plan.restarts - count
+        yield number, _start(objective, ball, number if restart else first)
 
 
 def _with_purifier(objective: Objective, purifier: Purifier) -> Objective:
@@ -169,15 +180,18 @@ def _run(
     start: Tensor,
 ) -> AttackOutput:
     match plan.optimiser:
-        case "pgd":
-            return pgd(oracle, ball, start, plan.steps, plan.step_size * ball.eps)
         case "apgd":
             return apgd(oracle, ball, start, plan.steps)
         case "square":
             return square(oracle, ball, objective.defence.seed, objective.ids, plan.steps, restart)
+        case _:
+            return pgd(oracle, ball, start, plan.steps, plan.step_size * ball.eps)
 
 
-def _random_start(objective: Objective, ball: Ball, restart: int) -> Tensor:
+def _start(objective: Objective, ball: Ball, restart: int) -> Tensor:
+    """Where a restart begins: the first at the images, the others at random points."""
+    if restart == 0:
+        return ball.x
     addresses = Noise(
         objective.defence.seed,
         objective.ids,

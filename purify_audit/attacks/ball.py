@@ -22,6 +22,10 @@ class Ball:
     norm: Norm
     eps: float
 
+    def select(self, rows: Tensor) -> "Ball":
+        """The ball around some of the images, by their rows int64 [m]."""
+        return Ball(self.x[rows], self.norm, self.eps)
+
     def project(self, z: Tensor) -> Tensor:
         """Project onto the ball, then clip to [0, 1] (which does not leave the ball)."""
         delta = z - self.x

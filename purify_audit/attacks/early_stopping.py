@@ -1,6 +1,6 @@
 """Early stopping: an objective that drops fooled images from the batch, as AutoAttack does."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -38,9 +38,7 @@ class EarlyStopping:
         losses, margins, whole = self._last.losses, self._last.margins, torch.zeros_like(x)
         rows = (~(margins <= 0).all(1)).nonzero().flatten()
         if len(rows):
-            ids = tuple(self.objective.ids[row] for row in rows.tolist())
-            remaining = replace(self.objective, ids=ids, labels=self.objective.labels[rows])
-            part = _evaluated(remaining, x[rows], step, gradient)
+            part = _evaluated(self.objective.select(rows), x[rows], step, gradient)
             losses = losses.index_copy(0, rows, part.losses)
             margins = margins.index_copy(0, rows, part.margins)
             if part.gradient is not None:

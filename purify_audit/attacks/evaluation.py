@@ -53,6 +53,9 @@ def score(
     x: Tensor,
     aligned: Draws,
     held_out: Draws = (),
+    made_by: Tensor | None = None,
+    *,
+    radius: bool = False,
 ) -> Scored:
     """Evaluate an attack's images under aligned and held-out draws.
 
@@ -64,6 +67,8 @@ def score(
         x: its images [n, c, h, w].
         aligned: the K draws that the attack optimised.
         held_out: the H scoring draws.
+        made_by: index in `RUNS` of what made each image [n]; none: unknown.
+        radius: whether to find the smallest fooling radius, which is NaN otherwise.
     """
     changes, deltas = _distances(defence, clean, x, aligned)
     return Scored(
@@ -76,7 +81,10 @@ def score(
         delta_l2=deltas["l2"],
         change_linf=changes["linf"],
         delta_linf=deltas["linf"],
-        fooling_radius=_fooling_radius(defence, clean, ball, x, aligned),
+        fooling_radius=(
+            _fooling_radius(defence, clean, ball, x, aligned) if radius else np.full(len(x), np.nan)
+        ),
+        made_by=np.full(len(x), -1) if made_by is None else made_by.cpu().numpy(),
     )
 
 

@@ -1,7 +1,7 @@
 """The attacked model (purifier and classifier) and the objective that attacks maximise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -121,6 +121,7 @@ class Objective:
         labels: int64 [n], on the device.
         draws: maps a step to its draws; constant when aligned.
         loss: the loss.
+        targets: int64 [n], on the device: the classes that a targeted attack wants; none: any.
         gradient: how gradients are computed.
         surrogate: for the gradient `surrogate`: the purifier with the shorter chain.
         reach: for the gradient `none`: step of the finite difference, l2, pixel units.
@@ -131,6 +132,7 @@ class Objective:
     labels: Tensor
     draws: Callable[[int], Draws]
     loss: Loss = "margin"
+    targets: Tensor | None = None
     gradient: GradientKind = "exact"
     surrogate: Purifier | None = None
     reach: float = 0.25
@@ -144,12 +146,22 @@ class Objective:
             self.gradient, whole + 3 * short
         )
 
+    def select(self, rows: Tensor) -> "Objective":
+        """The objective of some of the images, by their rows int64 [m]."""
+        ids = tuple(self.ids[row] for row in rows.tolist())
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, ids=ids, labels=self.labels[rows], targets=targets)
+
+    def towards(self, targets: Tensor | None) -> "Objective":
+        """The objective of an attack that wants these classes int64 [n], or any."""
+        return replace(self, targets=targets)
+
     def evaluate(self, x: Tensor, step: int) -> Evaluation:
         """Losses and margins of images x [n, c, h, w] under the draws of a step."""
         draws = self.draws(step)
         logits = self.defence.logits(x, self.ids, draws).flatten(0, 1)
-        labels = self.labels.repeat_interleave(len(draws))
-        return self._evaluation(loss_rows(logits, labels, self.loss), logits, labels, None)
+        goals = self._goals().repeat_interleave(len(draws), 0)
+        return self._evaluation(self._losses(logits, goals), logits, goals[:, 0], None)
 
     def loss_and_grad(self, x: Tensor, step: int) -> Evaluation:
         """Losses, margins and gradient of images x [n, c, h, w] under the draws of a step."""
@@ -163,7 +175,8 @@ class Objective:
 
     def _row_results(self, x: Tensor, step: int) -> tuple[Tensor, ...]:
         cost = self.gradient_evaluations
-        return self.defence.rows(self._gradient, x, self.ids, self.labels, self.draws(step), cost)
+        draws, goals = self.draws(step), self._goals()
+        return self.defence.rows(self._gradient, x, self.ids, goals, draws, cost)
 
     def _evaluation(
         self, losses: Tensor, logits: Tensor, labels: Tensor, gradient: Tensor | None
@@ -173,10 +186,21 @@ class Objective:
             losses.reshape(n, -1).mean(1), margins(logits, labels).reshape(n, -1), gradient
         )
 
-    def _gradient(self, x: Tensor, noise: Noise, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _goals(self) -> Tensor:
+        """Labels, and targets if any, int64 [n, 1 or 2]."""
+        columns = [self.labels] if self.targets is None else [self.labels, self.targets]
+        return torch.stack(columns, 1)
+
+    def _losses(self, logits: Tensor, goals: Tensor) -> Tensor:
+        """The loss of rows with these goals [m, 1 or 2]."""
+        return loss_rows(
+            logits, goals[:, 0], self.loss, goals[:, 1] if goals.shape[1] > 1 else None
+        )
+
+    def _gradient(self, x: Tensor, noise: Noise, goals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         def head(y: Tensor) -> tuple[Tensor, Tensor]:
             logits = self.defence.classifier(y)
-            return loss_rows(logits, labels, self.loss), logits
+            return self._losses(logits, goals), logits
 
         purifier, activations = self.defence.purifier, self.defence.activations
         result: Gradient

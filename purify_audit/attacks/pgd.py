@@ -33,6 +33,9 @@ class AttackOutput:
         last: the last iterates [n, c, h, w].
         fooled: share of (image, draw) fooled by the best iterates so far, after every step.
         losses: mean loss of the iterates at every step.
+        last_losses: loss of each last iterate [n].
+        made_by: index in `RUNS` (`statistics.attack_rows`) of the run that made each image, int64
+            [n]; none from a single run.
     """
 
     x: Tensor
@@ -40,6 +43,8 @@ class AttackOutput:
     last: Tensor
     fooled: tuple[float, ...]
     losses: tuple[float, ...]
+    last_losses: Tensor
+    made_by: Tensor | None = None
 
 
 class BestIterate:
@@ -51,23 +56,29 @@ class BestIterate:
         self.margins: Tensor | None = None
         self.fooled: list[float] = []
         self.losses: list[float] = []
+        self.last_losses = torch.zeros(len(x), device=x.device)
 
     def update(self, x: Tensor, evaluation: Evaluation) -> None:
         """Record an iterate: keep it where it is better, and its loss."""
         self.keep(x, evaluation.margins)
-        self.last = x
+        self.last, self.last_losses = x, evaluation.losses
         self.fooled.append(self.share())
         self.losses.append(float(evaluation.losses.double().mean()))
 
-    def keep(self, x: Tensor, margins: Tensor) -> None:
-        """Keep images where they are better; a NaN margin does not count as fooled."""
+    def keep(self, x: Tensor, margins: Tensor) -> Tensor:
+        """Keep images where they are better; a NaN margin does not count as fooled.
+
+        Returns:
+            bool [n]: where they are kept.
+        """
         margins = margins.nan_to_num(nan=torch.inf)
         if self.margins is None:
             self.x, self.margins = x.clone(), margins.clone()
-        else:
-            better = self._better(margins, self.margins)
-            self.x = torch.where(better[:, None, None, None], x, self.x)
-            self.margins = torch.where(better[:, None], margins, self.margins)
+            return torch.ones(len(x), dtype=torch.bool, device=x.device)
+        better = self._better(margins, self.margins)
+        self.x = torch.where(better[:, None, None, None], x, self.x)
+        self.margins = torch.where(better[:, None], margins, self.margins)
+        return better
 
     @staticmethod
     def _better(new: Tensor, old: Tensor) -> Tensor:
@@ -86,7 +97,12 @@ class BestIterate:
     def result(self) -> AttackOutput:
         """The attack's output."""
         return AttackOutput(
-            self.x, self.best_margins(), self.last, tuple(self.fooled), tuple(self.losses)
+            x=self.x,
+            margins=self.best_margins(),
+            last=self.last,
+            fooled=tuple(self.fooled),
+            losses=tuple(self.losses),
+            last_losses=self.last_losses,
         )
 
 

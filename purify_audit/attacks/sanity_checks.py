@@ -9,22 +9,23 @@ import math
 import sys
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import bdtrc, bdtri
 from torch import Tensor
 
 from purify_audit.attacks.ball import Ball
 from purify_audit.attacks.objective import Objective
 from purify_audit.attacks.pgd import AttackOutput
 from purify_audit.core.findings import Finding, finding
+from purify_audit.statistics.estimates import Convergence
 
 _REPLAY_TOLERANCE = 1e-4  # of a margin
 _UNBOUNDED_ACCURACY = 0.1
-_UNCONVERGED = 0.03
+_UNCONVERGED = 0.03  # of the compared images
 _SIGNIFICANCE = 0.05
 
 
 def check_attack(objective: Objective, ball: Ball, attacked: AttackOutput) -> list[Finding]:
-    """Check the main attack: reproducibility, increasing loss, convergence, the constraint."""
+    """Check the main attack: reproducibility, increasing loss, the constraint."""
     again = objective.evaluate(attacked.x, 0).margins
     gap = float((again.double() - attacked.margins.double()).abs().nan_to_num(1e9).max())
     findings = []
@@ -48,21 +49,7 @@ def check_attack(objective: Objective, ball: Ball, attacked: AttackOutput) -> li
                 {"first": _plain(first), "highest_later": _plain(last)},
             )
         )
-    return findings + _unconverged(attacked) + _outside(ball, attacked.x)
-
-
-def _unconverged(attacked: AttackOutput) -> list[Finding]:
-    half, end = attacked.fooled[len(attacked.fooled) // 2], attacked.fooled[-1]
-    if (end - half) <= _UNCONVERGED or (end - half) * len(attacked.x) <= 1.5:
-        return []
-    return [
-        finding(
-            "PA307",
-            f"Robust accuracy was {1 - half:.1%} half-way through the attack,"
-            f" {1 - end:.1%} at the end.",
-            {"robust_half_way": 1 - half, "robust_at_the_end": 1 - end},
-        )
-    ]
+    return findings + _outside(ball, attacked.x)
 
 
 def _outside(ball: Ball, x: Tensor) -> list[Finding]:
@@ -95,22 +82,25 @@ def check_unbounded(radius: float, aligned: np.ndarray, labels: np.ndarray) -> l
 
 
 def check_stronger(
-    name: str, other: np.ndarray, main: np.ndarray, labels: np.ndarray
+    name: str, other: np.ndarray, main: np.ndarray, labels: np.ndarray, *, same_draws: bool = True
 ) -> list[Finding]:
-    """Whether another attack fools images that the main one does not, more than the reverse.
+    """Whether another attack fools images that the main one does not.
 
-    One-sided sign test on images that only one of the two fools (McNemar 1947).
+    An error where it does so on significantly more images than the reverse, by a one-sided sign
+    test on images that only one of the two fools (McNemar 1947); for information otherwise.
 
     Args:
         name: of the other attack.
         other: predicted labels under its images [n, K].
         main: predicted labels under the main attack's images [n, K].
         labels: true labels [n].
+        same_draws: whether both were run under the same draws; if not, single images tell nothing.
     """
     correct = [(predicted == labels[:, None]).mean(1) for predicted in (other, main)]
     wins = int((correct[0] < correct[1]).sum())
     losses = int((correct[0] > correct[1]).sum())
-    if wins == 0 or float(bdtrc(wins - 1, wins + losses, 0.5)) > _SIGNIFICANCE:
+    masked = wins > 0 and float(bdtrc(wins - 1, wins + losses, 0.5)) <= _SIGNIFICANCE
+    if wins == 0 or not (masked or same_draws):
         return []
     return [
         finding(
@@ -118,6 +108,45 @@ def check_stronger(
             f"The {name} attack is stronger than the main attack on {wins} images and weaker on"
             f" {losses}: robust accuracy {correct[0].mean():.1%}, not {correct[1].mean():.1%}.",
             {"attack": name, "wins": wins, "losses": losses},
+            severity=None if masked else "info",
+        )
+    ]
+
+
+def convergence(other: np.ndarray, main: np.ndarray, labels: np.ndarray) -> Convergence:
+    """What an independent continuation still breaks.
+
+    Args:
+        other: predicted labels under the continuation's images [n, K].
+        main: predicted labels under the main attack's images [n, K].
+        labels: true labels [n].
+    """
+    correct = [(predicted == labels[:, None]).mean(1) for predicted in (other, main)]
+    standing = correct[1] > 0
+    left, broken = int(standing.sum()), int((standing & (correct[0] < correct[1])).sum())
+    return Convergence(
+        images=len(labels),
+        standing=left,
+        broken=broken,
+        upper=float(bdtri(broken, left, _SIGNIFICANCE)) if broken < left else 1.0,
+        robust_accuracy=float(correct[1].mean()),
+        continued=float(correct[0].mean()),
+    )
+
+
+def check_convergence(reached: Convergence) -> list[Finding]:
+    """A warning where the continuation broke more than a few of the images; else information."""
+    if not reached.broken:
+        return []
+    few = reached.broken <= max(1.0, _UNCONVERGED * reached.images)
+    return [
+        finding(
+            "PA307",
+            f"An independent attack with runs twice as long broke {reached.broken} of the"
+            f" {reached.standing} images that the main attack had left (at most"
+            f" {reached.upper:.0%} of such images, with 95% confidence).",
+            {"standing": reached.standing, "broken": reached.broken, "upper": reached.upper},
+            severity="info" if few else None,
         )
     ]
 

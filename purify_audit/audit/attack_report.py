@@ -86,6 +86,7 @@ def _report(subject: Subject, basis: AuditResult, results: AttackResults) -> Rep
             robust_without_compression=tuple(robust),
             evaluations=results.evaluations,
             environment=environment(subject.device, plan.engine),
+            convergence=results.convergence,
         )
     more = results.images > len(old.data.ids)
     complete = results.complete and basis.report.status == "complete"

@@ -6,12 +6,15 @@ from purify_audit.attacks.pgd import AttackOutput
 from purify_audit.core.findings import Finding
 from purify_audit.models.runner import Tick
 from purify_audit.statistics.attack_rows import (
+    RUNS,
     AttackSamples,
     CapRows,
     ExampleImages,
     Scored,
     join_attacks,
+    stronger_of,
 )
+from purify_audit.statistics.estimates import Convergence
 
 
 @dataclass(slots=True)
@@ -26,6 +29,7 @@ class AttackResults:
         example_images: the least and the most robust images.
         findings: of the gradient checks and sanity checks.
         gradients: what the gradient checks measured.
+        convergence: what an independent continuation still breaks.
         predictable: whether there is a gradient that can predict the attack.
         evaluations: network evaluations, a backward pass counted as one.
         short_of_memory: whether gradients recomputed activations for lack of memory.
@@ -39,6 +43,7 @@ class AttackResults:
     example_images: ExampleImages | None = None
     findings: list[Finding] = field(default_factory=list)
     gradients: dict[str, float] = field(default_factory=dict)
+    convergence: Convergence | None = None
     predictable: bool = True
     evaluations: int = 0
     short_of_memory: bool = False
@@ -59,11 +64,19 @@ class AttackResults:
         return sum(len(part.ids) for part in self.parts)
 
     def samples(self) -> AttackSamples | None:
-        """All rows so far; none before the first group is finished."""
+        """All rows so far; none before the first group is finished.
+
+        The main attack's images are the best over everything that was run on them, comparison
+        attacks included.
+        """
         if not self.parts:
             return None
         whole = join_attacks(self.parts)
-        scored = (*whole.scored, *self.comparisons)
+        scored = [*whole.scored, *self.comparisons]
+        for place, main in enumerate(whole.scored):
+            for other in self.comparisons:
+                if (main.name, main.eps) == ("aligned", other.eps) and other.name in RUNS:
+                    scored[place] = stronger_of(scored[place], other, whole.labels)
         columns = {name: getattr(whole, name) for name in AttackSamples.__dataclass_fields__}
         tables = {"caps": self.caps, "example_images": self.example_images}
-        return AttackSamples(**columns | {"scored": scored} | tables)
+        return AttackSamples(**columns | {"scored": tuple(scored)} | tables)

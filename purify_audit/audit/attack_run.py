@@ -1,18 +1,34 @@
 """Run the attacks of a plan: gradient checks, attacks by groups of images, comparison attacks."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from purify_audit.attacks.attack import attack, attack_objective, predict, targets
+from purify_audit.attacks.attack import (
+    Targets,
+    attack,
+    attack_objective,
+    easier,
+    predict,
+    targets,
+)
 from purify_audit.attacks.ball import Ball
 from purify_audit.attacks.evaluation import clean_labels, predicted, random_direction_flips, score
 from purify_audit.attacks.example_images import example_images
+from purify_audit.attacks.fresh import fresh_attack
 from purify_audit.attacks.gradient_checks import check_gradient, check_usefulness
 from purify_audit.attacks.objective import Defence
 from purify_audit.attacks.pgd import AttackOutput
-from purify_audit.attacks.sanity_checks import check_attack, check_stronger, check_unbounded
+from purify_audit.attacks.sanity_checks import (
+    check_attack,
+    check_convergence,
+    check_stronger,
+    check_unbounded,
+    convergence,
+)
 from purify_audit.audit.attack_results import AttackResults
 from purify_audit.audit.comparison_attacks import comparison_phase
 from purify_audit.audit.defence import (
@@ -35,7 +51,7 @@ from purify_audit.models.runner import Tick
 from purify_audit.spec.shard import Shard
 from purify_audit.statistics.attack_rows import AttackSamples, Scored, join_attacks
 
-_EARLY_STOP_BATCHES = 8  # micro-batches of a group from which images are dropped: less padding
+_LEAVING_BATCHES = 8  # micro-batches of a group whose fooled images leave: less padding
 
 
 def run_attacks(
@@ -107,7 +123,7 @@ def attack_phase(
 def _groups(subject: Subject) -> Iterator[list[int]]:
     """Rows of images that are attacked together, never across a look."""
     plan, n = attack_of(subject.plan), len(subject.images)
-    batches = _EARLY_STOP_BATCHES if plan.early_stop else 1
+    batches = _LEAVING_BATCHES if plan.early_stop or plan.optimiser == "portfolio" else 1
     size = max(1, plan.microbatch // plan.draws) * batches
     ends = sorted({min(look, n) for look in subject.plan.attack_looks} | {n})
     for start, end in itertools.pairwise((0, *ends)):
@@ -164,25 +180,14 @@ def _attack_group(
 ) -> tuple[AttackSamples, AttackOutput | None]:
     """Every attack on some images, scored; and the main attack's output at the first radius."""
     plan = attack_of(subject.plan)
-    on, scored, first = targets(subject.images.select(rows), subject.device), list[Scored](), None
-    draws = plan.aligned(), plan.scoring()
-    plain = plan.model_copy(update={"gradient": "exact", "draws": 1})
-    for eps in plan.eps:
-        ball = Ball(on.x, plan.norm, eps)
-        objective = attack_objective(defence, on, plan, plan.norm, eps)
-        if predictable:
-            x = predict(objective, ball)
-            scored.append(score(defence, on, ball, "predicted", x, plan.aligned()))
-        if plan.predict_only:
-            continue
-        output = attack(objective, ball, plan)
-        first = first or output
-        scored.append(score(defence, on, ball, "aligned", output.x, *draws))
-        if has_fresh_attack(subject):
-            x = attack(objective, ball, plan, "fresh").x
-            scored.append(score(defence, on, ball, "fresh", x, *draws))
-        x = attack(attack_objective(bare, on, plain, plan.norm, eps), ball, plain).x
-        scored.append(score(bare, on, ball, "bare", x, (0,)))
+    on, first = targets(subject.images.select(rows), subject.device), None
+    scored, others = dict[float, list[Scored]](), dict[str, Tensor]()
+    for eps in sorted(plan.eps):  # images of a smaller ball are in every larger one
+        at = _attack_at(subject, defence, bare, on, eps, others, predictable)
+        scored[eps] = at.scored
+        if at.output is not None:
+            others = {"smaller-radius": at.output.x}
+            first = at.output if eps == plan.eps[0] else first
     labels, margins, held_out = clean_labels(defence, on, plan)
     return AttackSamples(
         ids=subject.images.ids[rows],
@@ -191,8 +196,48 @@ def _attack_group(
         clean_margins=margins,
         clean_held_out=held_out,
         bare_clean=predicted(bare, on.x, on.ids, (0,))[:, 0],
-        scored=tuple(scored),
+        scored=tuple(s for eps in plan.eps for s in scored[eps]),
     ), first
+
+
+@dataclass(frozen=True, slots=True)
+class _AtRadius:
+    """Every attack on some images at one radius, scored; and the main attack's output."""
+
+    scored: list[Scored]
+    output: AttackOutput | None
+
+
+def _attack_at(
+    subject: Subject,
+    defence: Defence,
+    bare: Defence,
+    on: Targets,
+    eps: float,
+    others: Mapping[str, Tensor],
+    predictable: bool,
+) -> _AtRadius:
+    """Attack some images at one radius; `others` are images that the main attack may keep."""
+    plan, ball, scored = attack_of(subject.plan), Ball(on.x, attack_of(subject.plan).norm, eps), []
+    objective = attack_objective(defence, on, plan, plan.norm, eps)
+    aligned, held_out = plan.aligned(), plan.scoring()
+    if predictable:
+        x = predict(objective, ball)
+        scored.append(score(defence, on, ball, "predicted", x, aligned))
+        others = {**others, "predicted": x}
+    if plan.predict_only:
+        return _AtRadius(scored, None)
+    plain = plan.model_copy(update={"gradient": "exact", "draws": 1})
+    unpurified = attack(attack_objective(bare, on, plain, plan.norm, eps), ball, plain).x
+    output = attack(objective, ball, plan, {**others, "bare": unpurified})
+    scored.append(score(defence, on, ball, "aligned", output.x, aligned, held_out, output.made_by))
+    if has_fresh_attack(subject):
+        short = easier(objective, plan)
+        for aim, x in fresh_attack(objective, ball, plan, short, {"aligned": output.x}).items():
+            name = "fresh" if aim == "mean" else f"fresh-{aim}"
+            scored.append(score(defence, on, ball, name, x, aligned, held_out))
+    scored.append(score(bare, on, ball, "bare", unpurified, (0,)))
+    return _AtRadius(scored, output)
 
 
 def _check_attack(
@@ -206,11 +251,8 @@ def _check_attack(
     results.findings += check_attack(objective, whole, _joined(results.outputs))
     samples = results.samples()
     assert samples is not None, "images were attacked"
-    main, prediction = (samples.find(name) for name in ("aligned", "predicted"))
+    main, labels = samples.find("aligned"), samples.labels
     assert main is not None, "the main attack is scored"
-    labels = samples.labels
-    if prediction is not None:
-        results.findings += check_stronger("predicted", prediction.aligned, main.aligned, labels)
     for unit in comparison_phase(subject, defence, results).units(store):
         other = unpacked_score(unit)
         results.evaluations += int(str(unit.facts["evaluations"]))
@@ -218,9 +260,16 @@ def _check_attack(
         m = len(other.aligned)
         if other.name == "unbounded":
             results.findings += check_unbounded(other.eps, other.aligned, labels[:m])
+        elif other.name == "continuation":
+            results.convergence = convergence(other.aligned, main.aligned[:m], labels[:m])
+            results.findings += check_convergence(results.convergence)
         else:
             results.findings += check_stronger(
-                other.name, other.aligned, main.aligned[:m], labels[:m]
+                other.name,
+                other.aligned,
+                main.aligned[:m],
+                labels[:m],
+                same_draws=other.name != "other-ids",
             )
 
 
@@ -236,4 +285,4 @@ def _joined(outputs: list[AttackOutput]) -> AttackOutput:
     x, margins, last = (
         torch.cat([getattr(part, name) for part in outputs]) for name in ("x", "margins", "last")
     )
-    return AttackOutput(x, margins, last, mean("fooled"), mean("losses"))
+    return AttackOutput(x, margins, last, mean("fooled"), mean("losses"), -margins.mean(1))

@@ -17,10 +17,12 @@ from purify_audit.audit.subject import Subject
 from purify_audit.audit.units import packed_score
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.spec.attack_plan import AttackPlan
+from purify_audit.statistics.attack_rows import RUNS
 
 COMPARED_IMAGES = 64
 """Images on which comparison attacks are run."""
 _SQUARE_IMAGES = 32  # of them, for the Square Attack
+_OTHER_IDS_STEPS = 20
 _RENAMED = 2**31  # the draw that gives images other ids
 
 
@@ -28,16 +30,20 @@ def comparison_phase(subject: Subject, defence: Defence, results: AttackResults)
     """The comparison attacks, as independent units."""
     plan, on = attack_of(subject.plan), first_targets(subject, COMPARED_IMAGES)
     attacks = list(comparison_attacks(plan).items())
-    # Other ids for the same images expose a purifier that looks its images up by id.
-    renamed = replace(on, ids=other_ids(on.ids, defence.seed))
 
     def make(place: int) -> Unit:
         before, (name, other) = results.evaluations, attacks[place]
         eps = _unbounded(plan, on.x) if name == "unbounded" else plan.eps[0]
-        chosen = first_of(on if name == "unbounded" else renamed, images_of(name))
+        chosen = first_of(on, images_of(name))
+        if name == "other-ids":
+            chosen = replace(chosen, ids=other_ids(chosen.ids, defence.seed))
         ball = Ball(chosen.x, plan.norm, eps)
-        x = attack(attack_objective(defence, chosen, other, plan.norm, eps), ball, other).x
-        scored = score(defence, chosen, ball, name, x, plan.aligned())
+        objective = attack_objective(defence, chosen, other, plan.norm, eps)
+        x = attack(objective, ball, other, independent=name == "continuation").x
+        radius = name in ("unbounded", *RUNS)
+        scored = score(
+            defence, chosen, ball, name, x, plan.aligned(), plan.scoring(), radius=radius
+        )
         spent, results.evaluations = results.evaluations - before, before
         return packed_score(scored, spent)
 
@@ -51,14 +57,26 @@ def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:
 
 
 def comparison_attacks(plan: AttackPlan) -> dict[str, AttackPlan]:
-    """The comparison attacks of a plan, by name."""
-    attacks = {"unbounded": plan.model_copy(update={"restarts": 1})}
+    """The comparison attacks of a plan, by name.
+
+    `unbounded`: the main attack at a radius at which it must succeed. `other-ids`: a short one on
+    the same images under other ids, which exposes a purifier that looks its images up by id.
+    `continuation`: the main attack from elsewhere, with twice the steps. `bpda` and `square` need
+    no gradient of the purifier.
+    """
+    once = plan.model_copy(update={"restarts": 1})
+    attacks = {
+        "unbounded": once,
+        "other-ids": once.model_copy(update={"steps": min(plan.steps, _OTHER_IDS_STEPS)}),
+        "continuation": once.model_copy(update={"steps": 2 * plan.steps}),
+    }
     if plan.optimiser != "square":
         if plan.gradient == "exact":
-            changes = {"gradient": "bpda", "restarts": 1, "warm_start": False}
-            attacks["bpda"] = plan.model_copy(update=changes)
-        search = {"optimiser": "square", "steps": plan.square_queries, "restarts": 1}
-        attacks["square"] = plan.model_copy(update=search)
+            attacks["bpda"] = once.model_copy(update={"gradient": "bpda", "warm_start": False})
+        search = {"optimiser": "square", "steps": plan.square_queries, "early_stop": True}
+        attacks["square"] = once.model_copy(update=search)
+    else:
+        attacks["other-ids"] = once
     return attacks
 
 

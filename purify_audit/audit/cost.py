@@ -1,11 +1,15 @@
 """Planned cost of an audit in network evaluations, and the time of one."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from purify_audit.attacks.attack import attack_objective, one_step
 from purify_audit.attacks.evaluation import BISECTIONS, CAP_DIRECTIONS, CAP_SCALES
 from purify_audit.attacks.example_images import MOST
+from purify_audit.attacks.fresh import AIMS, CHAIN_DRAWS
 from purify_audit.attacks.gradient_checks import usefulness_evaluations
+from purify_audit.attacks.portfolio import schedule, target_count
 from purify_audit.audit.comparison_attacks import COMPARED_IMAGES, comparison_attacks, images_of
 from purify_audit.audit.defence import (
     attack_of,
@@ -40,45 +44,99 @@ def planned_evaluations(subject: Subject, *, compression: bool = True) -> int:
 
 
 def attack_evaluations(subject: Subject) -> int:
-    """Network evaluations of the planned attack with its checks."""
+    """Network evaluations of the planned attack with its checks, if no image ever falls."""
     plan, each = attack_of(subject.plan), subject.purifier.evaluations
     n, m = len(subject.images), min(COMPARED_IMAGES, len(subject.images))
-    defence = defence_of(subject)
-    on = first_targets(subject, 1)
-    gradient = attack_objective(defence, on, plan, plan.norm, 1.0).gradient_evaluations
-    rounds = 2 if has_fresh_attack(subject) else 1
-
-    short = one_step(subject.purifier)
-    easy = 0 if short is None else short.evaluations
-
-    def attack_cost(of: AttackPlan, evaluations: int) -> int:
-        if of.optimiser == "square":
-            return of.restarts * of.draws * of.steps * each
-        warm = easy * (WARM_STEPS * (2 if of.gradient == "none" else 3) + 1) * of.warm_start
-        return of.draws * (warm + of.restarts * (of.steps * evaluations + each))
-
-    def score_cost(held_out: int) -> int:
-        return (plan.draws * (BISECTIONS + 5) + held_out) * each
-
-    predicting = 1 if short is None else easy
-    steps = PREDICTION_STEPS_DIRECT if short is None else PREDICTION_STEPS
-    passes = 2 if plan.gradient == "none" else 3
-    prediction = n * plan.draws * predicting * (steps * passes + 1) + n * score_cost(0)
-    total = n * (plan.draws + plan.held_out) * each + len(plan.eps) * prediction
+    defence, cost = defence_of(subject), _Costs.of(subject)
+    total = n * (plan.draws + plan.held_out) * each + n * len(plan.eps) * cost.prediction()
     if has_gradients(defence):
         total += min(n, gradient_check_images(plan)) * usefulness_evaluations(subject.purifier)
     if plan.predict_only:
         return total
-    for _ in plan.eps:
-        total += n * rounds * (attack_cost(plan, gradient) + score_cost(plan.held_out))
-        total += n * (rounds - 1) * plan.restarts * plan.draws * each
-    costs = {"bpda": each}
+    offered = 3 * plan.draws * each  # the prediction, the bare attack, the one at a smaller radius
+    total += n * len(plan.eps) * (cost.attack(plan) + offered + cost.score(plan.held_out))
+    if has_fresh_attack(subject):
+        total += n * len(plan.eps) * (cost.fresh() + len(AIMS) * cost.score(plan.held_out))
     for name, other in comparison_attacks(plan).items():
-        each_cost = attack_cost(other, costs.get(name, gradient)) + score_cost(0)
+        longer = 2 if name == "continuation" else 1
+        each_cost = cost.attack(other, longer) + cost.score(plan.held_out)
         total += min(m, images_of(name)) * each_cost
     total += 2 * min(n, 2 * MOST) * each
     total += n * plan.draws * each + n * (1 + len(CAP_SCALES) * CAP_DIRECTIONS) * each
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Network evaluations of an image by kind of attack.
+
+    Attributes:
+        plan: the attack.
+        each: of one purification.
+        gradients: of one gradient, by its kind.
+        easy: of one purification by the one-step version; 0: there is none.
+        passes: of a gradient through the one-step version.
+        classes: of the classifier.
+    """
+
+    plan: AttackPlan
+    each: int
+    gradients: Mapping[str, int]
+    easy: int
+    passes: int
+    classes: int
+
+    @classmethod
+    def of(cls, subject: Subject) -> "_Costs":
+        plan, defence = attack_of(subject.plan), defence_of(subject)
+        objective = attack_objective(defence, first_targets(subject, 1), plan, plan.norm, 1.0)
+        each, short = subject.purifier.evaluations, one_step(subject.purifier)
+        return cls(
+            plan=plan,
+            each=each,
+            gradients={plan.gradient: objective.gradient_evaluations, "bpda": each},
+            easy=0 if short is None else short.evaluations,
+            passes=2 if plan.gradient == "none" else 3,
+            classes=defence.classifier.classes,
+        )
+
+    def prediction(self) -> int:
+        """The transfer attack, scored."""
+        steps = PREDICTION_STEPS if self.easy else PREDICTION_STEPS_DIRECT
+        return self.plan.draws * (self.easy or 1) * (steps * self.passes + 1) + self.score(0)
+
+    def score(self, held_out: int) -> int:
+        """One score under the aligned and so many held-out draws."""
+        return (self.plan.draws * (BISECTIONS + 5) + held_out) * self.each
+
+    def attack(self, of: AttackPlan, longer: int = 1) -> int:
+        """An attack under aligned draws."""
+        if of.optimiser == "square":
+            return of.restarts * of.draws * of.steps * self.each
+        easy, gradient = self.easy * of.warm_start, self.gradients[of.gradient]
+        if of.optimiser != "portfolio":
+            warm = easy * (WARM_STEPS * self.passes + 1)
+            return of.draws * (warm + of.restarts * (of.steps * gradient + self.each))
+        total, targets = self.each, target_count(self.classes, of.targets, of.loss)
+        for run in schedule(of.steps, targets, cheaper=easy > 0, longer=longer):
+            through = run.name == "transfer"
+            step = easy * self.passes if through else gradient
+            total += of.restarts * (run.steps * step + self.each + easy * through)
+        return of.draws * total
+
+    def fresh(self) -> int:
+        """The attack under fresh draws."""
+        plan, targets = self.plan, target_count(self.classes, self.plan.targets, self.plan.loss)
+        step, last = self.gradients[plan.gradient], self.each
+        if self.easy and plan.warm_start:
+            step, last = self.passes * self.easy, self.easy
+        half = -(-plan.fresh_steps // 2)
+        total = plan.fresh_draws * (plan.fresh_steps * step + last)
+        total += targets * -(-plan.fresh_draws // 2) * (half * step + last)
+        if self.easy and plan.warm_start:
+            whole = half * self.gradients[plan.gradient] + self.each
+            total += min(plan.fresh_draws, CHAIN_DRAWS) * whole
+        return total + (targets + 4) * plan.fresh_draws * self.each
 
 
 def seconds_per_evaluation(subject: Subject) -> float:

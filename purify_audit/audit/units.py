@@ -12,7 +12,7 @@ from purify_audit.statistics.attack_rows import AttackSamples, Scored, from_colu
 from purify_audit.statistics.columns import columns_of, table_of
 
 _PREFLIGHT = TypeAdapter(Preflight)
-_TENSORS = ("x", "margins", "last")
+_TENSORS = ("x", "margins", "last", "last_losses")
 
 
 def packed(part: AttackSamples, output: AttackOutput | None, evaluations: int) -> Unit:

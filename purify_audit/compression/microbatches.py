@@ -11,9 +11,10 @@ from purify_audit.spec.audit_plan import AuditPlan
 
 # On a CPU a row of fewer pixels is no slower (docs/results.md, section 12). For CUDA, a guess.
 _MOST_PIXELS = {"cpu": 2**15, "cuda": 2**18}
-_MOST_PIXELS_ATTACKED = {"cpu": 2**16, "cuda": 2**18}
 _MOST_ROWS = 256
-_MOST_ROWS_ATTACKED = {"cpu": 128, "cuda": 256}  # a group of images is one micro-batch
+# Small on a CPU: the rest of the last micro-batch is padding, and ever fewer images stand.
+_PIXELS_ATTACKED = {"cpu": 2**10, "cuda": 2**18}
+_ROWS_ATTACKED = {"cpu": (4, 16), "cuda": (1, 256)}  # fewest and most
 # Overhead of a call, in pixels: measured, and a guess.
 _CALL_PIXELS = {"cpu": 2**9, "cuda": 2**16}
 
@@ -37,12 +38,13 @@ def default_microbatch(plan: AuditPlan, shape: tuple[int, int, int], device: tor
 
 
 def attack_microbatch(rows: int, shape: tuple[int, int, int], device: torch.device) -> int:
-    """Micro-batch of an attack: at most the number of rows, to avoid padding.
+    """Micro-batch of an attack: small, to avoid padding when few images stand.
 
     Args:
         rows: images times draws.
         shape: of the images, (channels, height, width).
         device: of the attacked model.
     """
-    most = _MOST_PIXELS_ATTACKED[device.type] // (shape[1] * shape[2])
-    return max(1, min(rows, most, _MOST_ROWS_ATTACKED[device.type]))
+    fewest, most = _ROWS_ATTACKED[device.type]
+    fitting = _PIXELS_ATTACKED[device.type] // (shape[1] * shape[2])
+    return max(1, min(rows, most, max(fewest, fitting)))

@@ -203,14 +203,16 @@ CODES: dict[str, Code] = {
     "PA306": Code(
         "weaker-attack-wins",
         "error",
-        "An attack without the true gradient fools more images than the main attack.",
-        "The gradient is masked, or the main attack needs more steps; do not report its robust"
-        " accuracy.",
+        "A comparison attack fools images that the main attack does not. They count as fooled. An"
+        " error where it is significantly stronger, for information otherwise.",
+        "If it is stronger on many images, the gradient is masked or the main attack needs more"
+        " steps: read the robust accuracy as an upper bound.",
     ),
     "PA307": Code(
         "not-converged",
         "warning",
-        "The second half of the steps, or the last restart, still lowered the robust accuracy.",
+        "An independent attack, from other random points and with runs twice as long, broke images"
+        " that the main attack had left. They count as fooled.",
         "Increase --steps or --restarts; the robust accuracy is an upper bound.",
     ),
     "PA308": Code(

@@ -17,6 +17,7 @@ from purify_audit.spec.load_options import Recognised
 from purify_audit.spec.tuning import Tuning
 from purify_audit.statistics.estimates import (
     CapPoint,
+    Convergence,
     Correlation,
     Estimate,
     Fuzziness,
@@ -123,6 +124,7 @@ class AttackInfo(Record):
             that is compressed least.
         evaluations: network evaluations spent, a backward pass counted as one.
         environment: device, threads and versions of the attack.
+        convergence: what an independent continuation still breaks; none: there was none.
     """
 
     gradients: dict[str, float]
@@ -134,6 +136,7 @@ class AttackInfo(Record):
     robust_without_compression: tuple[int, ...]
     evaluations: int
     environment: dict[str, str | int]
+    convergence: Convergence | None = None
 
 
 class RunInfo(Record):
@@ -190,7 +193,7 @@ class Report(Record):
         run: what differs between two runs; none in a report that was not written to a file.
     """
 
-    schema_version: Literal["2.0"] = SCHEMA_VERSION
+    schema_version: Literal["2.1"] = SCHEMA_VERSION
     tool_version: str
     noise_spec: str
     status: Literal["complete", "partial"]

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from purify_audit.core.errors import ReportError
 from purify_audit.core.records import printable
 
-SCHEMA_VERSION: Literal["2.0"] = "2.0"
+SCHEMA_VERSION: Literal["2.1"] = "2.1"
 
+_READ = ("1.0", "2.0")
 _RENAMED_SINCE_1_0 = {
     ("plan",): {
         "reading": "load_options",
@@ -44,18 +45,27 @@ def upgrade(raw: bytes, path: Path) -> bytes:
     version = document["schema_version"]
     if version == SCHEMA_VERSION:
         return raw
-    if version != "1.0":
+    if version not in _READ:
         tool = printable(str(document.get("tool_version", "of an unknown version")))
         raise ReportError(
             f"{path}: was written by purify-audit {tool} in report schema"
-            f" {printable(str(version))}, and this version reads 1.0 and {SCHEMA_VERSION}: read it"
-            " with the version that wrote it, or audit again"
+            f" {printable(str(version))}, and this version reads {', '.join(_READ)} and"
+            f" {SCHEMA_VERSION}: read it with the version that wrote it, or audit again"
         )
     for place, names in _RENAMED_SINCE_1_0.items():
         for record in _records(document, place):
             for old in names.keys() & record.keys():
                 record[names[old]] = record.pop(old)
+    _fresh_as_aligned(document)
     return json.dumps(document | {"schema_version": SCHEMA_VERSION}).encode()
+
+
+def _fresh_as_aligned(document: Any) -> None:
+    """Before 2.1 attacks had no targets, and the one under fresh draws had the aligned budget."""
+    for attack in _records(document, ("plan", "attack")):
+        if {"draws", "steps"} <= attack.keys():
+            attack |= {"fresh_draws": attack["draws"], "fresh_steps": attack["steps"]}
+        attack["targets"] = 0
 
 
 def _records(value: Any, place: tuple[str, ...]) -> list[dict[str, Any]]:

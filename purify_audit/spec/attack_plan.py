@@ -11,13 +11,15 @@ from purify_audit.spec.norms import Norm, Radius, check_radii
 HELD_OUT = 2**16
 """First of the held-out draws, which only score an attack; aligned draws count from 0."""
 SELECTION = 2**17
-"""First draw by which a fresh attack chooses between its restarts."""
+"""First draw by which a fresh attack selects among its runs."""
 FRESH = 2**20
 """First draw of the fresh attack's steps."""
-WARM = 2**32 - 2**22
-"""First draw of a fresh attack's warm start."""
 WARM_STEPS = 20
 """Gradients of a warm start, each through one network evaluation."""
+TRANSFER_STEPS = 10
+"""Gradients of each transfer from the one-step version, each through one network evaluation."""
+SHORT_RUN = 10
+"""Gradients of a portfolio's short runs; each round doubles them."""
 PREDICTION_STEPS = 10
 """Gradients of a prediction through one network evaluation, when the purifier has more."""
 PREDICTION_STEPS_DIRECT = 12
@@ -32,14 +34,18 @@ class AttackPlan(Record):
     Attributes:
         norm: of the ball.
         eps: its radii, attacked separately.
-        optimiser: pgd (Madry et al. 2018), apgd (Croce and Hein 2020) or square (Andriushchenko et
-            al. 2020, which needs no gradient).
-        steps: gradients of each restart; queries of `square`.
-        draws: of the aligned attack (0, 1, …), and of each step of the fresh one.
-        restarts: see `warm_start`; without one the first starts from the image itself, the others
-            from random points.
-        warm_start: a diffusion purifier's first restart starts where an attack on its one-step
-            version ends, the second from the image itself (docs/adr/006).
+        optimiser: portfolio (many short targeted runs of PGD and APGD, then longer ones on the
+            images that stand; `attacks.portfolio`), or one run of pgd (Madry et al. 2018), apgd
+            (Croce and Hein 2020) or square (Andriushchenko et al. 2020, which needs no gradient).
+        steps: gradients of each restart, for an image that never falls; queries of `square`.
+        targets: target classes of a portfolio, the most probable first.
+        draws: of the aligned attack (0, 1, …).
+        fresh_draws: of each step of the attack under fresh draws; half as many in targeted runs.
+        fresh_steps: of its untargeted run; half as many in each targeted run.
+        restarts: the first starts from the image itself, the others from random points; see
+            `warm_start`.
+        warm_start: attacks begin with the one-step version of a diffusion purifier: a portfolio
+            with transfers, a run of pgd or apgd where 20 steps on it end (docs/adr/006).
         loss: maximised by the attack: ce, dlr or margin.
         gradient: exact, or a named approximation: bpda, surrogate, none.
         step_size: of the first step, relative to the radius; pgd decays it to 0 by half a cosine.
@@ -56,10 +62,13 @@ class AttackPlan(Record):
 
     norm: Norm
     eps: Annotated[tuple[Radius, ...], Field(min_length=1)]
-    optimiser: Literal["pgd", "apgd", "square"] = "pgd"
+    optimiser: Literal["portfolio", "pgd", "apgd", "square"] = "portfolio"
     steps: Annotated[int, Field(ge=1, le=100_000)]
     draws: Annotated[int, Field(ge=1, le=_MOST_DRAWS)]
     restarts: Annotated[int, Field(ge=1, le=1000)]
+    targets: Annotated[int, Field(ge=0, le=1000)] = 9
+    fresh_draws: Annotated[int, Field(ge=1, le=_MOST_DRAWS)] = 16
+    fresh_steps: Annotated[int, Field(ge=1, le=100_000)] = 40
     loss: Literal["ce", "dlr", "margin"] = "margin"
     gradient: Literal["exact", "bpda", "surrogate", "none"] = "exact"
     warm_start: bool = True
@@ -74,8 +83,8 @@ class AttackPlan(Record):
     @model_validator(mode="after")
     def _enough_addresses(self) -> Self:
         check_radii(self.norm, self.eps)
-        if (self.steps + 1) * self.draws * self.restarts > 2**31:
-            raise ValueError("steps x draws x restarts needs more draws than there are addresses")
+        if (self.fresh_steps + 1) * self.fresh_draws * (self.targets + 2) > 2**31:
+            raise ValueError("fresh steps x draws needs more draws than there are addresses")
         return self
 
     def forward_only(self, purifier: bool, classifier: bool) -> "AttackPlan":
@@ -116,19 +125,14 @@ class AttackPlan(Record):
         """The draws that attacker and defender share."""
         return tuple(range(self.draws))
 
-    def fresh(self, restart: int, step: int) -> tuple[int, ...]:
-        """The draws of one step of the fresh attack, 0 to `steps`; no step sees another's."""
-        first = FRESH + (restart * (self.steps + 1) + step) * self.draws
-        return tuple(range(first, first + self.draws))
-
-    def warm(self, step: int) -> tuple[int, ...]:
-        """The draws of one step of the fresh attack's warm start."""
-        first = WARM + step * self.draws
-        return tuple(range(first, first + self.draws))
+    def fresh(self, run: int, step: int) -> tuple[int, ...]:
+        """The draws of one step of a run of the fresh attack; no step sees another's."""
+        first = FRESH + (run * (self.fresh_steps + 1) + step) * self.fresh_draws
+        return tuple(range(first, first + self.fresh_draws))
 
     def selection(self) -> tuple[int, ...]:
-        """The draws by which the fresh attack chooses between restarts."""
-        return tuple(range(SELECTION, SELECTION + self.draws))
+        """The draws by which the fresh attack selects among its runs."""
+        return tuple(range(SELECTION, SELECTION + self.fresh_draws))
 
     def scoring(self) -> tuple[int, ...]:
         """The held-out draws."""
@@ -138,21 +142,39 @@ class AttackPlan(Record):
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "smoke": {
         "audit": {"images": 64, "draws": 2, "directions": 4},
-        "attack": {"steps": 10, "draws": 1, "restarts": 1, "held_out": 8, "square_queries": 200},
+        "attack": {
+            "steps": 60,
+            "draws": 1,
+            "restarts": 1,
+            "held_out": 16,
+            "fresh_draws": 8,
+            "fresh_steps": 20,
+            "square_queries": 200,
+        },
     },
     "standard": {
         "audit": {"images": 128, "draws": 4, "directions": 8},
-        "attack": {"steps": 100, "draws": 4, "restarts": 2, "held_out": 16, "square_queries": 500},
+        "attack": {
+            "steps": 200,
+            "draws": 1,
+            "restarts": 1,
+            "held_out": 16,
+            "fresh_draws": 16,
+            "fresh_steps": 40,
+            "square_queries": 500,
+        },
     },
     "paper": {
         "audit": {"images": 512, "draws": 4, "directions": 8},
         "attack": {
-            "steps": 200,
-            "draws": 20,
-            "restarts": 1,
+            "steps": 400,
+            "draws": 1,
+            "restarts": 3,
             "held_out": 20,
+            "fresh_draws": 20,
+            "fresh_steps": 100,
             "square_queries": 1000,
         },
     },
 }
-"""Budgets: a smoke test of minutes, a measurement, or the literature's PGD-200 with EOT 20."""
+"""Budgets by measured diminishing returns (`docs/results.md`, section 17)."""

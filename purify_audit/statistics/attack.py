@@ -8,7 +8,7 @@ import numpy as np
 
 from purify_audit.spec.audit_plan import AuditPlan
 from purify_audit.spec.norms import Norm
-from purify_audit.statistics.attack_rows import AttackSamples, CapRows, Scored
+from purify_audit.statistics.attack_rows import RUNS, AttackSamples, CapRows, Scored
 from purify_audit.statistics.compression import (
     QUANTILES,
     PerImageValues,
@@ -69,8 +69,14 @@ def attack_norm(plan: AuditPlan) -> Norm:
     return plan.attack.norm
 
 
-def _matrix(samples: AttackSamples, attack: Scored, plan: AuditPlan) -> Iterator[PerImageValues]:
+_AIMED = {"vote": "fresh-vote", "worst_of_k": "fresh-worst"}
+"""The attack under fresh draws that aims at a protocol, where not at the mean."""
+
+
+def _matrix(samples: AttackSamples, main: Scored, plan: AuditPlan) -> Iterator[PerImageValues]:
     for protocol in PROTOCOLS:
+        aimed = _AIMED.get(protocol, "") if main.name == "fresh" else ""
+        attack = replace(samples.find(aimed, main.eps) or main, name=main.name)
         if protocol != "aligned" and not attack.held_out.shape[1]:
             continue
         attacked = _correct(protocol, attack.aligned, attack.held_out, samples.labels)
@@ -187,9 +193,15 @@ def image_verdicts(
             robust=float(robust[n]),
             fooling_radius=float(radii[n]) if math.isfinite(radii[n]) else None,
             rates={k: float(v[n]) for k, v in rates.items() if math.isfinite(v[n])},
+            broken_by=_broken_by(main, n) if robust[n] <= _FOOLED else None,
         )
         for n in range(len(samples.ids))
     ]
+
+
+def _broken_by(main: Scored, row: int) -> str | None:
+    place = int(main.made_by[row])
+    return RUNS[place] if place >= 0 else None
 
 
 def _rates(samples: CompressionSamples, plan: AuditPlan, ids: np.ndarray) -> dict[str, np.ndarray]:

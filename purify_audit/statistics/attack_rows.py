@@ -17,6 +17,22 @@ from purify_audit.statistics.columns import (
     write_columns,
 )
 
+RUNS = (
+    "image",
+    "smaller-radius",
+    "predicted",
+    "bare",
+    "transfer",
+    "targeted",
+    "untargeted",
+    "bpda",
+    "square",
+    "continuation",
+)
+"""What made an adversarial image: the clean image itself, the main attack at a smaller radius, the
+prediction, the attack on the bare classifier, a run of the main attack (`attacks.portfolio`), or a
+comparison attack."""
+
 _RENAMED = {"falls_at": "fooling_radius", "portraits": "example_images"}  # of report schema 1.0
 
 
@@ -25,7 +41,8 @@ class Scored:
     """One attack at one radius: its images, and the predicted labels of their purifications.
 
     Attributes:
-        name: aligned, fresh, bare, predicted, or a comparison attack: bpda, square, unbounded.
+        name: aligned, fresh (aimed at the mean over draws), fresh-vote, fresh-worst, bare,
+            predicted, or a comparison attack: bpda, square, continuation, unbounded.
         eps: radius, pixel units.
         images: the adversarial images, float32 [n, c, h, w].
         aligned: predicted labels under the aligned draws, int64 [n, K].
@@ -36,7 +53,8 @@ class Scored:
         delta_linf: ‖δ‖∞.
         fooling_radius: smallest radius tried on the segment from x to the image at which at least
             half of the aligned draws are fooled, float64 [n]; 0 where x itself is misclassified,
-            infinite where the image fools fewer.
+            infinite where the image fools fewer, NaN where it was not looked for.
+        made_by: index in `RUNS` of what made each image, int64 [n]; −1: unknown.
     """
 
     name: str
@@ -49,6 +67,7 @@ class Scored:
     change_linf: np.ndarray
     delta_linf: np.ndarray
     fooling_radius: np.ndarray
+    made_by: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,25 @@ def join_attacks(parts: list[AttackSamples]) -> AttackSamples:
     return concatenated(parts, scored=tuple(scored))
 
 
+def stronger_of(main: Scored, other: Scored, labels: np.ndarray) -> Scored:
+    """The attack `main` with the images of another where they fool more of the aligned draws.
+
+    Args:
+        main: scored on n images.
+        other: scored on the first m of them, at the same radius.
+        labels: true labels [n].
+    """
+    m = len(other.aligned)
+    fooled = [(s.aligned[:m] != labels[:m, None]).sum(1) for s in (other, main)]
+    rows = np.flatnonzero(fooled[0] > fooled[1])
+    columns = columns_of(main)
+    for name, column in columns_of(other).items():
+        columns[name] = columns[name].copy()
+        columns[name][rows] = column[rows]
+    columns["made_by"][rows] = RUNS.index(other.name)
+    return table_of(Scored, columns, name=main.name, eps=main.eps)
+
+
 def to_columns(samples: AttackSamples) -> tuple[Columns, list[tuple[str, float]]]:
     """All columns, `<name>.<index>.<column>` for the attacks; and the attacks' names and radii."""
     columns = columns_of(samples)
@@ -155,6 +193,9 @@ def from_columns(columns: Columns, attacks: list[tuple[str, float]]) -> AttackSa
         KeyError: a column is missing.
     """
     columns = {_current(name): column for name, column in columns.items()}
+    for place, (name, _) in enumerate(attacks):  # not recorded before report schema 2.1
+        unknown = np.full(len(columns[f"{name}.{place}.delta_l2"]), -1)
+        columns.setdefault(f"{name}.{place}.made_by", unknown)
     scored = (
         table_of(Scored, columns, f"{name}.{place}.", name=name, eps=eps)
         for place, (name, eps) in enumerate(attacks)

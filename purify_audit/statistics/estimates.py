@@ -92,6 +92,29 @@ class CapPoint(Record):
     purified: tuple[float, float | None, float | None]
 
 
+class Convergence(Record):
+    """What an independent continuation of the main attack still breaks (`docs/method.md`, 11).
+
+    It starts at other random points, and its runs are twice as long.
+
+    Attributes:
+        images: on which both attacks were run.
+        standing: of them, those that the main attack leaves correct under some aligned draw.
+        broken: of these, those on which the continuation fools more draws.
+        upper: one-sided 95% upper limit of the share of standing images that it breaks
+            (Clopper and Pearson 1934); 1 where none stand.
+        robust_accuracy: aligned, of the main attack alone.
+        continued: aligned, of the continuation alone; the difference is what seeds make.
+    """
+
+    images: int
+    standing: int
+    broken: int
+    upper: float
+    robust_accuracy: float
+    continued: float
+
+
 class ImageVerdict(Record):
     """Compression rates and attack outcome of one image.
 
@@ -103,6 +126,8 @@ class ImageVerdict(Record):
         fooling_radius: smallest radius tried at which half of the aligned draws are fooled; none:
             there was none.
         rates: compression rates (l2) by probe, and `attack` along the attack's own direction.
+        broken_by: the run that fooled at least half of the aligned draws (`RUNS` of
+            `statistics.attack_rows`); none: no run did, or it is unknown.
     """
 
     image: int
@@ -111,6 +136,7 @@ class ImageVerdict(Record):
     robust: float
     fooling_radius: float | None
     rates: dict[str, float]
+    broken_by: str | None = None
 
 
 class Correlation(Record):

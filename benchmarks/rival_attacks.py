@@ -1,7 +1,7 @@
 """Attacks of other libraries on aligned purifiers: robust accuracy by network evaluations.
 
     python -m venv .venv-rivals
-    .venv-rivals/bin/pip install --no-deps -r benchmarks/rivals-constraints.txt
+    .venv-rivals/bin/pip install --no-deps -r benchmarks/rivals-constraints.txt  # see there
     PYTHONPATH=. .venv-rivals/bin/python benchmarks/rival_attacks.py FOLDER [--seconds N]
 
 FOLDER holds the images and weights of `third_party.py`. A run adds what the output file lacks.

@@ -53,7 +53,6 @@ def score(
     x: Tensor,
     aligned: Draws,
     held_out: Draws = (),
-    made_by: Tensor | None = None,
     *,
     radius: bool = False,
 ) -> Scored:
@@ -67,7 +66,6 @@ def score(
         x: its images [n, c, h, w].
         aligned: the K draws that the attack optimised.
         held_out: the H scoring draws.
-        made_by: index in `RUNS` of what made each image [n]; none: unknown.
         radius: whether to find the smallest fooling radius, which is NaN otherwise.
     """
     changes, deltas = _distances(defence, clean, x, aligned)
@@ -84,7 +82,7 @@ def score(
         fooling_radius=(
             _fooling_radius(defence, clean, ball, x, aligned) if radius else np.full(len(x), np.nan)
         ),
-        made_by=np.full(len(x), -1) if made_by is None else made_by.cpu().numpy(),
+        made_by=np.full(len(x), -1),
     )
 
 

@@ -25,9 +25,9 @@ from purify_audit.spec.attack_plan import AttackPlan
 
 Aim = Literal["mean", "vote", "worst"]
 AIMS: tuple[Aim, ...] = ("mean", "vote", "worst")
-_WORST_SHARE = 4  # the worst of the draws: one in four of those that select
 CHAIN_DRAWS = 4
 """Draws of a step through the whole chain."""
+_WORST_SHARE = 4  # the worst of the draws: one in four of those that select
 
 
 @dataclass(slots=True)

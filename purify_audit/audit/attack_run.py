@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -230,7 +230,9 @@ def _attack_at(
     plain = plan.model_copy(update={"gradient": "exact", "draws": 1})
     unpurified = attack(attack_objective(bare, on, plain, plan.norm, eps), ball, plain).x
     output = attack(objective, ball, plan, {**others, "bare": unpurified})
-    scored.append(score(defence, on, ball, "aligned", output.x, aligned, held_out, output.made_by))
+    main = score(defence, on, ball, "aligned", output.x, aligned, held_out, radius=True)
+    assert output.made_by is not None, "an attack says what made its images"
+    scored.append(replace(main, made_by=output.made_by.cpu().numpy()))
     if has_fresh_attack(subject):
         short = easier(objective, plan)
         for aim, x in fresh_attack(objective, ball, plan, short, {"aligned": output.x}).items():

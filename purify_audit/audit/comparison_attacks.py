@@ -21,7 +21,7 @@ from purify_audit.statistics.attack_rows import RUNS
 
 COMPARED_IMAGES = 64
 """Images on which comparison attacks are run."""
-_SQUARE_IMAGES = 32  # of them, for the Square Attack
+_FEWER_IMAGES = {"square": 32, "other-ids": 32}
 _OTHER_IDS_STEPS = 20
 _RENAMED = 2**31  # the draw that gives images other ids
 
@@ -40,10 +40,10 @@ def comparison_phase(subject: Subject, defence: Defence, results: AttackResults)
         ball = Ball(chosen.x, plan.norm, eps)
         objective = attack_objective(defence, chosen, other, plan.norm, eps)
         x = attack(objective, ball, other, independent=name == "continuation").x
-        radius = name in ("unbounded", *RUNS)
-        scored = score(
-            defence, chosen, ball, name, x, plan.aligned(), plan.scoring(), radius=radius
-        )
+        counts = name in RUNS  # its images may become the main attack's
+        held_out = plan.scoring() if counts else ()
+        radius = counts or name == "unbounded"
+        scored = score(defence, chosen, ball, name, x, plan.aligned(), held_out, radius=radius)
         spent, results.evaluations = results.evaluations - before, before
         return packed_score(scored, spent)
 
@@ -72,7 +72,9 @@ def comparison_attacks(plan: AttackPlan) -> dict[str, AttackPlan]:
     }
     if plan.optimiser != "square":
         if plan.gradient == "exact":
-            attacks["bpda"] = once.model_copy(update={"gradient": "bpda", "warm_start": False})
+            steps = -(-plan.steps // 2)
+            changes = {"gradient": "bpda", "warm_start": False, "steps": steps}
+            attacks["bpda"] = once.model_copy(update=changes)
         search = {"optimiser": "square", "steps": plan.square_queries, "early_stop": True}
         attacks["square"] = once.model_copy(update=search)
     else:
@@ -82,7 +84,7 @@ def comparison_attacks(plan: AttackPlan) -> dict[str, AttackPlan]:
 
 def images_of(name: str) -> int:
     """Images that a comparison attack is run on."""
-    return _SQUARE_IMAGES if name == "square" else COMPARED_IMAGES
+    return _FEWER_IMAGES.get(name, COMPARED_IMAGES)
 
 
 def _unbounded(plan: AttackPlan, x: Tensor) -> float:

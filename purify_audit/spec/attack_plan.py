@@ -148,8 +148,8 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "restarts": 1,
             "held_out": 16,
             "fresh_draws": 8,
-            "fresh_steps": 20,
-            "square_queries": 200,
+            "fresh_steps": 16,
+            "square_queries": 100,
         },
     },
     "standard": {

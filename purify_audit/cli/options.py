@@ -168,16 +168,33 @@ class AttackOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="smoke (PGD-10, 1 draw, 64 images; default), standard (PGD-100, 4 draws, 2"
-            " restarts, 128 images) or paper (PGD-200, 20 draws, 512 images)."
+            help="smoke (60 gradients, 64 images; default), standard (200 gradients, 128 images) or"
+            " paper (3 times 400 gradients, 512 images)."
         ),
     ] = None
     optimiser: Annotated[
-        str | None, typer.Option(help="pgd (default), apgd, or square (gradient-free).")
+        str | None,
+        typer.Option(
+            help="portfolio (many short targeted runs, then long ones on what stands; default), or"
+            " one run of pgd, apgd or square (gradient-free)."
+        ),
     ] = None
-    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps of each restart.")] = None
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Gradients of each restart, at most.")
+    ] = None
+    targets: Annotated[
+        int | None, typer.Option(min=0, help="Target classes of a portfolio. Default: 9.")
+    ] = None
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Draws of the purifier's randomness (EOT).")
+        int | None,
+        typer.Option(min=1, help="Draws that the aligned attack shares with the defence."),
+    ] = None
+    fresh_draws: Annotated[
+        int | None,
+        typer.Option("--fresh-draws", min=1, help="Draws of each step under fresh draws (EOT)."),
+    ] = None
+    fresh_steps: Annotated[
+        int | None, typer.Option("--fresh-steps", min=1, help="Steps under fresh draws.")
     ] = None
     restarts: Annotated[
         int | None,
@@ -195,7 +212,7 @@ class AttackOptions:
         bool | None,
         typer.Option(
             "--early-stop/--no-early-stop",
-            help="Stop attacking an image once every aligned draw misclassifies it.",
+            help="Stop pgd, apgd or square on an image that every aligned draw misclassifies.",
         ),
     ] = None
     leave: Annotated[bool | None, typer.Option("--leave/--no-leave", hidden=True)] = None

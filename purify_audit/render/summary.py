@@ -1,12 +1,15 @@
 """Sentences and tables about a report, built once for the terminal, HTML and Markdown."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from purify_audit.report.schema import AttackInfo, Report
 from purify_audit.report.wording import (
+    attack_text,
     count,
     estimate_text,
+    fresh_text,
     interval_text,
     listed,
     norm_text,
@@ -53,6 +56,7 @@ def summary(report: Report) -> Iterator[str]:
         yield from _compression(report, rates)
     if report.attack is not None:
         yield from _inflation(report)
+        yield from _broken_by(report.attack)
         yield from _prediction(report)
         yield from _disagreement(report.attack)
 
@@ -106,6 +110,8 @@ def distance_sentence(report: Report, first: Estimate) -> Iterator[str]:
 
 
 def _inflation(report: Report) -> Iterator[str]:
+    plan = report.plan.attack
+    assert plan is not None, "a report of an attack has its plan"
     for e in report.estimates:
         if e.metric != "randomness_inflation" or e.eps is None:
             continue
@@ -118,7 +124,8 @@ def _inflation(report: Report) -> Iterator[str]:
         yield (
             f"At ε = {radius(e.eps)}, robust accuracy is {low} under the aligned attack and {high}"
             " by the usual protocol (fresh attack, held-out draws): an inflation by randomness of"
-            f" {estimate_text(e)} points{'' if sure else ', not significantly above 0'}."
+            f" {estimate_text(e)} points{'' if sure else ', not significantly above 0'}. Budgets:"
+            f" {attack_text(plan)}; {fresh_text(plan)}."
         )
 
 
@@ -131,9 +138,24 @@ def _prediction(report: Report) -> Iterator[str]:
     for e in report.estimates:
         if e.metric == "predicted_robust_accuracy":
             yield (
-                f"Aligned robust accuracy at ε = {radius(e.eps)}, predicted by a transfer attack on"
-                f" the one-step purifier: {estimate_text(e)}."
+                f"Aligned robust accuracy at ε = {radius(e.eps)}, predicted by a short transfer"
+                f" attack: {estimate_text(e)} (an upper bound)."
             )
+
+
+def _broken_by(info: AttackInfo) -> Iterator[str]:
+    runs = Counter(image.broken_by for image in info.images if image.broken_by is not None)
+    if runs:
+        names = listed(f"{name} {n}" for name, n in runs.most_common())
+        yield f"Images by the run that broke them, at the first radius: {names}."
+    reached = info.convergence
+    if reached is not None and reached.standing:
+        yield (
+            f"An independent attack with runs twice as long broke {reached.broken} of the"
+            f" {reached.standing} images that the main attack left among {reached.images}: at most"
+            f" {reached.upper:.0%} of such images, with 95% confidence. By itself it leaves"
+            f" {reached.continued:.1%}, the main attack {reached.robust_accuracy:.1%}."
+        )
 
 
 def _disagreement(info: AttackInfo) -> Iterator[str]:

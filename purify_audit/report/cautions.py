@@ -60,6 +60,7 @@ def _attack(robust: Estimate, report: Report) -> str:
     parts, plan = [ball(robust), f"{robust.n_images} images"], report.plan.attack
     if plan is not None:
         parts += [f"{plan.optimiser} of {plan.steps} steps", f"step {plan.step_size:g}"]
+        parts += [f"{plan.targets} targets"] if plan.optimiser == "portfolio" else []
         parts += [f"{plan.draws} draws", f"{plan.restarts} restarts"]
         parts += [f"{plan.loss} loss", f"{plan.gradient} gradient"]
     return ", ".join(parts)

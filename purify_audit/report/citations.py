@@ -57,6 +57,11 @@ _ATTACK = {
     ),
 }
 _OPTIMISERS = {
+    "portfolio": (
+        'S. Gowal et al., "An alternative surrogate loss for PGD-based adversarial testing",'
+        ' arXiv 1910.09338; F. Croce and M. Hein, "Reliable evaluation of adversarial robustness'
+        ' with an ensemble of diverse parameter-free attacks", ICML 2020'
+    ),
     "pgd": (
         'A. Madry et al., "Towards deep learning models resistant to adversarial attacks",'
         " ICLR 2018"

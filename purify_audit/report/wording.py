@@ -147,5 +147,16 @@ def attack_text(plan: AttackPlan) -> str:
     """An attack in a few words."""
     draws = "1 draw" if plan.draws == 1 else f"EOT over {plan.draws} draws"
     search = "no gradient" if plan.optimiser == "square" else f"{plan.gradient} gradient"
+    name = f"{plan.optimiser.upper()}-{plan.steps}"
+    if plan.optimiser == "portfolio":
+        name = f"portfolio of {plan.steps} steps, {count(plan.targets, 'target')}"
     restarts = count(plan.restarts, "restart")
-    return f"{plan.optimiser.upper()}-{plan.steps}, {draws}, {search}, {restarts}, {plan.loss} loss"
+    return f"{name}, {draws}, {search}, {restarts}, {plan.loss} loss"
+
+
+def fresh_text(plan: AttackPlan) -> str:
+    """The budget of the attack under fresh draws in a few words."""
+    return (
+        f"EOT over {count(plan.fresh_draws, 'draw')}, {plan.fresh_steps} steps and"
+        f" {-(-plan.fresh_steps // 2)} for each of {count(plan.targets, 'target')}"
+    )

@@ -22,7 +22,8 @@ AUDIT: dict[str, tuple[type, ...]] = {
 }
 ATTACK: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("optimiser", "loss", "gradient"), _TEXT),
-    **dict.fromkeys(("steps", "draws", "restarts", "held_out", "microbatch"), _WHOLE),
+    **dict.fromkeys(("steps", "targets", "draws", "fresh_draws", "fresh_steps"), _WHOLE),
+    **dict.fromkeys(("restarts", "held_out", "microbatch"), _WHOLE),
     "early_stop": (bool,),
 }
 ENGINE: dict[str, tuple[type, ...]] = {

@@ -1,11 +1,12 @@
 """All evaluation protocols for the digits DDPM over t*, with DDPM and DDIM sampling.
 
-    python benchmarks/attack_sweep.py [--images 96] [--out benchmarks/attack_sweep.json]
+    python benchmarks/attack_sweep.py [--images 64] [--out benchmarks/attack_sweep.json]
 
 Writes the numbers from which `make docs` generates docs/results.md.
 """
 
 import time
+from collections import Counter
 
 import torch
 from common import ROOT, command_line, interval, parser, provenance, torch_machine, write
@@ -34,19 +35,26 @@ def row(report: Report) -> dict[str, object]:
     fields["caps"] = [point.model_dump() for point in report.attack.caps]
     fields["fuzziness"] = [f.model_dump() for f in report.attack.fuzziness]
     fields["evaluations"] = report.attack.evaluations
+    if report.attack.convergence is not None:
+        fields["convergence"] = report.attack.convergence.model_dump()
+    runs = Counter(str(image.broken_by) for image in report.attack.images)
+    fields["broken_by"] = dict(runs.most_common())
     return fields
 
 
 def main() -> None:
     """Attack and write."""
     flags = parser(__doc__, "attack_sweep.json")
-    flags.add_argument("--images", type=int, default=96)
-    flags.add_argument("--steps", type=int, default=20)
+    flags.add_argument("--images", type=int, default=64)
+    flags.add_argument("--steps", type=int, default=100)
+    flags.add_argument("--fresh-draws", type=int, default=16)
+    flags.add_argument("--fresh-steps", type=int, default=24)
     flags.add_argument("--eps", type=float, default=0.15)
     flags.add_argument("--held-out", type=int, default=16)
     flags.add_argument("--device", default="cpu")
     options = flags.parse_args()
     attack = {"steps": options.steps, "draws": 1, "restarts": 1, "square_queries": 100}
+    attack |= {"fresh_draws": options.fresh_draws, "fresh_steps": options.fresh_steps}
     common_options = {
         "checkpoint": str(ROOT / "models" / "digits-ddpm.safetensors"),
         "classifier": str(ROOT / "models" / "digits-classifier.safetensors"),

@@ -80,6 +80,7 @@ PAGES = {
     "results.md": results_page,
     "report.schema.json": json_schema,
     "policy.schema.json": policy_schema,
+    "attack_curves.svg": partial(figure, "attack_curves.svg"),
     "compression_robustness.svg": partial(figure, "compression_robustness.svg"),
     "predicted_measured.svg": partial(figure, "predicted_measured.svg"),
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attack_pages import attack_sections, figures, markdown
+from curves_section import attack_strength_section, curves_figure
 from engine_section import engine_section
 from gate_section import gate_section
 from scale_section import scale_section
@@ -89,11 +90,16 @@ true rate is known. Nominal 95% intervals covered it in **{COVERAGE["clustered"]
         + scale_section(_load("scale"))
         + "\n"
         + engine_section(_load("engines"))
+        + attack_strength_section(
+            *(_load(name) for name in ("attack_curves", "rival_attacks", "attack_checks"))
+        )
     )
 
 
 def figure(name: str) -> str:
     """SVG of one figure."""
+    if name == "attack_curves.svg":
+        return curves_figure(_load("attack_curves"), _load("rival_attacks"))
     return figures(_load("predictor"))[name]
 
 

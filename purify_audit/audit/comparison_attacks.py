@@ -23,6 +23,8 @@ COMPARED_IMAGES = 64
 """Images on which comparison attacks are run."""
 _FEWER_IMAGES = {"square": 32, "other-ids": 32}
 _OTHER_IDS_STEPS = 20
+_CONTINUATION_STEPS = 100  # at least
+_ALL_TARGETS = 9
 _RENAMED = 2**31  # the draw that gives images other ids
 
 
@@ -61,14 +63,14 @@ def comparison_attacks(plan: AttackPlan) -> dict[str, AttackPlan]:
 
     `unbounded`: the main attack at a radius at which it must succeed. `other-ids`: a short one on
     the same images under other ids, which exposes a purifier that looks its images up by id.
-    `continuation`: the main attack from elsewhere, with twice the steps. `bpda` and `square` need
-    no gradient of the purifier.
+    `continuation`: a portfolio from elsewhere, with at least twice the steps. `bpda` and `square`
+    need no gradient of the purifier.
     """
     once = plan.model_copy(update={"restarts": 1})
     attacks = {
         "unbounded": once,
         "other-ids": once.model_copy(update={"steps": min(plan.steps, _OTHER_IDS_STEPS)}),
-        "continuation": once.model_copy(update={"steps": 2 * plan.steps}),
+        "continuation": once.model_copy(update=_continuation(plan)),
     }
     if plan.optimiser != "square":
         if plan.gradient == "exact":
@@ -80,6 +82,14 @@ def comparison_attacks(plan: AttackPlan) -> dict[str, AttackPlan]:
     else:
         attacks["other-ids"] = once
     return attacks
+
+
+def _continuation(plan: AttackPlan) -> dict[str, object]:
+    """What a continuation changes; it does not share the main attack's choice of run and loss."""
+    steps = max(2 * plan.steps, _CONTINUATION_STEPS)
+    if plan.optimiser == "square":
+        return {"steps": steps}
+    return {"steps": steps, "optimiser": "portfolio", "loss": "margin", "targets": _ALL_TARGETS}
 
 
 def images_of(name: str) -> int:

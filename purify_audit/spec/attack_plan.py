@@ -49,7 +49,7 @@ class AttackPlan(Record):
         loss: maximised by the attack: ce, dlr or margin.
         gradient: exact, or a named approximation: bpda, surrogate, none.
         step_size: of the first step, relative to the radius; pgd decays it to 0 by half a cosine.
-        early_stop: a run of pgd, apgd or square stops on an image that is misclassified under all aligned
+        early_stop: runs of pgd, apgd and square stop on an image misclassified under all aligned
             draws. Aligned verdicts do not change; adversarial examples of fooled images, and so
             their held-out verdicts and smallest radii, are those of a shorter attack
             (`docs/method.md`, section 9).

@@ -4,12 +4,13 @@
 
 FOLDER holds the images and weights of `third_party.py`; without it only the shipped digits models
 are attacked. The purifiers, images and draw are those of `rival_attacks.py`, whose results
-`docs/generate.py` draws in the same picture. An independent attack (`independent`), written without
+`docs/generate.py` draws in the same picture. A run adds what the output file lacks. An independent attack (`independent`), written without
 the package's optimisers, then looks for images that the portfolio left.
 """
 
 import tempfile
 import time
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from purify_audit.models.runner import deterministic
 from purify_audit.spec.attack_plan import AttackPlan
 
 STEPS = 400  # of the portfolio; its curve is that of every smaller budget
-OLD_STEPS = (10, 20, 50, 100)  # of PGD with two restarts, the former default
+OLD_STEPS = (20, 100)  # of PGD with two restarts, the former default
 BATCH = 16
 TARGETED_STEPS = 10
 
@@ -150,7 +151,10 @@ def main() -> None:
     options = flags.parse_args()
     start, names = time.monotonic(), [*DIGITS, AUTOENCODER]
     names += [] if options.folder is None else [MNIST_DDPM, CIFAR_DDPM]
-    results: list[dict[str, Any]] = []
+    before = loads(options.out.read_text()) if options.out.exists() else {"purifiers": []}
+    results: list[dict[str, Any]] = before["purifiers"]
+    names = [n for n in names if n not in {r["name"] for r in results}]
+    spent = before.get("seconds", 0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work, deterministic(gradients=True):
         for name in names:
@@ -158,7 +162,7 @@ def main() -> None:
             last = [p for p in results[-1]["points"] if p["attack"] == "portfolio"][-1]
             line = {k: last[k] for k in ("evaluations_per_image", "robust_accuracy")}
             print(name, line, results[-1]["independent"], flush=True)
-            origin = provenance(command_line(), torch_machine(), start)
+            origin = provenance(command_line(), torch_machine(), start - spent)
             write(options.out, {**origin, "steps": STEPS, "purifiers": results})
 
 

@@ -4,40 +4,15 @@ Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble 
 parameter-free attacks", ICML 2020, section 3 and algorithm 1.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from purify_audit.attacks.apgd_l1 import apgd_l1
 from purify_audit.attacks.ball import Ball
-from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle
+from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle, evaluated
 
 _MOMENTUM = 0.75  # α of section 3
 _RHO = 0.75  # ρ of condition 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """Iterates with their losses and gradients.
-
-    Attributes:
-        x: [n, c, h, w].
-        losses: [n].
-        gradient: of the losses [n, c, h, w].
-    """
-
-    x: Tensor
-    losses: Tensor
-    gradient: Tensor
-
-    def where(self, rows: Tensor, other: "_Point") -> "_Point":
-        """This point in the rows [n] that are true, the other elsewhere."""
-        wide = rows[:, None, None, None]
-        return _Point(
-            torch.where(wide, self.x, other.x),
-            torch.where(rows, self.losses, other.losses),
-            torch.where(wide, self.gradient, other.gradient),
-        )
 
 
 class _StepSizes:
@@ -82,7 +57,7 @@ class _StepSizes:
 
 
 def apgd(objective: LossOracle, ball: Ball, start: Tensor, steps: int) -> AttackOutput:
-    """Auto-PGD from `start`.
+    """Auto-PGD from `start`; for l1 that of `apgd_l1`.
 
     A checkpoint is directly after step w_j, when the w_j comparisons of condition 1 are known.
     (Algorithm 1 as printed takes and evaluates one step more, and then replaces it.) A restart at a
@@ -98,34 +73,24 @@ def apgd(objective: LossOracle, ball: Ball, start: Tensor, steps: int) -> Attack
         The best of all `steps + 1` iterates, not always those of highest loss, from which
         checkpoints restart.
     """
+    if ball.norm == "l1":
+        return apgd_l1(objective, ball, start, steps)
     best, checkpoints, last_checkpoint = BestIterate(start), _checkpoints(steps), 0
-
-    def evaluate(x: Tensor, step: int) -> _Point:
-        evaluation = objective.loss_and_grad(x, step)
-        best.update(x, evaluation)
-        assert evaluation.gradient is not None, "loss_and_grad returns a gradient"
-        return _Point(x, evaluation.losses, evaluation.gradient)
-
-    point = top = evaluate(start, 0)
+    point = top = evaluated(objective, best, start, 0)
     sizes = _StepSizes(2.0 * ball.eps, point.losses)
-    x = _ascend(ball, point, sizes.size)
+    x = ball.ascend(point.x, point.gradient, sizes.size)
     for step in range(1, steps):
-        previous, point = point, evaluate(x, step)
+        previous, point = point, evaluated(objective, best, x, step)
         sizes.count(point.losses > previous.losses)
         top = point.where(point.losses > top.losses, top)
         if step in checkpoints:
             point = top.where(sizes.check(top.losses, step - last_checkpoint), point)
             last_checkpoint = step
-        z = _ascend(ball, point, sizes.size)
+        z = ball.ascend(point.x, point.gradient, sizes.size)
         update = _MOMENTUM * (z - point.x) + (1.0 - _MOMENTUM) * (point.x - previous.x)
         x = ball.project(point.x + update)
     best.update(x, objective.evaluate(x, steps))
     return best.result()
-
-
-def _ascend(ball: Ball, point: _Point, size: Tensor) -> Tensor:
-    """The images after a gradient step of size [n] without momentum."""
-    return ball.project(point.x + size[:, None, None, None] * ball.steepest_ascent(point.gradient))
 
 
 def _checkpoints(steps: int) -> frozenset[int]:

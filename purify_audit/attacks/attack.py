@@ -12,6 +12,7 @@ from purify_audit.attacks.apgd import apgd
 from purify_audit.attacks.ball import Ball
 from purify_audit.attacks.early_stopping import EarlyStopping
 from purify_audit.attacks.gradients import GradientKind
+from purify_audit.attacks.l1 import STEP_SHARE
 from purify_audit.attacks.objective import Defence, Objective
 from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle, pgd
 from purify_audit.attacks.portfolio import portfolio
@@ -67,7 +68,9 @@ def attack_objective(
     defence: Defence, images: Targets, plan: AttackPlan, norm: Norm, eps: float
 ) -> Objective:
     """The objective of a plan's attack, under the aligned draws."""
-    size = math.sqrt(images.x[0].numel()) if norm == "linf" else 1.0
+    d = images.x[0].numel()
+    # l2 length of a typical perturbation of radius 1; in l1 that of one step
+    size = {"linf": math.sqrt(d), "l2": 1.0, "l1": 1.0 / math.sqrt(math.ceil(STEP_SHARE * d))}[norm]
     aligned = plan.aligned()
     return Objective(
         defence=defence,

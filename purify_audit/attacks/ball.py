@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from purify_audit.attacks import l1
 from purify_audit.spec.norms import Norm
 
 
@@ -14,7 +15,7 @@ class Ball:
 
     Attributes:
         x: the clean images [n, c, h, w].
-        norm: l2 or linf.
+        norm: l1, l2 or linf.
         eps: radius, pixel units.
     """
 
@@ -27,7 +28,13 @@ class Ball:
         return Ball(self.x[rows], self.norm, self.eps)
 
     def project(self, z: Tensor) -> Tensor:
-        """Project onto the ball, then clip to [0, 1] (which does not leave the ball)."""
+        """Images in the ball and in [0, 1].
+
+        l-inf: the nearest ones. l1: the nearest ones too (`l1.project`). l2: projected onto the
+        ball, then clipped to [0, 1], which does not leave the ball.
+        """
+        if self.norm == "l1":
+            return l1.project(self.x, z, self.eps)
         delta = z - self.x
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
@@ -35,8 +42,32 @@ class Ball:
             delta = delta * (self.eps / _length(delta).clamp(min=self.eps))
         return (self.x + delta).clamp(0.0, 1.0)
 
+    def ascend(
+        self, z: Tensor, gradient: Tensor, size: float | Tensor, entries: Tensor | None = None
+    ) -> Tensor:
+        """Images after a gradient step, in the ball.
+
+        Args:
+            z: images in the ball [n, c, h, w].
+            gradient: of the loss [n, c, h, w].
+            size: of the step, in the ball's norm: one, or one for each image [n].
+            entries: l1 only: how many pixel values the step moves at least, [n]; none: a fixed
+                share.
+        """
+        if self.norm == "l1":
+            wide = torch.as_tensor(size, dtype=torch.float64, device=z.device).expand(len(z))
+            entries = l1.step_entries(z) if entries is None else entries
+            return self.project(z.double() + l1.step(z, gradient, wide, entries))
+        sizes = size[:, None, None, None] if isinstance(size, Tensor) else size
+        return self.project(z + sizes * self.steepest_ascent(gradient))
+
     def steepest_ascent(self, gradient: Tensor) -> Tensor:
-        """The unit step (in the ball's norm) that increases a linear loss most [n, c, h, w]."""
+        """The unit step (in the ball's norm) that increases a linear loss most [n, c, h, w].
+
+        For l2 and l-inf. That for l1 depends on the image, which may be at the end of its range
+        where the gradient is largest: `l1.step`.
+        """
+        assert self.norm != "l1", "an l1 step depends on the image"
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         if self.norm == "linf":
             return gradient.sign()
@@ -48,11 +79,14 @@ class Ball:
 
         Args:
             uniform: numbers in (0, 1), one for each pixel [n, c, h, w].
-            share: numbers in (0, 1), one for each image [n]; l2 only: the share of the radius.
+            share: numbers in (0, 1), one for each image [n]; the share of the radius, not of l-inf.
 
         Returns:
-            l-inf: a uniform point. l2: a random direction at that share of the radius.
+            l-inf: a uniform point. l1, l2: a random direction at that share of the radius.
         """
+        if self.norm == "l1":
+            lengths = self.eps * share.double()[:, None, None, None]
+            return self.project(self.x.double() + lengths * l1.direction(uniform))
         spread = 2.0 * uniform - 1.0
         if self.norm == "l2":
             unit = spread / _length(spread).clamp(min=1e-12)
@@ -62,7 +96,9 @@ class Ball:
     def size(self, z: Tensor) -> Tensor:
         """Distance of images from x [n], in the ball's norm, in float64."""
         delta = (z.double() - self.x.double()).flatten(1)
-        return delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1)
+        if self.norm == "linf":
+            return delta.abs().amax(1)
+        return delta.abs().sum(1) if self.norm == "l1" else delta.norm(dim=1)
 
 
 def _length(delta: Tensor) -> Tensor:

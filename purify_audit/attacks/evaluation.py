@@ -19,6 +19,7 @@ from purify_audit.statistics.attack_rows import CapRows, Scored
 CAP_DIRECTIONS = 4
 CAP_SCALES = (0.5, 1.0, 2.0, 4.0)
 BISECTIONS = 6
+_NO_CHANGES: dict[Norm, np.ndarray] = {}
 
 
 def predicted(defence: Defence, x: Tensor, ids: tuple[int, ...], draws: Draws) -> np.ndarray:
@@ -54,7 +55,7 @@ def score(
     aligned: Draws,
     held_out: Draws = (),
     *,
-    radius: bool = False,
+    whole: bool = False,
 ) -> Scored:
     """Evaluate an attack's images under aligned and held-out draws.
 
@@ -66,30 +67,32 @@ def score(
         x: its images [n, c, h, w].
         aligned: the K draws that the attack optimised.
         held_out: the H scoring draws.
-        radius: whether to find the smallest fooling radius, which is NaN otherwise.
+        whole: whether to measure changes of the output and the smallest fooling radius, which are
+            NaN otherwise.
     """
-    changes, deltas = _distances(defence, clean, x, aligned)
+    changes, radius = _NO_CHANGES, np.full(len(x), np.nan)
+    if whole:
+        changes = _changes(defence, clean, x, aligned)
+        radius = _fooling_radius(defence, clean, ball, x, aligned)
+    delta = (x.double() - clean.x.double()).flatten(1)
+    unmeasured = np.full((len(x), len(aligned)), np.nan)
     return Scored(
         name=name,
         eps=ball.eps,
         images=x.cpu().numpy(),
         aligned=predicted(defence, x, clean.ids, aligned),
         held_out=predicted(defence, x, clean.ids, held_out),
-        change_l2=changes["l2"],
-        delta_l2=deltas["l2"],
-        change_linf=changes["linf"],
-        delta_linf=deltas["linf"],
-        fooling_radius=(
-            _fooling_radius(defence, clean, ball, x, aligned) if radius else np.full(len(x), np.nan)
-        ),
+        change_l2=changes.get("l2", unmeasured),
+        delta_l2=delta.norm(dim=1).cpu().numpy(),
+        change_linf=changes.get("linf", unmeasured),
+        delta_linf=delta.abs().amax(1).cpu().numpy(),
+        fooling_radius=radius,
         made_by=np.full(len(x), -1),
     )
 
 
-def _distances(
-    defence: Defence, clean: Targets, x: Tensor, draws: Draws
-) -> tuple[dict[Norm, np.ndarray], dict[Norm, np.ndarray]]:
-    """‖P(x+δ) − P(x)‖ [n, k] and ‖δ‖ [n], by norm, in float64."""
+def _changes(defence: Defence, clean: Targets, x: Tensor, draws: Draws) -> dict[Norm, np.ndarray]:
+    """‖P(x+δ) − P(x)‖ [n, k] by norm, in float64."""
 
     def purify(rows: Tensor, noise: Noise, labels: Tensor) -> tuple[Tensor]:
         with torch.no_grad():
@@ -99,12 +102,9 @@ def _distances(
     moved, anchors = (
         defence.rows(purify, z, clean.ids, clean.labels, draws, cost)[0] for z in (x, clean.x)
     )
-    change, delta = moved.double() - anchors.double(), x.double() - clean.x.double()
+    change = (moved.double() - anchors.double()).flatten(2)
     orders: dict[Norm, float] = {"l2": 2.0, "linf": float("inf")}
-    return (
-        {n: change.flatten(2).norm(p, 2).cpu().numpy() for n, p in orders.items()},
-        {n: delta.flatten(1).norm(p, 1).cpu().numpy() for n, p in orders.items()},
-    )
+    return {norm: change.norm(p, 2).cpu().numpy() for norm, p in orders.items()}
 
 
 def _fooling_radius(
@@ -138,11 +138,13 @@ def random_direction_flips(
     """How often a random direction changes the predicted label, by radius, without an attack.
 
     It estimates the adversarial region that Liu and Wei picture as a cap of the hypersphere.
-    Directions are uniform on the l2 sphere; the radii are multiples of the attack's (for l-inf: of
-    ε√d, its largest l2 norm).
+    Directions are uniform on the l2 sphere; the radii are multiples of the largest l2 norm in the
+    attack's ball: ε√d for l-inf, ε for l2, and for l1, where no pixel changes by more than 1,
+    min(ε, √ε).
     """
     shape = images.image_shape
-    length = eps * (float(np.sqrt(np.prod(shape))) if norm == "linf" else 1.0)
+    root = float(np.sqrt(np.prod(shape)))
+    length = {"linf": eps * root, "l2": eps, "l1": min(eps, float(np.sqrt(eps)))}[norm]
     radii = np.array([scale * length for scale in CAP_SCALES])
     v = directions(SphereProbe(), shape, images.ids, CAP_DIRECTIONS, defence.seed)
     points = [apply(images.pixels, scale_to_ball(v, "sphere", "l2", r)) for r in radii]

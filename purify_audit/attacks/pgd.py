@@ -47,6 +47,30 @@ class AttackOutput:
     made_by: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Iterates with their losses and gradients.
+
+    Attributes:
+        x: [n, c, h, w].
+        losses: [n].
+        gradient: of the losses [n, c, h, w].
+    """
+
+    x: Tensor
+    losses: Tensor
+    gradient: Tensor
+
+    def where(self, rows: Tensor, other: "Point") -> "Point":
+        """This point in the rows [n] that are true, the other elsewhere."""
+        wide = rows[:, None, None, None]
+        return Point(
+            torch.where(wide, self.x, other.x),
+            torch.where(rows, self.losses, other.losses),
+            torch.where(wide, self.gradient, other.gradient),
+        )
+
+
 class BestIterate:
     """The best iterate so far of each image: most draws fooled, then the lowest mean margin."""
 
@@ -106,6 +130,14 @@ class BestIterate:
         )
 
 
+def evaluated(objective: LossOracle, best: BestIterate, x: Tensor, step: int) -> Point:
+    """The point at x [n, c, h, w], which is also recorded."""
+    evaluation = objective.loss_and_grad(x, step)
+    best.update(x, evaluation)
+    assert evaluation.gradient is not None, "loss_and_grad returns a gradient"
+    return Point(x, evaluation.losses, evaluation.gradient)
+
+
 def pgd(
     objective: LossOracle, ball: Ball, start: Tensor, steps: int, step_size: float
 ) -> AttackOutput:
@@ -127,6 +159,6 @@ def pgd(
         best.update(x, evaluation)
         assert evaluation.gradient is not None, "loss_and_grad returns a gradient"
         size = step_size * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        x = ball.project(x + size * ball.steepest_ascent(evaluation.gradient))
+        x = ball.ascend(x, evaluation.gradient, size)
     best.update(x, objective.evaluate(x, steps))
     return best.result()

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from purify_audit.attacks.ball import Ball
 from purify_audit.attacks.pgd import AttackOutput, BestIterate, LossOracle
 from purify_audit.core.noise import Noise, Stream
+from purify_audit.spec.norms import Norm
 
 _P_INIT = 0.8  # share of the pixels in the first window
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, for every p_init
-_SMALLEST = {"linf": 1, "l2": 3}  # window side
+_SMALLEST = {"linf": 1, "l2": 3, "l1": 1}  # window side
 _TILES = 5  # of the first l2 image, in each direction
 
 # The step of a random number is _PURPOSES · query + purpose. Query 0 is the starting image.
@@ -36,7 +37,10 @@ def square(
     queries: int,
     restart: int = 0,
 ) -> AttackOutput:
-    """Random search from stripes (l-inf) or bumps (l2); keeps proposals that `BestIterate` prefers.
+    """Random search from stripes (l-inf) or bumps (l1, l2); keeps what `BestIterate` prefers.
+
+    For l1 the search is that for l2 with l1 lengths (like l1-Square of Croce and Hein, "Mind the
+    box", ICML 2021); what clipping to [0, 1] leaves unused goes into the next window.
 
     The paper's search ends with the first success; this one uses all queries for every image.
 
@@ -94,7 +98,7 @@ def _recolour(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Ten
 
 
 def _tiles(ball: Ball, noise: Noise) -> Tensor:
-    """A grid of 5×5 square bumps of equal length in the image's middle, of norm eps.
+    """A grid of 5×5 square bumps of equal length in the image's middle, of norm eps in all.
 
     Rotated at random, with a random sign in each channel; fewer than 5 rows or columns where an
     image is smaller.
@@ -109,7 +113,7 @@ def _tiles(ball: Ball, noise: Noise) -> Tensor:
     spare = (sides[1] - columns * side, sides[0] - rows * side)
     left, top = (pixels // 2 for pixels in spare)
     delta = F.pad(grid, (left, spare[0] - left, top, spare[1] - top))
-    return _add(ball, delta / _energy(delta, (1, 2, 3)).sqrt())
+    return _add(ball, delta / _length(_energy(delta, (1, 2, 3), ball.norm), ball.norm))
 
 
 def _move(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
@@ -120,7 +124,7 @@ def _move(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
     that is not in use; the second becomes 0 outside the first. So the norm becomes eps, before
     pixels are clipped to [0, 1].
     """
-    step, channels = _PURPOSES * query, x.shape[1]
+    step, channels, norm = _PURPOSES * query, x.shape[1], ball.norm
     down, across = _windows(x, noise, query, side)
     inside = _inside(down, across, side)
     first, second = inside[:, :1], inside[:, 1:]
@@ -129,14 +133,15 @@ def _move(x: Tensor, ball: Ball, noise: Noise, query: int, side: int) -> Tensor:
     row, column = (offset[:, 0].clamp(0, side - 1) for offset in (down, across))
     bump = bumps[turns, row[:, :, None], column[:, None, :]][:, None] * first
     bump = bump * noise.signs(step + _SIGNS, (channels, 1, 1))
+    bump = _unit(bump, norm) if norm == "l1" else bump
 
     delta = (x.double() - ball.x.double()) / ball.eps
-    unused = 1.0 - _energy(delta, (1, 2, 3))  # negative by rounding: then the norm shrinks
-    held = _energy(delta * (first | second), (2, 3)) + unused / channels
-    shape = _unit(delta * first) + bump
+    unused = 1.0 - _energy(delta, (1, 2, 3), norm)  # negative by rounding: then the norm shrinks
+    held = _energy(delta * (first | second), (2, 3), norm) + unused / channels
+    shape = _unit(delta * first, norm) + bump
     # Where the two cancel (possible in a window of one pixel), the bump alone gives a direction.
-    shape = _unit(torch.where(_energy(shape, (2, 3)) > 1e-9, shape, bump))
-    moved = torch.where(first, held.clamp(min=0.0).sqrt() * shape, delta * ~second)
+    shape = _unit(torch.where(_energy(shape, (2, 3), norm) > 1e-9, shape, bump), norm)
+    moved = torch.where(first, _length(held.clamp(min=0.0), norm) * shape, delta * ~second)
     return _add(ball, moved)
 
 
@@ -186,21 +191,29 @@ def _bump(height: int, width: int) -> Tensor:
     return rings[torch.maximum(row[:, None], column[None, :])]
 
 
-def _energy(delta: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Sum of squares over dims, which are kept, to 2**-50 a term.
+def _energy(delta: Tensor, dims: tuple[int, ...], norm: Norm = "l2") -> Tensor:
+    """Sum of squares (l1: of absolute values) over dims, which are kept, to 2**-50 (2**-40) a term.
 
     In integers: a sum of floats depends on the order of its terms, and that on the batch.
     """
-    squares = (delta.double().square() * 2.0**50).round().to(torch.int64)
-    return squares.sum(dims, keepdim=True).double() * 2.0**-50
+    wide, units = delta.double(), 2.0**40 if norm == "l1" else 2.0**50
+    terms = wide.abs() if norm == "l1" else wide.square()
+    return (terms * units).round().to(torch.int64).sum(dims, keepdim=True).double() / units
 
 
-def _unit(delta: Tensor) -> Tensor:
+def _length(energy: Tensor, norm: Norm) -> Tensor:
+    """The norm that belongs to an energy."""
+    return energy if norm == "l1" else energy.sqrt()
+
+
+def _unit(delta: Tensor, norm: Norm) -> Tensor:
     """Each channel over its length; 0 stays 0."""
-    return delta / _energy(delta, (2, 3)).sqrt().clamp(min=1e-7)
+    return delta / _length(_energy(delta, (2, 3), norm), norm).clamp(min=1e-7)
 
 
 def _add(ball: Ball, delta: Tensor) -> Tensor:
     """The clean images plus eps · delta in float64, rounded once, in [0, 1]."""
     z = ball.x.double() + ball.eps * delta
+    if ball.norm == "l1":  # where rounding many small differences would leave the ball
+        return ball.project(z)
     return z.to(ball.x.dtype).clamp(0.0, 1.0)

@@ -6,13 +6,11 @@ from purify_audit.attacks.pgd import AttackOutput
 from purify_audit.core.findings import Finding
 from purify_audit.models.runner import Tick
 from purify_audit.statistics.attack_rows import (
-    RUNS,
     AttackSamples,
     CapRows,
     ExampleImages,
     Scored,
     join_attacks,
-    stronger_of,
 )
 from purify_audit.statistics.estimates import Convergence
 
@@ -25,6 +23,8 @@ class AttackResults:
         parts: rows of every finished group of images.
         outputs: the main attack's output on each group.
         comparisons: the comparison attacks, scored.
+        strongest: the main attack at the first radius with the images of comparison attacks that
+            are stronger; none before these were run.
         caps: flips by random directions.
         example_images: the least and the most robust images.
         findings: of the gradient checks and sanity checks.
@@ -39,6 +39,7 @@ class AttackResults:
     parts: list[AttackSamples] = field(default_factory=list)
     outputs: list[AttackOutput] = field(default_factory=list)
     comparisons: list[Scored] = field(default_factory=list)
+    strongest: Scored | None = None
     caps: CapRows | None = None
     example_images: ExampleImages | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -73,10 +74,9 @@ class AttackResults:
             return None
         whole = join_attacks(self.parts)
         scored = [*whole.scored, *self.comparisons]
-        for place, main in enumerate(whole.scored):
-            for other in self.comparisons:
-                if (main.name, main.eps) == ("aligned", other.eps) and other.name in RUNS:
-                    scored[place] = stronger_of(scored[place], other, whole.labels)
+        if self.strongest is not None:
+            place = next(n for n, attack in enumerate(scored) if attack.name == "aligned")
+            scored[place] = self.strongest
         columns = {name: getattr(whole, name) for name in AttackSamples.__dataclass_fields__}
         tables = {"caps": self.caps, "example_images": self.example_images}
         return AttackSamples(**columns | {"scored": tuple(scored)} | tables)

@@ -30,7 +30,7 @@ from purify_audit.attacks.sanity_checks import (
     convergence,
 )
 from purify_audit.audit.attack_results import AttackResults
-from purify_audit.audit.comparison_attacks import comparison_phase
+from purify_audit.audit.comparison_attacks import comparison_phase, merged
 from purify_audit.audit.defence import (
     attack_of,
     bare_defence_of,
@@ -49,7 +49,7 @@ from purify_audit.core.records import Record
 from purify_audit.models.protocols import is_differentiable
 from purify_audit.models.runner import Tick
 from purify_audit.spec.shard import Shard
-from purify_audit.statistics.attack_rows import AttackSamples, Scored, join_attacks
+from purify_audit.statistics.attack_rows import RUNS, AttackSamples, Scored, join_attacks
 
 _LEAVING_BATCHES = 8  # micro-batches of a group whose fooled images leave: less padding
 
@@ -230,7 +230,7 @@ def _attack_at(
     plain = plan.model_copy(update={"gradient": "exact", "draws": 1})
     unpurified = attack(attack_objective(bare, on, plain, plan.norm, eps), ball, plain).x
     output = attack(objective, ball, plan, {**others, "bare": unpurified})
-    main = score(defence, on, ball, "aligned", output.x, aligned, held_out, radius=True)
+    main = score(defence, on, ball, "aligned", output.x, aligned, held_out, whole=True)
     assert output.made_by is not None, "an attack says what made its images"
     scored.append(replace(main, made_by=output.made_by.cpu().numpy()))
     if has_fresh_attack(subject):
@@ -255,6 +255,7 @@ def _check_attack(
     assert samples is not None, "images were attacked"
     main, labels = samples.find("aligned"), samples.labels
     assert main is not None, "the main attack is scored"
+    strongest = main
     for unit in comparison_phase(subject, defence, results).units(store):
         other = unpacked_score(unit)
         results.evaluations += int(str(unit.facts["evaluations"]))
@@ -273,6 +274,9 @@ def _check_attack(
                 labels[:m],
                 same_draws=other.name != "other-ids",
             )
+        if other.name in RUNS:
+            strongest = merged(subject, defence, strongest, other, labels)
+    results.strongest = strongest
 
 
 def _joined(outputs: list[AttackOutput]) -> AttackOutput:

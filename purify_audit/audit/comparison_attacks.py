@@ -3,9 +3,11 @@
 import math
 from dataclasses import replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from purify_audit.attacks.attack import attack, attack_objective, first_of
+from purify_audit.attacks.attack import attack, attack_objective, first_of, targets
 from purify_audit.attacks.ball import Ball
 from purify_audit.attacks.evaluation import score
 from purify_audit.attacks.objective import Defence
@@ -17,13 +19,13 @@ from purify_audit.audit.subject import Subject
 from purify_audit.audit.units import packed_score
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.spec.attack_plan import AttackPlan
-from purify_audit.statistics.attack_rows import RUNS
+from purify_audit.statistics.attack_rows import Scored, with_rows
 
 COMPARED_IMAGES = 64
 """Images on which comparison attacks are run."""
 _FEWER_IMAGES = {"square": 32, "other-ids": 32}
 _OTHER_IDS_STEPS = 20
-_CONTINUATION_STEPS = 100  # at least
+_CONTINUATION_STEPS = 60  # at least
 _ALL_TARGETS = 9
 _RENAMED = 2**31  # the draw that gives images other ids
 
@@ -42,14 +44,31 @@ def comparison_phase(subject: Subject, defence: Defence, results: AttackResults)
         ball = Ball(chosen.x, plan.norm, eps)
         objective = attack_objective(defence, chosen, other, plan.norm, eps)
         x = attack(objective, ball, other, independent=name == "continuation").x
-        counts = name in RUNS  # its images may become the main attack's
-        held_out = plan.scoring() if counts else ()
-        radius = counts or name == "unbounded"
-        scored = score(defence, chosen, ball, name, x, plan.aligned(), held_out, radius=radius)
+        scored = score(defence, chosen, ball, name, x, plan.aligned(), whole=name == "unbounded")
         spent, results.evaluations = results.evaluations - before, before
         return packed_score(scored, spent)
 
     return Phase("comparison", len(attacks), make)
+
+
+def merged(
+    subject: Subject, defence: Defence, main: Scored, other: Scored, labels: np.ndarray
+) -> Scored:
+    """The main attack with the images of a comparison attack where these fool more draws.
+
+    Only those are evaluated under held-out draws.
+    """
+    plan, m = attack_of(subject.plan), len(other.aligned)
+    rows = np.flatnonzero(
+        (other.aligned != labels[:m, None]).sum(1) > (main.aligned[:m] != labels[:m, None]).sum(1)
+    )
+    if not len(rows):
+        return main
+    on = targets(subject.images.select(rows.tolist()), subject.device)
+    x = torch.from_numpy(other.images[rows]).to(subject.device)
+    ball, held_out = Ball(on.x, plan.norm, other.eps), plan.scoring()
+    part = score(defence, on, ball, other.name, x, plan.aligned(), held_out, whole=True)
+    return with_rows(main, rows, part)
 
 
 def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:
@@ -99,5 +118,6 @@ def images_of(name: str) -> int:
 
 def _unbounded(plan: AttackPlan, x: Tensor) -> float:
     """A radius at which every image can become plain grey."""
-    grey = 0.5 if plan.norm == "linf" else 0.5 * math.sqrt(x[0].numel())
+    d = x[0].numel()
+    grey = {"linf": 0.5, "l2": 0.5 * math.sqrt(d), "l1": 0.5 * d}[plan.norm]
     return max(grey, plan.eps[0])

@@ -54,12 +54,12 @@ def attack_evaluations(subject: Subject) -> int:
     if plan.predict_only:
         return total
     offered = 3 * plan.draws * each  # the prediction, the bare attack, the one at a smaller radius
-    total += n * len(plan.eps) * (cost.attack(plan) + offered + cost.score(plan.held_out))
+    total += n * len(plan.eps) * (cost.attack(plan) + offered + cost.whole_score())
     if has_fresh_attack(subject):
         total += n * len(plan.eps) * (cost.fresh() + len(AIMS) * cost.score(plan.held_out))
     for name, other in comparison_attacks(plan).items():
         longer = 2 if name == "continuation" else 1
-        each_cost = cost.attack(other, longer) + cost.score(plan.held_out)
+        each_cost = cost.attack(other, longer) + cost.score() + cost.whole_score()
         total += min(m, images_of(name)) * each_cost
     total += 2 * min(n, 2 * MOST) * each
     total += n * plan.draws * each + n * (1 + len(CAP_SCALES) * CAP_DIRECTIONS) * each
@@ -103,11 +103,15 @@ class _Costs:
     def prediction(self) -> int:
         """The transfer attack, scored."""
         steps = PREDICTION_STEPS if self.easy else PREDICTION_STEPS_DIRECT
-        return self.plan.draws * (self.easy or 1) * (steps * self.passes + 1) + self.score(0)
+        return self.plan.draws * (self.easy or 1) * (steps * self.passes + 1) + self.score()
 
-    def score(self, held_out: int) -> int:
-        """One score under the aligned and so many held-out draws."""
-        return (self.plan.draws * (BISECTIONS + 5) + held_out) * self.each
+    def score(self, held_out: int = 0) -> int:
+        """Predictions under the aligned and so many held-out draws."""
+        return (self.plan.draws + held_out) * self.each
+
+    def whole_score(self) -> int:
+        """Predictions, changes of the output, and the smallest fooling radius."""
+        return self.score(self.plan.held_out) + self.plan.draws * (BISECTIONS + 4) * self.each
 
     def attack(self, of: AttackPlan, longer: int = 1) -> int:
         """An attack under aligned draws."""
@@ -134,7 +138,7 @@ class _Costs:
         total = plan.fresh_draws * (plan.fresh_steps * step + last)
         total += targets * -(-plan.fresh_draws // 2) * (half * step + last)
         if self.easy and plan.warm_start:
-            whole = half * self.gradients[plan.gradient] + self.each
+            whole = -(-half // 2) * self.gradients[plan.gradient] + self.each
             total += min(plan.fresh_draws, CHAIN_DRAWS) * whole
         return total + (targets + 4) * plan.fresh_draws * self.each
 

@@ -25,7 +25,7 @@ class Sampling:
         list[str] | None,
         typer.Option(
             help="sign, uniform, sphere, lowfreq[:band=N], power[:block=N,iterations=N],"
-            " file:PATH; repeatable. Default: sign (linf) or sphere (l2), lowfreq and power"
+            " file:PATH; repeatable. Default: sign (linf) or sphere (l2, l1), lowfreq and power"
             " (not in a precision below float32)."
         ),
     ] = None

@@ -151,12 +151,12 @@ class ImageOptions:
 class ThreatOptions:
     """Threat model."""
 
-    norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None
+    norm: Annotated[str | None, typer.Option(help="linf (default), l2 or l1.")] = None
     eps: Annotated[
         str | None,
         typer.Option(
-            help="Radii for pixels in [0, 1], e.g. 4/255,8/255. Default: 8/255 (linf) or 0.5 (l2);"
-            " for the bundled digits 0.15 or 1."
+            help="Radii for pixels in [0, 1], e.g. 4/255,8/255. Default: 8/255 (linf), 0.5 (l2) or"
+            " 12 (l1); for the bundled digits 0.15, 1 or 3.5."
         ),
     ] = None
 
@@ -168,7 +168,7 @@ class AttackOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="smoke (60 gradients, 64 images; default), standard (200 gradients, 128 images) or"
+            help="smoke (20 gradients, 32 images; default), standard (200 gradients, 128 images) or"
             " paper (3 times 400 gradients, 512 images)."
         ),
     ] = None

@@ -34,7 +34,7 @@ def sweep(
         list[str] | None, typer.Option(help="Sampler, NAME[:key=value,…]; repeatable.")
     ] = None,
     eps: Annotated[str | None, typer.Option(help="Radii, each a run of its own.")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf (default), l2 or l1.")] = None,
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Attack too, or measure compression only.")
     ] = True,

@@ -61,7 +61,10 @@ def scale_to_ball(v: np.ndarray, kind: str, norm: Norm, eps: float) -> np.ndarra
     if norm == "linf" and kind in ("sign", "uniform"):
         return np.asarray(eps * v, np.float32)
     flat = v.reshape(*v.shape[:-3], -1).astype(np.float64)
-    size = np.abs(flat).max(-1) if norm == "linf" else np.sqrt((flat**2).sum(-1))
+    if norm == "linf":
+        size = np.abs(flat).max(-1)
+    else:
+        size = np.sqrt((flat**2).sum(-1)) if norm == "l2" else np.abs(flat).sum(-1)
     factor = np.divide(eps, size, out=np.zeros_like(size), where=size > 0)
     return np.asarray(factor[..., None, None, None] * v, np.float32)
 

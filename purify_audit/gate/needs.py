@@ -6,11 +6,16 @@ from purify_audit.core.errors import PlanError
 from purify_audit.gate.policy import Policy, Rule
 from purify_audit.report.wording import named
 from purify_audit.spec.audit_plan import AuditPlan
+from purify_audit.spec.norms import NORMS
 from purify_audit.spec.probes import ISOTROPIC_PROBES
 from purify_audit.statistics.compression import probe_names
 from purify_audit.statistics.metrics import Stage, metric_info
 
-_DEFAULT_PROBES = {"linf": ("sign", "lowfreq", "power"), "l2": ("sphere", "lowfreq", "power")}
+_DEFAULT_PROBES = {
+    "linf": ("sign", "lowfreq", "power"),
+    "l2": ("sphere", "lowfreq", "power"),
+    "l1": ("sphere", "lowfreq", "power"),
+}
 _SAME_RADIUS = 1e-9
 
 
@@ -65,7 +70,8 @@ def _missing(policy: Policy, rule: Rule, plan: AuditPlan) -> str | None:
         return f"no radius {rule.eps:g} is planned; set eps in the policy file"
     norm = plan.attack.norm if attacked and plan.attack is not None else None
     without = rule.metric == "randomness_share" or (not attacked and "accuracy" in rule.metric)
-    if rule.norm is not None and (without or (attacked and rule.norm != norm)):
+    elsewhere = rule.norm != norm if attacked else rule.norm not in NORMS
+    if rule.norm is not None and (without or elsewhere):
         return f"{rule.metric} is not measured in {rule.norm}"
     return _missing_probe(rule, plan)
 

@@ -105,7 +105,7 @@ def radius(eps: float | None) -> str:
 
 def norm_text(norm: str | None) -> str:
     """A norm in the notation of the literature."""
-    return {"l2": "ℓ2", "linf": "ℓ∞"}.get(str(norm), "" if norm is None else norm)
+    return {"l1": "ℓ1", "l2": "ℓ2", "linf": "ℓ∞"}.get(str(norm), "" if norm is None else norm)
 
 
 class _Located(Protocol):

@@ -141,13 +141,13 @@ class AttackPlan(Record):
 
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "smoke": {
-        "audit": {"images": 64, "draws": 2, "directions": 4},
+        "audit": {"images": 32, "draws": 2, "directions": 2},
         "attack": {
-            "steps": 60,
+            "steps": 20,
             "draws": 1,
             "restarts": 1,
-            "held_out": 16,
-            "fresh_draws": 8,
+            "held_out": 8,
+            "fresh_draws": 4,
             "fresh_steps": 16,
             "square_queries": 100,
         },

@@ -4,10 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-Norm = Literal["l2", "linf"]
+Norm = Literal["l1", "l2", "linf"]
+"""Of a ball: of the probes, or of the attack."""
 
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")
+"""In which rates and distances are measured, whatever the ball."""
 
 
 Radius = Annotated[float, Field(gt=0)]

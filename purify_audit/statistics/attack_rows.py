@@ -47,7 +47,8 @@ class Scored:
         images: the adversarial images, float32 [n, c, h, w].
         aligned: predicted labels under the aligned draws, int64 [n, K].
         held_out: predicted labels under the scoring draws, int64 [n, H] (H = 0: not scored).
-        change_l2: ‖P(x+δ; ξ) − P(x; ξ)‖₂ under the aligned draws, float64 [n, K].
+        change_l2: ‖P(x+δ; ξ) − P(x; ξ)‖₂ under the aligned draws, float64 [n, K]; NaN where it was
+            not measured.
         delta_l2: ‖δ‖₂, float64 [n].
         change_linf: as `change_l2`, in l-inf.
         delta_linf: ‖δ‖∞.
@@ -156,22 +157,18 @@ def join_attacks(parts: list[AttackSamples]) -> AttackSamples:
     return concatenated(parts, scored=tuple(scored))
 
 
-def stronger_of(main: Scored, other: Scored, labels: np.ndarray) -> Scored:
-    """The attack `main` with the images of another where they fool more of the aligned draws.
+def with_rows(main: Scored, rows: np.ndarray, better: Scored) -> Scored:
+    """The attack `main` with the images of another in some rows.
 
     Args:
         main: scored on n images.
-        other: scored on the first m of them, at the same radius.
-        labels: true labels [n].
+        rows: of the images that the other attack replaces, int64 [m].
+        better: the other attack, named in `RUNS`, scored on those m images at the same radius.
     """
-    m = len(other.aligned)
-    fooled = [(s.aligned[:m] != labels[:m, None]).sum(1) for s in (other, main)]
-    rows = np.flatnonzero(fooled[0] > fooled[1])
-    columns = columns_of(main)
-    for name, column in columns_of(other).items():
-        columns[name] = columns[name].copy()
-        columns[name][rows] = column[rows]
-    columns["made_by"][rows] = RUNS.index(other.name)
+    columns = {name: column.copy() for name, column in columns_of(main).items()}
+    for name, column in columns_of(better).items():
+        columns[name][rows] = column
+    columns["made_by"][rows] = RUNS.index(better.name)
     return table_of(Scored, columns, name=main.name, eps=main.eps)
 
 

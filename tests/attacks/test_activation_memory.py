@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attack_cases import digits_purifier
 from oracles import Recorder, diffusion_card, draws, pixels
 from test_gradients import NOTHING, UNROLLED, classify, name, small_purifier
 from torch import Tensor, nn
@@ -15,11 +16,10 @@ from purify_audit.attacks.activation_memory import ActivationMemory
 from purify_audit.attacks.gradients import exact, steps_of
 from purify_audit.core.noise import Noise
 from purify_audit.models.checkpoint import read_checkpoint
-from purify_audit.models.load import load_classifier, load_purifier
+from purify_audit.models.load import load_classifier
 from purify_audit.models.purifiers.diffusion import DiffusionPurifier
 from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform
 from purify_audit.report.schema import read_report
-from purify_audit.spec.card import DiffusionCard
 from purify_audit.spec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, VPSDESampler
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +33,6 @@ def bits(found):
 
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(bits(one), bits(other), strict=True))
-
-
-def digits_purifier(sampler, t_star=60):
-    checkpoint = read_checkpoint(ROOT / "models" / "digits-ddpm.safetensors")
-    changes = {"t_star": t_star, "sampler": sampler}
-    card = DiffusionCard.model_validate(checkpoint.card.model_dump() | changes)
-    return load_purifier(checkpoint, CPU, card)
 
 
 def digits_head():

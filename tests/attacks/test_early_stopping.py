@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attack_cases import digits_purifier, plan
 from subjects import subject_for
-from test_activation_memory import digits_purifier
-from test_attack_algorithms import plan
 
 from purify_audit.attacks.attack import attack, attack_objective, targets
 from purify_audit.attacks.ball import Ball
 from purify_audit.attacks.early_stopping import EarlyStopping
+from purify_audit.attacks.fresh import fresh_attack
 from purify_audit.attacks.objective import Defence, Evaluation
 from purify_audit.attacks.sanity_checks import check_attack
 from purify_audit.audit.attack_results import AttackResults
@@ -90,11 +90,12 @@ def test_a_fresh_attack_leaves_nobody_out(judge):
     def fresh(early_stop):
         on = targets(choose(load_images("digits"), 6, 0), CPU)
         defence = Defence(digits_purifier(SAMPLER), judge[1], CPU, 1, 6)
-        how = plan(early_stop=early_stop, steps=3, draws=1, microbatch=6)
-        ball = Ball(on.x, how.norm, 0.3)
-        return attack(attack_objective(defence, on, how, how.norm, 0.3), ball, how, "fresh")
+        how = plan(early_stop=early_stop, fresh_steps=2, fresh_draws=2, targets=1, microbatch=6)
+        objective = attack_objective(defence, on, how, how.norm, 0.3)
+        found = fresh_attack(objective, Ball(on.x, how.norm, 0.3), how, None, {})
+        return torch.cat(list(found.values()))
 
-    assert torch.equal(fresh(True).x, fresh(False).x)
+    assert torch.equal(fresh(True), fresh(False))
 
 
 class Scripted:
@@ -111,6 +112,9 @@ class Scripted:
         margins = self.margins[step][list(self.ids)]
         return Evaluation(-margins.mean(1), margins, gradient)
 
+    def select(self, rows):
+        return Scripted(self.margins, tuple(self.ids[n] for n in rows.tolist()), self.calls)
+
     def evaluate(self, x, step):
         return self._view(x, step, None)
 
@@ -119,12 +123,7 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(monkeypatch):
-    def changed(objective, ids, labels):
-        assert len(ids) == len(labels)
-        return Scripted(objective.margins, ids, objective.calls)
-
-    monkeypatch.setattr("purify_audit.attacks.early_stopping.replace", changed)
+def scripted():
     nan = torch.nan
     return Scripted(
         [
@@ -155,8 +154,9 @@ def test_an_image_leaves_when_all_its_margins_are_at_most_zero(scripted):
 def all_attacks(judge, early_stop):
     images = choose(load_images("digits"), 24, 0)
     how = plan(
-        early_stop=early_stop, steps=3, restarts=1, eps=(0.2,), microbatch=4, square_queries=10
-    )
+        early_stop=early_stop, steps=3, restarts=1, eps=(0.2,), microbatch=4, square_queries=10,
+        fresh_draws=2, fresh_steps=2, targets=2,
+    )  # fmt: skip
     subject = subject_for(digits_purifier(SAMPLER), images, judge, attack=how.model_dump())
     found = AttackResults()
     with deterministic(gradients=True):
@@ -171,6 +171,8 @@ def test_a_whole_verification_tells_the_same_verdicts_from_fewer_and_larger_grou
     samples, before = found.samples(), without.samples()
     for old, new in zip(before.scored, samples.scored, strict=True):
         assert old.name == new.name
+        if old.name.startswith("fresh"):
+            continue  # which may keep images of the aligned attack
         labels = before.labels[: len(old.aligned), None]
         assert np.array_equal(old.aligned == labels, new.aligned == labels), old.name
     assert [f.code for f in found.findings] == [f.code for f in without.findings]

@@ -20,7 +20,7 @@ def samples(fooling_radius, margins=None):
     attacked = np.clip(images.pixels[:n] + 0.1, 0, 1).astype(np.float32)
     main = Scored(
         "aligned", 0.1, attacked, (labels[:, None] + 1) % 10, np.zeros((n, 0), np.int64),
-        nothing, np.ones(n), nothing, np.ones(n), np.array(fooling_radius),
+        nothing, np.ones(n), nothing, np.ones(n), np.array(fooling_radius), np.full(n, -1),
     )  # fmt: skip
     margins = np.zeros(n) if margins is None else np.array(margins)
     return images, AttackSamples(

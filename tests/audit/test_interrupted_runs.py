@@ -30,8 +30,11 @@ CHAIN = ("--sampler", "one-step", "--t-star", 3, "--draws", 2, "--directions", 1
 DIFFUSION = ("compress", DDPM, *SMALL, "--microbatch", 1, *CHAIN)
 ATTACK = ("verify", "gaussian-noise:sigma=0.1", "--attack", "--images", 8, "--steps", 2)
 ATTACK += ("--microbatch", 4, "--held-out", 2, "--quiet")
+PORTFOLIO = (*ATTACK, "--fresh-draws", 2, "--fresh-steps", 2)
+ATTACK += ("--optimiser", "pgd")  # in two groups of images; a portfolio's are larger
 PREDICT = tuple("--predict" if part == "--attack" else part for part in ATTACK)
 RUNS = {"transform": MEDIAN, "diffusion": DIFFUSION, "attack": ATTACK, "predict": PREDICT}
+RUNS["portfolio"] = PORTFOLIO
 CHECK = ("gradients", 0)  # which every part needs
 # Many units of some 0.05 s: a kill falls into one of them.
 SLOW = ("compress", DDPM, "--images", 24, "--probe", "sign", "--microbatch", 1, "--quiet")
@@ -144,7 +147,8 @@ def test_a_kept_run_is_the_plain_one_and_is_computed_once(name, plain, done, put
     phases = Counter(phase for phase, _ in puts)
     assert phases["compression"] >= 1
     assert (phases["attack"], phases["comparison"]) == {
-        "attack": (2, 3),
+        "attack": (2, 5),
+        "portfolio": (1, 5),
         "predict": (2, 0),
     }.get(name, (0, 0))
     puts.clear()
@@ -168,6 +172,7 @@ def test_a_kept_run_is_the_plain_one_and_is_computed_once(name, plain, done, put
         ("attack", 3),
         ("attack", 5),  # among those that it is held against
         ("predict", 3),
+        ("portfolio", 4),
     ],
 )
 def test_resume_computes_what_is_missing_and_ends_with_the_same_body(
@@ -262,6 +267,7 @@ def compressed(done, here):
 
 
 ON_REPORT = ("--attack", "--images", 8, "--steps", 2, "--microbatch", 4, "--held-out", 2, "--quiet")
+ON_REPORT += ("--optimiser", "pgd")
 
 
 def test_an_attack_on_a_report_goes_on(compressed, interrupt, done, puts):
@@ -271,7 +277,7 @@ def test_an_attack_on_a_report_goes_on(compressed, interrupt, done, puts):
     first = [("gradients", 0), ("attack", 0)]
     assert puts == first
     done("resume", "r", "--out", "b.json")
-    assert puts == [*first, ("attack", 1), *(("comparison", n) for n in range(3))]
+    assert puts == [*first, ("attack", 1), *(("comparison", n) for n in range(5))]
     done(*command)
     assert body("a.json") == body("b.json") == body("plain.json")
 
@@ -377,7 +383,7 @@ def test_missing_attacks_are_told_by_phase(run_cli, done):
     done(*ATTACK, "--shard", "0/2", "--run-dir", "p0")
     code, _, err = run_cli("merge", "p0")
     assert code == 4
-    assert "units are missing: attack 1; comparison 1; compute" in err
+    assert "units are missing: attack 1; comparison 1, 3; compute" in err
 
 
 @pytest.mark.parametrize("anyway", [(), ("--measure-anyway",)])
@@ -466,7 +472,7 @@ def test_each_of_those_that_share_does_its_own_and_then_what_is_left(
     monkeypatch.setenv("CI_NODE_INDEX", "2")
     assert done(*ATTACK, "--out", "s.json") == "part 1/3 of s.run is stored\n"
     assert puts == [("compression", 0), ("gradients", 0), ("attack", 1), ("attack", 0)] + [
-        ("comparison", n) for n in (1, 2, 0)
+        ("comparison", n) for n in (1, 4, 2, 3, 0)
     ]
     puts.clear()
     monkeypatch.setenv("CI_NODE_INDEX", "1")

@@ -64,9 +64,9 @@ ATTACK = {"steps": 2, "restarts": 1, "held_out": 2, "square_queries": 5}
     ("images", "draws", "named", "rows"),
     [
         (16, 1, None, 16),
-        (16, 3, None, 48),
-        (40, 2, None, 80),
-        (100, 2, None, 128),
+        (2, 3, None, 6),
+        (16, 3, None, 16),
+        (100, 2, None, 16),
         (1, 1, None, 1),
         (4, 1, 64, 64),
     ],

@@ -446,6 +446,7 @@ def test_attacks_of_other_balls_sizes_and_strengths_are_told(report):
         AttackPlan(
             norm="linf",
             eps=(EIGHT,),
+            optimiser=optimiser,
             steps=steps,
             draws=1,
             restarts=1,
@@ -453,7 +454,7 @@ def test_attacks_of_other_balls_sizes_and_strengths_are_told(report):
             square_queries=1,
             microbatch=1,
         )
-        for steps in (10, 100)
+        for optimiser, steps in (("pgd", 10), ("portfolio", 100))
     )
     robust = (
         attacked(0.5),
@@ -470,7 +471,7 @@ def test_attacks_of_other_balls_sizes_and_strengths_are_told(report):
         "l2 0.5, 64 images in 1.json",
         "linf 8/255, 32 images in 2.json",
         "pgd of 10 steps",
-        "pgd of 100 steps",
+        "portfolio of 100 steps, step 1, 9 targets",
     ):
         assert part in text
 

@@ -54,8 +54,9 @@ def scored(name="aligned", eps=0.1, aligned=((0,),), held_out=None, **columns):
         "change_linf": np.ones(aligned.shape),
         "delta_linf": np.ones(n),
         "fooling_radius": np.full(n, np.inf),
+        "made_by": np.full(n, -1),
     }
-    given = {k: np.asarray(v, np.float64) for k, v in columns.items()}
+    given = {k: np.asarray(v, defaults[k].dtype) for k, v in columns.items()}
     return Scored(name, eps, aligned=aligned, held_out=held_out, **defaults | given)
 
 

@@ -12,6 +12,7 @@ from subjects import DIGITS, grey_images, pick, run
 from purify_audit.core.errors import ReportError
 from purify_audit.images.image_set import load_images
 from purify_audit.statistics.attack_rows import (
+    RUNS,
     AttackSamples,
     CapRows,
     Scored,
@@ -37,6 +38,7 @@ def scored(name, eps, n, seed, held_out=3):
         change_linf=rng.uniform(size=(n, 2)),
         delta_linf=rng.uniform(size=n),
         fooling_radius=np.where(rng.uniform(size=n) < 0.5, np.inf, rng.uniform(size=n)),
+        made_by=rng.integers(-1, len(RUNS), n),
     )
 
 

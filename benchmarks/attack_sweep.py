@@ -1,6 +1,6 @@
 """All evaluation protocols for the digits DDPM over t*, with DDPM and DDIM sampling.
 
-    python benchmarks/attack_sweep.py [--images 64] [--out benchmarks/attack_sweep.json]
+    python benchmarks/attack_sweep.py [--images 48] [--out benchmarks/attack_sweep.json]
 
 Writes the numbers from which `make docs` generates docs/results.md.
 """
@@ -45,10 +45,10 @@ def row(report: Report) -> dict[str, object]:
 def main() -> None:
     """Attack and write."""
     flags = parser(__doc__, "attack_sweep.json")
-    flags.add_argument("--images", type=int, default=64)
-    flags.add_argument("--steps", type=int, default=100)
+    flags.add_argument("--images", type=int, default=48)
+    flags.add_argument("--steps", type=int, default=60)
     flags.add_argument("--fresh-draws", type=int, default=16)
-    flags.add_argument("--fresh-steps", type=int, default=24)
+    flags.add_argument("--fresh-steps", type=int, default=16)
     flags.add_argument("--eps", type=float, default=0.15)
     flags.add_argument("--held-out", type=int, default=16)
     flags.add_argument("--device", default="cpu")

@@ -57,7 +57,7 @@ at most {max(p["independent"]["broke_of_ours"] for p in ours["purifiers"])}. The
 
 **Power of the checks.** `{checks["command"]}` ({checks["date"]}, {checks["machine"]}, {checks["seconds"]} s): {checks["images"]} digits,
 {checks["rows"][0]["repeats"]} repeats with other images, draws and starts. "Detected": a warning or an error of the attack's checks
-(PA301 to PA308); the first row is the rate of false alarms.
+(PA301 to PA308); "told": also for information, as a single image that another attack breaks is; the first row is the rate of false alarms.
 
 {_power_table(checks["rows"])}
 A weak attack under fresh draws (too few of them, or steps) has no check of its own: the report prints its budget.
@@ -201,12 +201,13 @@ def _at(point: Row) -> str:
 
 
 def _power_table(rows: list[Row]) -> str:
-    columns = ("planted", "detected", "by", "main attack alone", "after all attacks")
+    columns = ("planted", "detected", "by", "told", "main attack alone", "after all attacks")
     cells = [
         [
             r["weakness"],
             f"{r['detected']} of {r['repeats']}",
             ", ".join(f"{code} {n}" for code, n in r["warnings"].items()) or "—",
+            f"{max(r['told'].values(), default=0)} of {r['repeats']}",
             f"{100 * r['robust_accuracy_of_the_main_attack']:.1f}%",
             f"{100 * r['robust_accuracy']:.1f}%",
         ]

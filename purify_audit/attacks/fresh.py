@@ -101,7 +101,7 @@ def _candidates(
         yield _last(easy.towards(ranked[:, rank]), ball, fewer, rank + 1, ball.x, half, size)
     if short is not None:
         few = plan.model_copy(update={"fresh_draws": min(plan.fresh_draws, CHAIN_DRAWS)})
-        yield _last(objective, ball, few, count + 1, best.x, -(-half // 2), 0.5 * size)
+        yield _last(objective, ball, few, count + 1, best.x, -(-half // 4), 0.5 * size)
 
 
 def _last(

@@ -25,7 +25,7 @@ COMPARED_IMAGES = 64
 """Images on which comparison attacks are run."""
 _FEWER_IMAGES = {"square": 32, "other-ids": 32}
 _OTHER_IDS_STEPS = 20
-_CONTINUATION_STEPS = 60  # at least
+_CONTINUATION_STEPS = 40  # at least
 _ALL_TARGETS = 9
 _RENAMED = 2**31  # the draw that gives images other ids
 

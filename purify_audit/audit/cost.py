@@ -138,7 +138,7 @@ class _Costs:
         total = plan.fresh_draws * (plan.fresh_steps * step + last)
         total += targets * -(-plan.fresh_draws // 2) * (half * step + last)
         if self.easy and plan.warm_start:
-            whole = -(-half // 2) * self.gradients[plan.gradient] + self.each
+            whole = -(-half // 4) * self.gradients[plan.gradient] + self.each
             total += min(plan.fresh_draws, CHAIN_DRAWS) * whole
         return total + (targets + 4) * plan.fresh_draws * self.each
 

@@ -168,7 +168,7 @@ class AttackOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="smoke (20 gradients, 32 images; default), standard (200 gradients, 128 images) or"
+            help="smoke (20 gradients, 16 images; default), standard (200 gradients, 128 images) or"
             " paper (3 times 400 gradients, 512 images)."
         ),
     ] = None

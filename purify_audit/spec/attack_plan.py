@@ -141,7 +141,7 @@ class AttackPlan(Record):
 
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "smoke": {
-        "audit": {"images": 32, "draws": 2, "directions": 2},
+        "audit": {"images": 16, "draws": 2, "directions": 2},
         "attack": {
             "steps": 20,
             "draws": 1,
@@ -149,7 +149,7 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "held_out": 8,
             "fresh_draws": 4,
             "fresh_steps": 16,
-            "square_queries": 100,
+            "square_queries": 50,
         },
     },
     "standard": {

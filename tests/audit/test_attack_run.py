@@ -1,0 +1,207 @@
+"""All attacks of a plan: radii, comparison attacks that count, and planned evaluations."""
+
+from dataclasses import replace
+
+import cheats
+import numpy as np
+import pytest
+from attack_cases import CPU, MODELS, digits_purifier
+from attack_cheats import digits
+from subjects import DIGITS, subject_for
+
+from purify_audit.audit.attack_results import AttackResults
+from purify_audit.audit.attack_run import run_attacks
+from purify_audit.audit.comparison_attacks import comparison_attacks, other_ids
+from purify_audit.audit.cost import attack_evaluations
+from purify_audit.models.checkpoint import read_checkpoint
+from purify_audit.models.load import load_classifier
+from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform
+from purify_audit.models.runner import deterministic
+from purify_audit.spec.attack_plan import AttackPlan
+from purify_audit.statistics.attack_rows import RUNS
+
+CLASSIFIER = MODELS / "digits-classifier.safetensors"
+pytestmark = pytest.mark.skipif(not CLASSIFIER.is_file(), reason="the shipped models are not here")
+SMALL = {
+    "norm": "linf",
+    "eps": (0.1,),
+    "steps": 3,
+    "draws": 1,
+    "restarts": 1,
+    "targets": 2,
+    "held_out": 2,
+    "fresh_draws": 2,
+    "fresh_steps": 2,
+    "square_queries": 5,
+    "microbatch": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def judge():
+    checkpoint = read_checkpoint(CLASSIFIER)
+    return checkpoint, load_classifier(checkpoint, CPU)
+
+
+def noise(sigma=0.2):
+    return TransformPurifier(parse_transform(f"gaussian-noise:sigma={sigma}", DIGITS))
+
+
+def attacked(purifier, judge, n=12, **changes):
+    """The subject, and the results of all its attacks."""
+    how = SMALL | changes
+    settings = {"eps": how["eps"], "norm": how["norm"], "draws": 2, "directions": 2}
+    subject = subject_for(purifier, digits(n), judge=judge, attack=how, **settings)
+    found = AttackResults()
+    with deterministic(gradients=True):
+        run_attacks(subject, lambda evaluations: None, found, lambda samples: False)
+    return subject, found
+
+
+def correct(samples, name, eps):
+    """Share of the aligned draws under which each image is classified correctly."""
+    return (samples.find(name, eps).aligned == samples.labels[:, None]).mean(1)
+
+
+# --- radii -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", ["portfolio", "pgd", "apgd", "square"])
+@pytest.mark.parametrize("radii", [(0.02, 0.05, 0.1, 0.15), (0.15, 0.05, 0.02, 0.1)])
+def test_robust_accuracy_never_rises_with_the_radius(optimiser, radii, judge):
+    """In whatever order radii are given, image by image."""
+    found = attacked(noise(), judge, eps=radii, optimiser=optimiser, draws=2)[1]
+    whole = found.parts[0] if len(found.parts) == 1 else found.samples()
+    assert [s.eps for s in whole.scored if s.name == "aligned"] == list(radii)
+    before = np.ones(12)
+    for eps in sorted(radii):
+        now = correct(whole, "aligned", eps)
+        assert (now <= before).all()
+        before = now
+    assert before.mean() < correct(whole, "aligned", min(radii)).mean()
+
+
+def test_nor_where_a_comparison_attack_is_stronger(judge):
+    """Its images count at the radius where it was run; a larger ball contains them."""
+    found = attacked(cheats.Quantised(), judge, 24, eps=(0.15, 0.16), square_queries=150)[1]
+    samples = found.samples()
+    strong = samples.find("aligned", 0.15).made_by >= RUNS.index("bpda")
+    assert strong.any()
+    assert (correct(samples, "aligned", 0.16) <= correct(samples, "aligned", 0.15)).all()
+
+
+# --- comparison attacks ------------------------------------------------------------------------
+
+
+def test_images_of_stronger_comparison_attacks_count(judge):
+    """The main attack's images are the best over everything run under its draws."""
+    found = attacked(cheats.Quantised(), judge, 24, eps=(0.15,), square_queries=150)[1]
+    samples, alone = found.samples(), found.parts
+    main = samples.find("aligned")
+    before = np.concatenate([part.find("aligned").aligned for part in alone])
+    fooled = [(labels != samples.labels[:, None]).sum(1) for labels in (before, main.aligned)]
+    assert (fooled[1] >= fooled[0]).all()
+    assert (fooled[1] > fooled[0]).any()
+    for other in found.comparisons:
+        m = len(other.aligned)
+        theirs = (other.aligned != samples.labels[:m, None]).sum(1)
+        if other.name in RUNS:
+            assert (fooled[1][:m] >= theirs).all()
+        rows = (main.made_by == RUNS.index(other.name)) if other.name in RUNS else []
+        for n in np.flatnonzero(rows):
+            assert fooled[1][n] == theirs[n] > fooled[0][n]
+            assert np.array_equal(main.images[n], other.images[n])
+            assert np.array_equal(main.aligned[n], other.aligned[n])
+    replaced = fooled[1] > fooled[0]
+    assert np.array_equal(main.made_by >= RUNS.index("bpda"), replaced)
+    assert np.isfinite(main.change_l2).all()
+    assert (main.fooling_radius[replaced] <= 0.15 * (1 + 1e-6)).all()
+    assert main.held_out.shape == (24, 1) or main.held_out.shape == (24, 2)
+    # the convergence and the findings are about the main attack alone
+    assert found.convergence.robust_accuracy == pytest.approx(1 - (fooled[0] > 0).mean())
+
+
+def test_comparison_attacks_of_a_plan():
+    plan = AttackPlan.model_validate(SMALL | {"steps": 45, "restarts": 3})
+    attacks = comparison_attacks(plan)
+    assert list(attacks) == ["unbounded", "other-ids", "continuation", "bpda", "square"]
+    assert {other.restarts for other in attacks.values()} == {1}
+    assert attacks["unbounded"] == plan.model_copy(update={"restarts": 1})
+    assert attacks["other-ids"].steps == 20
+    assert attacks["continuation"].steps >= 90
+    assert attacks["continuation"].optimiser == "portfolio"
+    assert (attacks["bpda"].gradient, attacks["bpda"].warm_start) == ("bpda", False)
+    assert (attacks["square"].optimiser, attacks["square"].steps) == ("square", 5)
+    search = comparison_attacks(plan.model_copy(update={"optimiser": "square"}))
+    assert list(search) == ["unbounded", "other-ids", "continuation"]
+    assert search["continuation"].optimiser == "square"
+    assert search["continuation"].steps >= 90
+    approximate = comparison_attacks(plan.model_copy(update={"gradient": "none"}))
+    assert "bpda" not in approximate
+
+
+def test_only_one_comparison_attack_has_other_ids(judge):
+    """Without the seed they cannot be told; every other attack has the true ones."""
+    ids = tuple(range(40))
+    assert len(set(other_ids(ids, 1))) == 40
+    assert set(other_ids(ids, 1)).isdisjoint(other_ids(ids, 2))
+    seen = {}
+
+    class Noted(cheats.Cheat):
+        def __call__(self, x, noise):
+            for image in noise.images:
+                seen.setdefault(image, 0)
+                seen[image] += 1
+            return super().__call__(x, noise)
+
+    subject, found = attacked(Noted(), judge, 4)
+    true = set(subject.images.ids.tolist())
+    others = set(other_ids(tuple(subject.images.ids.tolist()), subject.plan.seed))
+    assert set(seen) == true | others
+    assert {s.name for s in found.comparisons} == set(comparison_attacks(subject.plan.attack))
+
+
+# --- planned evaluations -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", ["portfolio", "pgd", "square"])
+@pytest.mark.parametrize(
+    ("purifier", "changes"),
+    [
+        (lambda: TransformPurifier(parse_transform("gaussian-smoothing", DIGITS)), {}),
+        (noise, {"draws": 2, "restarts": 2}),
+        (noise, {"eps": (1e-4, 2e-4), "gradient": "bpda"}),
+        (lambda: digits_purifier({"kind": "ddpm", "steps": 3}, 9), {}),
+        (lambda: digits_purifier({"kind": "ddpm", "steps": 2}, 9), {"warm_start": False}),
+        (lambda: digits_purifier({"kind": "one-step"}, 9), {"gradient": "none"}),
+    ],
+    ids=["deterministic", "randomised", "two-radii-bpda", "chain", "cold", "one-step-none"],
+)
+def test_planned_evaluations_bound_those_spent(optimiser, purifier, changes, judge):
+    """And are not much more where no image falls."""
+    settings = {"eps": (1e-4,), "optimiser": optimiser} | changes
+    subject, found = attacked(purifier(), judge, 4, **settings)
+    planned = attack_evaluations(subject)
+    assert found.evaluations <= planned
+    assert found.evaluations > 0.4 * planned
+
+
+def test_they_bound_those_of_a_prediction_and_of_images_that_fall(judge):
+    for changes in ({"predict_only": True}, {"eps": (0.4,), "steps": 30}):
+        subject, found = attacked(
+            digits_purifier({"kind": "ddpm", "steps": 3}), judge, 4, **changes
+        )
+        assert 0 < found.evaluations <= attack_evaluations(subject)
+
+
+def test_more_draws_of_the_fresh_attack_cost_more(judge):
+    subject = attacked(noise(), judge, 4)[0]
+
+    def planned(**changes):
+        attack = subject.plan.attack.model_copy(update=changes)
+        plan = subject.plan.model_copy(update={"attack": attack})
+        return attack_evaluations(replace(subject, plan=plan))
+
+    least = planned()
+    for changes in ({"fresh_draws": 4}, {"fresh_steps": 4}, {"targets": 3}, {"held_out": 4}):
+        assert planned(**changes) > least

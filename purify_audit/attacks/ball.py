@@ -51,12 +51,13 @@ class Ball:
             z: images in the ball [n, c, h, w].
             gradient: of the loss [n, c, h, w].
             size: of the step, in the ball's norm: one, or one for each image [n].
-            entries: l1 only: how many pixel values the step moves at least, [n]; none: a fixed
-                share.
+            entries: l1 only: how many pixel values the step moves at least, [n]; none: a
+                fixed share for a step of length eps, fewer for a shorter one.
         """
         if self.norm == "l1":
             wide = torch.as_tensor(size, dtype=torch.float64, device=z.device).expand(len(z))
-            entries = l1.step_entries(z) if entries is None else entries
+            if entries is None:
+                entries = l1.step_entries(z[0].numel(), wide / self.eps)
             return self.project(z.double() + l1.step(z, gradient, wide, entries))
         sizes = size[:, None, None, None] if isinstance(size, Tensor) else size
         return self.project(z + sizes * self.steepest_ascent(gradient))

@@ -10,11 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-STEP_SHARE = 0.05
-"""Share of an image's pixel values that a step of PGD moves, at least.
+STEP_SHARE = 0.01
+"""Share of an image's pixel values that a step of length eps of PGD moves, at least.
 
-Tramèr and Boneh ("Adversarial training and robustness for multiple perturbations", NeurIPS 2019)
-move a fixed share too: from 1 % to 20 %.
+As Tramèr and Boneh ("Adversarial training and robustness for multiple perturbations", NeurIPS
+2019); shorter steps move fewer, for a run that always moves as many ends in a perturbation that is
+spread over them.
 """
 
 _UNITS = 2.0**40
@@ -88,10 +89,14 @@ def direction(uniform: Tensor) -> Tensor:
     return torch.copysign(lengths, spread) / total.clamp(min=1e-12)
 
 
-def step_entries(x: Tensor) -> Tensor:
-    """How many pixel values a step of PGD moves, int64 [n]."""
-    count = math.ceil(STEP_SHARE * x[0].numel())
-    return torch.full((len(x),), count, dtype=torch.int64, device=x.device)
+def step_entries(pixels: int, share: Tensor) -> Tensor:
+    """How many pixel values a step of PGD moves at least, int64 [n].
+
+    Args:
+        pixels: of an image, times its channels.
+        share: length of the step over the radius [n].
+    """
+    return (math.ceil(STEP_SHARE * pixels) * share).ceil().to(torch.int64).clamp(min=1)
 
 
 def _whole(lengths: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from purify_audit.spec.norms import Norm
 
 _P_INIT = 0.8  # share of the pixels in the first window
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, for every p_init
-_SMALLEST = {"linf": 1, "l2": 3, "l1": 1}  # window side
+_SMALLEST = {"linf": 1, "l2": 3, "l1": 2}  # window side
 _TILES = 5  # of the first l2 image, in each direction
 
 # The step of a random number is _PURPOSES · query + purpose. Query 0 is the starting image.
@@ -71,8 +71,8 @@ def square(
 def _side(ball: Ball, query: int, queries: int) -> int:
     """Side of the windows of a query, pixels: the integer nearest to sqrt(p · pixels).
 
-    At least 1 (l2: 3), and, unlike in the paper, less than the image's shorter side: a window of
-    the whole image could not be moved.
+    At least 1 (l1: 2, l2: 3), and, unlike in the paper, less than the image's shorter side: a
+    window of the whole image could not be moved.
     """
     height, width = ball.x.shape[2:]
     halvings = sum(10_000 * query >= mark * queries for mark in _HALVINGS)

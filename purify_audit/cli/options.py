@@ -156,7 +156,7 @@ class ThreatOptions:
         str | None,
         typer.Option(
             help="Radii for pixels in [0, 1], e.g. 4/255,8/255. Default: 8/255 (linf), 0.5 (l2) or"
-            " 12 (l1); for the bundled digits 0.15, 1 or 3.5."
+            " 12 (l1); for the bundled digits 0.15, 1 or 2."
         ),
     ] = None
 

@@ -86,7 +86,7 @@ def attack(job: Job, target: Target = None) -> None:
 
 @command()
 def predict(job: Job, target: Target = None) -> None:
-    """Predict aligned robust accuracy by transfer attack, at about 1/50 of an attack's cost."""
+    """Predict aligned robust accuracy by a short transfer attack: an upper bound."""
     _measure(job, target, predict_only=True)
 
 

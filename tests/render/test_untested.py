@@ -22,7 +22,7 @@ def told(**changes):
 
 def test_an_attack_is_bounded_by_what_it_was():
     text = told()
-    assert "Only PGD-10, EOT over 2 draws, exact gradient, 1 restart, margin loss in ℓ∞" in text
+    assert "Only portfolio of 10 steps, 9 targets, EOT over 2 draws" in text
     assert "ℓ∞ at radius 0.15 was run;" in text
     assert "robust accuracy was not measured" not in text
     assert "Accuracies are those of one classifier" in text

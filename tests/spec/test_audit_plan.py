@@ -171,7 +171,7 @@ def test_every_setting_of_an_attack_decides_the_digest():
         "norm": "l2", "eps": [0.2], "optimiser": "apgd", "steps": 11, "draws": 2, "restarts": 2,
         "loss": "ce", "gradient": "bpda", "step_size": 0.5, "held_out": 9, "square_queries": 51,
         "surrogate_steps": 4, "microbatch": 32, "warm_start": False, "early_stop": True,
-        "predict_only": True,
+        "predict_only": True, "targets": 8, "fresh_draws": 5, "fresh_steps": 7,
     }  # fmt: skip
     assert others.keys() == AttackPlan.model_fields.keys()
     digests = [plan(classifier="any", attack=ATTACK).digest]
@@ -210,7 +210,7 @@ def test_no_setting_may_be_missing(name):
         ({"probes": [{"kind": "sign"}] * 2}, "a kind of probe is given twice"),
         ({"probes": [{"kind": "lowfreq", "band": 2}, {"kind": "lowfreq"}]}, "given twice"),
         ({"probes": [{"kind": "gradient"}]}, "'sign', 'uniform', 'sphere', 'lowfreq', 'power'"),
-        ({"norm": "l1"}, "field 'norm': Input should be 'l2' or 'linf'"),
+        ({"norm": "l3"}, "field 'norm': Input should be 'l1', 'l2' or 'linf'"),
         ({"images": 0}, "field 'images': Input should be greater than or equal to 1"),
         ({"draws": 0}, "field 'draws': Input should be greater than or equal to 1"),
         ({"draws": 2**32}, "field 'draws': Input should be less than 4294967296"),
@@ -363,7 +363,7 @@ def test_an_unknown_sampler_is_answered_with_those_there_are(preset):
         (["--eps", "0.1,0.1"], "the plan cannot be carried out: "),
         (["--eps", "2"], "the plan cannot be carried out: "),
         (["--eps", "-0.1"], "the plan cannot be carried out: field 'eps.0': "),
-        (["--norm", "l1"], "the plan cannot be carried out: field 'norm': "),
+        (["--norm", "l3"], "the plan cannot be carried out: field 'norm': "),
         (["--level", "1.5"], "the plan cannot be carried out: field 'level': "),
         (["--level", "nan"], "the plan cannot be carried out: field 'level': "),
         (["--tolerance", "0"], "the plan cannot be carried out: field 'tolerance': "),

@@ -18,7 +18,7 @@ from purify_audit.statistics.attack import (
     image_verdicts,
     rank_correlations,
 )
-from purify_audit.statistics.attack_rows import AttackSamples, CapRows, Scored
+from purify_audit.statistics.attack_rows import RUNS, AttackSamples, CapRows, Scored
 from purify_audit.statistics.compression_rows import (
     AnchorRows,
     CompressionSamples,
@@ -121,6 +121,34 @@ def test_protocols_by_hand(protocol, name):
     assert (e.lower, e.upper) == pytest.approx(paired_interval(clean - attacked, 0.95))
     assert e.lower <= e.value <= e.upper
     assert (e.n_images, e.method) == (5, "bonett-price on images")
+
+
+def test_each_protocol_of_the_fresh_attack_has_the_images_aimed_at_it():
+    """Vote and worst of K have their own; everything else the attack on the mean."""
+    right, wrong = LABELS[:, None].repeat(4, 1), np.full((5, 4), 9)
+    vote = right.copy()
+    vote[0], vote[1] = 9, 9  # three of five votes
+    worst = right.copy()
+    worst[:4, 0] = 9  # one of five is right under all
+    samples = table(
+        scored("aligned", 0.1, wrong[:, :2], wrong),
+        scored("fresh", 0.1, right[:, :2], right),
+        scored("fresh-vote", 0.1, wrong[:, :2], vote),
+        scored("fresh-worst", 0.1, wrong[:, :2], worst),
+        scored("aligned", 0.2, wrong[:, :2], wrong),
+        scored("fresh", 0.2, right[:, :2], right),
+    )
+    estimates = found(samples)
+    want = {"aligned": 1.0, "heldout": 1.0, "mean": 1.0, "worst_of_k": 0.2, "vote": 0.6}
+    for protocol, value in want.items():
+        name = f"{protocol}_robust_accuracy"
+        assert estimates[name, "fresh", 0.1].value == value
+        control = estimates[f"{name}_control", "fresh", 0.1].value
+        assert estimates[f"{name}_excess", "fresh", 0.1].value == pytest.approx(control - value)
+        assert estimates[name, "aligned", 0.1].value == 0.0
+        assert estimates[name, "fresh", 0.2].value == 1.0  # of reports without these aims
+    assert estimates["randomness_inflation", "fresh", 0.1].value == 1.0
+    assert {probe for _, probe, _ in estimates} == {"aligned", "fresh"}
 
 
 def test_accuracies_by_hand():
@@ -395,6 +423,16 @@ def test_what_the_attack_did_to_each_image():
         {"attack": 0.5},
         {},  # the attack did not move it
     ]
+
+
+def test_what_broke_each_image():
+    """Where at least half of the aligned draws are fooled, and if it is known."""
+    places = [RUNS.index(name) for name in ("square", "transfer", "continuation", "image")]
+    main = scored("aligned", 0.1, ALIGNED, HELD_OUT, made_by=[*places, -1])
+    verdicts = image_verdicts(table(main), None, plan())
+    assert [v.robust for v in verdicts] == [1.0, 0.5, 0.0, 0.0, 0.5]
+    names = [None, "transfer", "continuation", "image", None]
+    assert [v.broken_by for v in verdicts] == names
 
 
 def test_without_an_aligned_attack_there_are_no_verdicts():

@@ -19,6 +19,7 @@ from purify_audit.statistics.attack_rows import (
     join_attacks,
     load_attacks,
     save_attacks,
+    with_rows,
 )
 from purify_audit.statistics.compression_rows import CompressionSamples, save_samples
 
@@ -276,6 +277,37 @@ def test_joined_groups_survive_a_file(tmp_path):
     save_attacks(path, whole)
     assert same(load_attacks(path), whole)
     assert load_images(str(path)).ids.tolist() == [100, 101, 102, 200, 201]
+
+
+def test_rows_of_a_stronger_attack_replace_those_of_the_main_one():
+    """In every column but name and radius; made_by says which attack it was."""
+    main, other = scored("aligned", 0.1, 6, 0), scored("square", 0.1, 2, 1)
+    before = replace(main, images=main.images.copy(), made_by=main.made_by.copy())
+    found = with_rows(main, np.array([4, 1]), other)
+    assert same(main, before)  # not changed in place
+    assert (found.name, found.eps) == ("aligned", 0.1)
+    assert found.made_by[[4, 1]].tolist() == [RUNS.index("square")] * 2
+    for f in fields(Scored):
+        if f.name in ("name", "eps"):
+            continue
+        column, own = getattr(found, f.name), getattr(main, f.name)
+        assert np.array_equal(column[[0, 2, 3, 5]], own[[0, 2, 3, 5]], equal_nan=True)
+        if f.name != "made_by":
+            assert np.array_equal(column[[4, 1]], getattr(other, f.name), equal_nan=True)
+
+
+def test_a_file_without_what_made_images_says_that_it_is_unknown(tmp_path):
+    """Files before report schema 2.1."""
+    path = tmp_path / "a.safetensors"
+    save_attacks(path, samples())
+    with safe_open(path, "numpy") as file:
+        columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = file.metadata()
+    older = {name: c for name, c in columns.items() if not name.endswith(".made_by")}
+    assert len(older) == len(columns) - len(ATTACKS)
+    save_file(older, path, about)
+    found = load_attacks(path)
+    assert all(s.made_by.tolist() == [-1] * 6 for s in found.scored)
 
 
 def test_finding_an_attack():

@@ -4,8 +4,9 @@
 
 FOLDER holds the images and weights of `third_party.py`; without it only the shipped digits models
 are attacked. The purifiers, images and draw are those of `rival_attacks.py`, whose results
-`docs/generate.py` draws in the same picture. A run adds what the output file lacks. An independent attack (`independent`), written without
-the package's optimisers, then looks for images that the portfolio left.
+`docs/generate.py` draws in the same picture. A run adds what the output file lacks. An independent
+attack (`independent`), written without the package's optimisers, then looks for images that the
+portfolio left.
 """
 
 import tempfile

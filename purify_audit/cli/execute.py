@@ -134,7 +134,9 @@ def cost_line(subject: "Subject", evaluations: int) -> str:
         from purify_audit.audit.cost import seconds_per_evaluation
 
         time = evaluations * seconds_per_evaluation(subject)
-    return f"{evaluations:,} network evaluations, about {duration(time)}"
+    # Images that an attack has broken leave it, so its cost is an upper bound.
+    most = "" if subject.plan.attack is None else "at most "
+    return f"{most}{evaluations:,} network evaluations, about {duration(time)}"
 
 
 def teller(console: Console, quiet: bool) -> "Callable[[str], None]":

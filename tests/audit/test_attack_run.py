@@ -19,7 +19,7 @@ from purify_audit.models.load import load_classifier
 from purify_audit.models.purifiers.transforms import TransformPurifier, parse_transform
 from purify_audit.models.runner import deterministic
 from purify_audit.spec.attack_plan import AttackPlan
-from purify_audit.statistics.attack_rows import RUNS
+from purify_audit.statistics.attack_rows import RUNS, join_attacks
 
 CLASSIFIER = MODELS / "digits-classifier.safetensors"
 pytestmark = pytest.mark.skipif(not CLASSIFIER.is_file(), reason="the shipped models are not here")
@@ -103,6 +103,22 @@ def test_robust_accuracy_never_rises_with_the_radius(optimiser, radii, judge):
         assert (now <= before).all()
         before = now
     assert before.mean() < correct(whole, "aligned", min(radii)).mean()
+
+
+@pytest.mark.parametrize("optimiser", ["portfolio", "pgd"])
+def test_nor_where_attacks_succeed_by_chance(optimiser, turned):
+    """Radii so near that a larger one alone would often fool fewer images."""
+    radii = (0.152, 0.15, 0.156, 0.154)
+    settings = {"eps": radii, "optimiser": optimiser, "steps": 10}
+    found = attacked(cheats.ShatteredAndTurned(), turned, 32, **settings)[1]
+    samples = join_attacks(found.parts)
+    before = np.ones(32)
+    for eps in sorted(radii):
+        now = correct(samples, "aligned", eps)
+        assert (now <= before).all()
+        before = now
+    kept = samples.find("aligned", 0.156).made_by == RUNS.index("smaller-radius")
+    assert kept.any()
 
 
 @pytest.mark.xfail(reason="images of comparison attacks do not count at larger radii")

@@ -414,7 +414,7 @@ def test_brought_images_that_are_not_there(images):
     [
         ({"eps": (0.1, 0.1)}, "a radius is given twice"),
         ({"eps": (1.5,)}, "an l-inf radius of 1.5 is more than the pixel range"),
-        ({"norm": "l1"}, "field 'norm': Input should be 'l2' or 'linf'"),
+        ({"norm": "l0"}, "field 'norm': Input should be 'l1', 'l2' or 'linf'"),
         ({"level": 0.2}, "field 'level': Input should be greater than 0.5"),
         ({"colour": "red"}, "field 'colour': Extra inputs are not permitted"),
     ],

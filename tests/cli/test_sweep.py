@@ -33,7 +33,7 @@ def small_batches():
     """A sweep cannot be told its micro-batches, which are padded: four images need no more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "purify_audit.compression.microbatches._MOST_ROWS_ATTACKED", {"cpu": 4, "cuda": 4}
+            "purify_audit.compression.microbatches._ROWS_ATTACKED", {"cpu": (1, 4), "cuda": (1, 4)}
         )
         patch.setattr("purify_audit.compression.microbatches._MOST_ROWS", 16)
         yield

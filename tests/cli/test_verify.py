@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -47,7 +48,8 @@ NOISE = "gaussian-noise:sigma=0.1"
 QUICK = ("--images", 8, "--steps", 2, "--microbatch", 8, "--quiet")
 TINY = (*QUICK, "--held-out", 2, "--sampler", "one-step", "--t-star", 3)
 NOISY = (NOISE, *QUICK, "--held-out", 2)
-CHECKS = {"bpda", "square", "unbounded"}
+CHECKS = {"other-ids", "continuation", "bpda", "square", "unbounded"}
+FRESH = {"fresh", "fresh-vote", "fresh-worst"}
 
 
 def run(folder, *arguments):
@@ -78,6 +80,8 @@ def metrics(report, probe, eps=None):
     return {e.metric for e in report.estimates if e.probe == probe and eps in (None, e.eps)}
 
 
+ATTACKS = ("aligned", "fresh", "fresh-vote", "fresh-worst", "bare")
+COMPARED = ("other-ids", "continuation", "bpda", "square")
 MATRIX = {
     f"{protocol}_robust_accuracy{end}"
     for protocol in PROTOCOLS
@@ -176,7 +180,7 @@ def test_estimates_are_those_of_the_rows_in_the_file(finished):
     assert len(again) == len(MATRIX) * 2 + len(BARE) + 2  # and inflation, and prediction
     radii = {s.name: s.eps for s in rows.scored}
     assert len(radii) == len(rows.scored)
-    main = dict.fromkeys(("aligned", "fresh", "bare", "predicted", "bpda", "square"), 0.15)
+    main = dict.fromkeys((*ATTACKS, "predicted", *COMPARED), 0.15)
     assert radii == main | {"unbounded": 0.5}
 
 
@@ -186,7 +190,7 @@ def test_labels_in_the_file_are_what_the_defence_says(finished):
     subject = stored_subject(report, folder, CPU, report.plan)
     for attack in rows.scored:
         ids = tuple(int(i) for i in rows.ids[: len(attack.images)])
-        if attack.name in ("bpda", "square"):
+        if attack.name == "other-ids":
             ids = other_ids(ids, report.plan.seed)
         x = torch.from_numpy(attack.images)
         purifiers = {"bare": lambda z, noise: z}
@@ -257,7 +261,7 @@ def test_the_table_tells_the_headline(finished):
         " protocol (fresh attack, held-out draws)"
     )
     assert sentence in " ".join(out.split())
-    assert "PGD-2, 1 draw, exact gradient" in out
+    assert "portfolio of 2 steps, 9 targets, 1 draw, exact gradient" in " ".join(out.split())
     assert "classifier without purifier" in out
     assert all(f.code in out for f in report.findings)
 
@@ -273,7 +277,8 @@ def test_standard_error_tells_the_cost_before_the_run(run_cli, here):
     loud = [a for a in QUICK if a != "--quiet"]
     _, out, err = run_cli("verify", "identity", "--attack", *loud)
     report = read_report(here / "verify.json")
-    assert f"{report.run.evaluations:,} network evaluations, about" in err
+    (most,) = re.findall(r"at most ([\d,]+) network evaluations, about", err)
+    assert int(most.replace(",", "")) >= report.run.evaluations
     assert "about" not in out.partition("verify.json")[2]
 
 
@@ -307,15 +312,17 @@ def test_other_attacks_run_and_are_named(arguments, used, run_cli, here):
     names = {s.name for s in load_attacks(here / "verify.attack.safetensors").scored}
     wanted = CHECKS - ({"bpda"} if used else set())
     wanted -= {"square"} if "square" in arguments else set()
-    wanted |= set() if "square" in arguments else {"fresh"}  # a search by looks keeps luck
+    wanted |= set() if "square" in arguments else FRESH  # a search by looks keeps luck
     assert names == {"aligned", "bare", "predicted"} | wanted
     how = report.plan.attack
     for name, asked in zip(arguments[::2], arguments[1::2]):
         field = name.removeprefix("--")
         assert field in ("images", "t-star") or getattr(how, field) == asked
     shown = "" if "square" in arguments else f", {how.gradient} gradient"
-    assert f"{how.optimiser.upper()}-{how.steps}, " in out
-    assert shown in out
+    named = {"portfolio": f"portfolio of {how.steps} steps"}
+    text = " ".join(out.split())
+    assert named.get(how.optimiser, f"{how.optimiser.upper()}-{how.steps}, ") in text
+    assert shown in text
 
 
 @pytest.mark.parametrize(
@@ -379,7 +386,7 @@ def test_more_images_than_are_checked_and_several_groups(run_cli, here):
     assert rows.ids.tolist() == list(report.data.ids)
     sizes = {s.name: len(s.images) for s in rows.scored}
     assert sizes == dict.fromkeys(("aligned", "bare", "predicted"), 70) | (
-        dict.fromkeys(CHECKS, 64) | {"square": 32}
+        dict.fromkeys(CHECKS, 64) | {"square": 32, "other-ids": 32}
     )
     run_cli("verify", "identity", "--attack", *QUICK, "--images", 70, "--out", "other.json")
     other = load_attacks(here / "other.attack.safetensors")
@@ -463,7 +470,7 @@ def test_a_report_is_foretold_on_its_own_images(compressed, run_cli, here):
     ],
     ids=str,
 )
-def test_the_planned_cost_is_what_is_spent(checkpoint, asked):
+def test_the_planned_cost_is_never_exceeded(checkpoint, asked):
     quick = {"steps": 2, "held_out": 2, "microbatch": 8, "images": 8}
     quick |= {"microbatch": asked["images"]} if asked.get("images") == 2 else {}
     fields = plan_settings(quick | {"checkpoint": str(checkpoint)} | asked)
@@ -475,17 +482,15 @@ def test_the_planned_cost_is_what_is_spent(checkpoint, asked):
     spent = found.report.attack.evaluations
     assert spent == sum(ticked)
     planned = planned_evaluations(subject, compression=False)
-    if "PA302" in codes(found.report, "error"):  # no gradient, so nothing was predicted
-        assert spent < planned
-    else:
-        assert planned == pytest.approx(spent, rel=0.01)
+    assert planned / 4 < spent <= planned  # images that fall leave
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(finished, run_cli, here):
     _, report, _ = finished
     code, out, err = run_cli("verify", "--attack", *TINY, "--dry-run")
     assert (code, err) == (0, "")
-    assert out.startswith(f"{report.run.evaluations:,} network evaluations, about ")
+    (most,) = re.findall(r"^at most ([\d,]+) network evaluations, about ", out)
+    assert int(most.replace(",", "")) >= report.run.evaluations
     assert out.count("\n") == 1
     assert list(here.iterdir()) == []
 
@@ -702,7 +707,7 @@ def test_a_report_is_cross_checked_on_its_own_images(compressed, run_cli, here):
     assert second.plan.model_dump(exclude=unlike) == first.plan.model_dump(exclude=unlike)
     assert [v.image for v in second.attack.images] == list(first.data.ids)
     assert set(second.attack.images[0].rates) == {"sign", "lowfreq", "power", "attack"}
-    assert "PGD-2" in out
+    assert "portfolio of 2 steps" in out
 
 
 def test_fewer_images_and_another_radius_than_the_report(compressed, run_cli, here):

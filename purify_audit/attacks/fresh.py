@@ -9,7 +9,6 @@ mean over draws, for the plurality vote, and for the worst of several draws.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -69,11 +68,10 @@ def fresh_attack(
     Returns:
         Images [n, c, h, w] for each aim.
     """
-    secret = replace(objective, draws=lambda step: plan.selection())
     ids, draws = objective.ids, plan.selection()
     logits = objective.defence.logits(ball.x, ids, draws)
     selected = {aim: _Selected(ball.x, _key(logits, objective.labels, aim)) for aim in AIMS}
-    for x in _candidates(secret, ball, plan, short, logits.mean(1), others, selected["mean"]):
+    for x in _candidates(objective, ball, plan, short, logits.mean(1), others, selected["mean"]):
         logits = objective.defence.logits(x, ids, draws)
         for aim, best in selected.items():
             best.keep(x, _key(logits, objective.labels, aim))
@@ -95,27 +93,30 @@ def _candidates(
     count = target_count(logits.shape[1], plan.targets, objective.loss)
     ranked = logits.scatter(1, objective.labels[:, None], -torch.inf).topk(count, 1).indices
     half = -(-plan.fresh_steps // 2)
-    fewer = plan.model_copy(update={"fresh_draws": -(-plan.fresh_draws // 2)})
-    yield _last(easy, ball, plan, 0, ball.x, plan.fresh_steps, size)
+    yield _last(easy, ball, plan, _Run(0, plan.fresh_draws, plan.fresh_steps), ball.x, size)
     for rank in range(count):
-        yield _last(easy.towards(ranked[:, rank]), ball, fewer, rank + 1, ball.x, half, size)
+        run = _Run(rank + 1, -(-plan.fresh_draws // 2), half)
+        yield _last(easy.towards(ranked[:, rank]), ball, plan, run, ball.x, size)
     if short is not None:
-        few = plan.model_copy(update={"fresh_draws": min(plan.fresh_draws, CHAIN_DRAWS)})
-        yield _last(objective, ball, few, count + 1, best.x, -(-half // 4), 0.5 * size)
+        run = _Run(count + 1, min(plan.fresh_draws, CHAIN_DRAWS), -(-half // 4))
+        yield _last(objective, ball, plan, run, best.x, 0.5 * size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run: its number, which addresses its draws, and its budget."""
+
+    number: int
+    draws: int
+    steps: int
 
 
 def _last(
-    objective: Objective,
-    ball: Ball,
-    plan: AttackPlan,
-    number: int,
-    start: Tensor,
-    steps: int,
-    size: float,
+    objective: Objective, ball: Ball, plan: AttackPlan, run: _Run, start: Tensor, size: float
 ) -> Tensor:
     """The last iterate of PGD: the best one under changing draws would be selected by luck."""
-    redrawn = replace(objective, draws=partial(plan.fresh, number))
-    return pgd(redrawn, ball, start, steps, size).last
+    redrawn = replace(objective, draws=lambda step: plan.fresh(run.number, step)[: run.draws])
+    return pgd(redrawn, ball, start, run.steps, size).last
 
 
 def _key(logits: Tensor, labels: Tensor, aim: Aim) -> Tensor:

@@ -141,8 +141,8 @@ class Standing:
         self._note()
         self.targets = target_count(logits.shape[2], targets, objective.loss)
         mean, own = logits.mean(1), objective.labels[:, None]
-        gaps = (mean - mean.gather(1, own)).scatter(1, own, -torch.inf)
-        ranked = gaps.nan_to_num(nan=-torch.inf).topk(self.targets, 1)
+        gaps = (mean - mean.gather(1, own)).nan_to_num(nan=-1e30)
+        ranked = gaps.scatter(1, own, -torch.inf).topk(self.targets, 1)
         self._classes, self._gaps, self._order = ranked.indices, ranked.values, ranked.indices
         self.begin_at(ball.x)
 

@@ -21,6 +21,7 @@ from purify_audit.statistics.estimates import Convergence
 _REPLAY_TOLERANCE = 1e-4  # of a margin
 _UNBOUNDED_ACCURACY = 0.1
 _UNCONVERGED = 0.03  # of the compared images
+_LEFT_BEHIND = 0.15  # of the compared images
 _SIGNIFICANCE = 0.05
 
 
@@ -135,11 +136,27 @@ def convergence(other: np.ndarray, main: np.ndarray, labels: np.ndarray) -> Conv
 
 
 def check_convergence(reached: Convergence) -> list[Finding]:
-    """A warning where the continuation broke more than a few of the images; else information."""
+    """A warning where the continuation broke more than a few of the images; else information.
+
+    Also a warning where it is much weaker than the main attack with its starts from other attacks:
+    then the gradient did not find those images, and would not find others.
+    """
+    found = []
+    if reached.continued - reached.robust_accuracy > _LEFT_BEHIND:
+        found.append(
+            finding(
+                "PA307",
+                f"An independent attack with runs twice as long leaves {reached.continued:.1%},"
+                f" the main attack {reached.robust_accuracy:.1%}: the images that it found are"
+                " not where the gradient leads, which may be masked.",
+                {"continued": reached.continued, "robust_accuracy": reached.robust_accuracy},
+            )
+        )
     if not reached.broken:
-        return []
+        return found
     few = reached.broken <= max(1.0, _UNCONVERGED * reached.images)
     return [
+        *found,
         finding(
             "PA307",
             f"An independent attack with runs twice as long broke {reached.broken} of the"
@@ -147,7 +164,7 @@ def check_convergence(reached: Convergence) -> list[Finding]:
             f" {reached.upper:.0%} of such images, with 95% confidence).",
             {"standing": reached.standing, "broken": reached.broken, "upper": reached.upper},
             severity="info" if few else None,
-        )
+        ),
     ]
 
 

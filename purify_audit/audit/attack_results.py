@@ -23,8 +23,8 @@ class AttackResults:
         parts: rows of every finished group of images.
         outputs: the main attack's output on each group.
         comparisons: the comparison attacks, scored.
-        strongest: the main attack at the first radius with the images of comparison attacks that
-            are stronger; none before these were run.
+        strongest: the main attack by radius, with the images of comparison attacks that are
+            stronger; empty before these were run.
         caps: flips by random directions.
         example_images: the least and the most robust images.
         findings: of the gradient checks and sanity checks.
@@ -39,7 +39,7 @@ class AttackResults:
     parts: list[AttackSamples] = field(default_factory=list)
     outputs: list[AttackOutput] = field(default_factory=list)
     comparisons: list[Scored] = field(default_factory=list)
-    strongest: Scored | None = None
+    strongest: dict[float, Scored] = field(default_factory=dict)
     caps: CapRows | None = None
     example_images: ExampleImages | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -74,9 +74,10 @@ class AttackResults:
             return None
         whole = join_attacks(self.parts)
         scored = [*whole.scored, *self.comparisons]
-        if self.strongest is not None:
-            place = next(n for n, attack in enumerate(scored) if attack.name == "aligned")
-            scored[place] = self.strongest
+        scored = [
+            self.strongest.get(attack.eps, attack) if attack.name == "aligned" else attack
+            for attack in scored
+        ]
         columns = {name: getattr(whole, name) for name in AttackSamples.__dataclass_fields__}
         tables = {"caps": self.caps, "example_images": self.example_images}
         return AttackSamples(**columns | {"scored": tuple(scored)} | tables)

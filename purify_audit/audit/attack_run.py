@@ -30,7 +30,7 @@ from purify_audit.attacks.sanity_checks import (
     convergence,
 )
 from purify_audit.audit.attack_results import AttackResults
-from purify_audit.audit.comparison_attacks import comparison_phase, merged
+from purify_audit.audit.comparison_attacks import comparison_phase, merged, with_smaller
 from purify_audit.audit.defence import (
     attack_of,
     bare_defence_of,
@@ -89,7 +89,7 @@ def run_attacks(
     results.caps = random_direction_flips(defence, bare, attacked.images, plan.eps[0], plan.norm)
     runner = subject.runner(results.counting(tick), microbatch=plan.microbatch)
     results.example_images = example_images(
-        runner, attacked.images.pixels, join_attacks(results.parts)
+        runner, attacked.images.pixels, results.samples() or join_attacks(results.parts)
     )
 
 
@@ -255,7 +255,7 @@ def _check_attack(
     assert samples is not None, "images were attacked"
     main, labels = samples.find("aligned"), samples.labels
     assert main is not None, "the main attack is scored"
-    strongest = main
+    others = [attack for attack in samples.scored if attack.name == "aligned"][1:]
     for unit in comparison_phase(subject, defence, results).units(store):
         other = unpacked_score(unit)
         results.evaluations += int(str(unit.facts["evaluations"]))
@@ -275,8 +275,11 @@ def _check_attack(
                 same_draws=other.name != "other-ids",
             )
         if other.name in RUNS:
-            strongest = merged(subject, defence, strongest, other, labels)
-    results.strongest = strongest
+            best = results.strongest.get(main.eps, main)
+            best = merged(subject, defence, best, other, labels)
+            results.strongest[main.eps] = best
+            larger = (attack for attack in others if attack.eps > main.eps)
+            results.strongest |= {a.eps: with_smaller(a, best, labels) for a in larger}
 
 
 def _joined(outputs: list[AttackOutput]) -> AttackOutput:

@@ -20,6 +20,7 @@ from purify_audit.audit.units import packed_score
 from purify_audit.core.noise import Noise, Stream
 from purify_audit.spec.attack_plan import AttackPlan
 from purify_audit.statistics.attack_rows import Scored, with_rows
+from purify_audit.statistics.columns import columns_of, table_of
 
 COMPARED_IMAGES = 64
 """Images on which comparison attacks are run."""
@@ -69,6 +70,14 @@ def merged(
     ball, held_out = Ball(on.x, plan.norm, other.eps), plan.scoring()
     part = score(defence, on, ball, other.name, x, plan.aligned(), held_out, whole=True)
     return with_rows(main, rows, part)
+
+
+def with_smaller(main: Scored, smaller: Scored, labels: np.ndarray) -> Scored:
+    """The main attack with the images of a smaller radius where these fool more draws."""
+    wrong = [(attack.aligned != labels[:, None]).sum(1) for attack in (smaller, main)]
+    rows = np.flatnonzero(wrong[0] > wrong[1])
+    columns = {name: column[rows] for name, column in columns_of(smaller).items()}
+    return with_rows(main, rows, table_of(Scored, columns, name="smaller-radius", eps=main.eps))
 
 
 def other_ids(ids: tuple[int, ...], seed: int) -> tuple[int, ...]:

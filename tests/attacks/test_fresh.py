@@ -188,12 +188,6 @@ def test_every_run_has_its_steps_and_half_of_the_draws_if_it_has_a_target(monkey
     assert not any(look.gradient for look in looks)
 
 
-_REPEATED = (
-    "runs of fewer draws reuse draws of other runs: `AttackPlan.fresh` counts in their number"
-)
-
-
-@pytest.mark.xfail(reason=_REPEATED)
 def test_no_draw_of_a_step_comes_back(monkeypatch):
     """Not in another step or run, nor among those that align, select or score."""
     for changes in ({}, {"fresh_draws": 5, "fresh_steps": 40}):

@@ -317,11 +317,11 @@ def test_a_weak_fresh_attack_is_not_taken_for_randomness(judge):
 
 
 @shipped
-@pytest.mark.xfail(reason="a hole: images of the bare attack hide that the gradient misleads")
 def test_a_rippled_gradient_that_bpda_cannot_follow_is_found(turned):
     queries = PRESETS["smoke"]["attack"]["square_queries"]
     found = attacked(cheats.RippledAndTurned(), turned, n=48, square_queries=queries)
-    assert value(found, "aligned_robust_accuracy") < 0.5 or codes(found, "error")
+    told = codes(found, "error") | codes(found, "warning") & {"PA307"}
+    assert value(found, "aligned_robust_accuracy") < 0.5 or told
 
 
 @shipped

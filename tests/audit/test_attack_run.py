@@ -121,7 +121,6 @@ def test_nor_where_attacks_succeed_by_chance(optimiser, turned):
     assert kept.any()
 
 
-@pytest.mark.xfail(reason="images of comparison attacks do not count at larger radii")
 def test_nor_where_a_comparison_attack_is_stronger(turned):
     """Its images count at the radius where it was run; a larger ball contains them."""
     purifier, queries = cheats.ShatteredAndTurned(), 200

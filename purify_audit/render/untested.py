@@ -33,7 +33,7 @@ def _attack(report: Report) -> Iterator[str]:
         return
     if plan.predict_only:
         yield (
-            "Robust accuracy was predicted by a transfer attack on the one-step purifier, not"
+            "Robust accuracy was predicted by a short transfer attack, not"
             " measured by an attack on the whole purifier."
         )
         return

@@ -86,7 +86,7 @@ def test_it_stops_as_soon_as_every_rule_is_decided(run, tmp_path):
 
 
 def test_a_run_that_is_kept_goes_on_with_the_same_command(run, tmp_path):
-    rules = ROBUST + "min = 0.1\n"
+    rules = ROBUST + "max = 0.9\n"
     run(rules, "--full")
     whole = report_in(tmp_path)
     ended = run(rules, "--full", "--max-seconds", 0, "--run-dir", "kept")

@@ -102,7 +102,7 @@ def test_subjects_are_what_the_points_say_and_the_rest_is_shared():
     assert len({s.images.digest for _, s in loaded}) == 1
 
 
-def test_the_cost_of_a_point_is_what_it_spends():
+def test_the_cost_of_a_point_is_never_exceeded():
     asked = plan_settings({"checkpoint": str(DDPM), "images": 2, "steps": 1, "microbatch": 4})
     asked["attack"]["square_queries"] = 3
     asked["probes"] = [{"kind": "sign"}]
@@ -112,7 +112,8 @@ def test_the_cost_of_a_point_is_what_it_spends():
         for _, subject in subjects(asked, settings((2,), (), ()), CPU):
             ticked = []
             ((_, made),) = run_sweep([(at(2), subject)], Progress(ticked.append))
-            assert sum(ticked) == planned_evaluations(subject)
+            planned = planned_evaluations(subject)
+            assert planned / 4 < sum(ticked) <= planned if attack else sum(ticked) == planned
             assert (made.report.attack is not None) == (made.attacks is not None) == attack
 
 
@@ -209,12 +210,12 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(run_cli, here):
     assert list(here.iterdir()) == []
 
 
-def test_the_dry_runs_cost_is_what_is_spent(swept, run_cli, here):
+def test_the_dry_runs_cost_is_never_exceeded(swept, run_cli, here):
     arguments = (DDPM, *QUICK, "--sampler", "one-step", "--t-star", "2,30", "--dry-run")
     told = run_cli("sweep", *arguments)[1].split()[2]
     _, out = swept
     spent = out.rpartition(", ")[2].split()[0]
-    assert told == spent
+    assert int(told.replace(",", "")) >= int(spent.replace(",", ""))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ class Impatient(Reporter):
     ],
     ids=["time", "SIGINT"],
 )
-@pytest.mark.parametrize("share", [0.05, 0.4])
+@pytest.mark.parametrize("share", [0.05, 0.2])
 def test_a_wish_to_end_in_the_middle(way, expected, share, run_cli, here, monkeypatch):
     """Point by point: the first is kept as far as it came, the third is never begun."""
     monkeypatch.setattr("purify_audit.cli.progress.Reporter", Impatient)
@@ -280,7 +281,7 @@ def test_a_wish_to_end_in_the_middle(way, expected, share, run_cli, here, monkey
     assert code == expected, err
     curve = json.loads((here / "sweep" / "sweep.json").read_text())
     reports = [read_report(here / "sweep" / c["report"]) for c in curve]
-    assert len(curve) == (1 if share < 0.3 else 2)
+    assert len(curve) == (1 if share < 0.1 else 2)
     assert [r.status for r in reports] == ["complete"] * (len(curve) - 1) + ["partial"]
 
 

@@ -42,7 +42,7 @@ def test_a_prediction_is_no_attack():
     plan = report().plan
     attack = ATTACK.model_copy(update={"predict_only": True})
     text = told(plan=plan.model_copy(update={"attack": attack}))
-    assert "was predicted by a transfer attack on the one-step purifier" in text
+    assert "was predicted by a short transfer attack" in text
     assert "One attack was tried" not in text
 
 

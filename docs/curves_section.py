@@ -17,8 +17,8 @@ _FAMILIES = {  # by the beginning of an attack's name: label and colour, in the 
     "foolbox": ("foolbox (PGD)", "#5b6770"),
 }
 _WIDTH, _HEIGHT, _ACROSS, _TOP = 250, 190, 3, 74
-_LEFT, _BOTTOM, _RIGHT, _HEAD = 40, 30, 12, 24
-_LOGS = (1.0, 4.0)  # of evaluations over those of one purification
+_LEFT, _BOTTOM, _RIGHT, _HEAD = 40, 30, 24, 24
+_LOGS = (0.0, 4.0)  # of evaluations over those of one purification
 
 
 def attack_strength_section(ours: Row, rivals: Row, checks: Row) -> str:
@@ -89,7 +89,8 @@ def _panel(purifier: Row, rival: Row | None, corner: tuple[int, int]) -> list[st
     right, low, high = left + _WIDTH - _RIGHT, top + _HEIGHT - _BOTTOM, top + _HEAD
     left += _LEFT
     parts = [
-        f'<text x="{left}" y="{top + 14}" font-weight="bold">{escape(purifier["name"])}</text>'
+        f'<text x="{left}" y="{top + 14}" font-weight="bold">{escape(purifier["name"])}:'
+        " robust accuracy</text>"
     ]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = low - share * (low - high)

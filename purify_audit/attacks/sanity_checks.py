@@ -21,7 +21,7 @@ from purify_audit.statistics.estimates import Convergence
 _REPLAY_TOLERANCE = 1e-4  # of a margin
 _UNBOUNDED_ACCURACY = 0.1
 _UNCONVERGED = 0.03  # of the compared images
-_LEFT_BEHIND = 0.15  # of the compared images
+_LEFT_BEHIND = 0.1  # of the compared images
 _SIGNIFICANCE = 0.05
 
 

@@ -197,7 +197,7 @@ def test_replay_refuses_what_is_not_the_report(audited):
         ([AUTOENCODER, "--data", "nowhere"], "nowhere"),
         ([AUTOENCODER, "--eps", "8/0"], "--eps '8/0' is not a list of numbers"),
         ([AUTOENCODER, "--eps", "2"], "more than the pixel range"),
-        ([AUTOENCODER, "--norm", "l1"], "norm"),
+        ([AUTOENCODER, "--norm", "l3"], "norm"),
         ([AUTOENCODER, "--probe", "cone"], "probe 'cone'"),
         ([AUTOENCODER, "--probe", "power:block=x"], "block"),
         ([AUTOENCODER, "--images", "5000"], "450"),

@@ -271,7 +271,7 @@ class Impatient(Reporter):
     ],
     ids=["time", "SIGINT"],
 )
-@pytest.mark.parametrize("share", [0.05, 0.2])
+@pytest.mark.parametrize("share", [0.05, 0.3])
 def test_a_wish_to_end_in_the_middle(way, expected, share, run_cli, here, monkeypatch):
     """Point by point: the first is kept as far as it came, the third is never begun."""
     monkeypatch.setattr("purify_audit.cli.progress.Reporter", Impatient)

@@ -82,7 +82,7 @@ def test_the_bad_version_fails_though_the_usual_protocol_sees_no_difference(judg
 
 
 def test_too_few_images_are_inconclusive(judge, run_cli):
-    code, out, decisions, _ = judge("--images", "24")  # of the policy file's checkpoint
+    code, out, decisions, _ = judge("--images", "20")  # of the policy file's checkpoint
     assert code == 3
     assert decisions == dict.fromkeys(RULES, "pass") | {"withstands-aligned-attack": "inconclusive"}
     assert re.search(r"about\s+\d+\s+more\s+images\s+would\s+decide", out)

@@ -106,8 +106,8 @@ benchmarks/predictor_study_small.safetensors` ({first["date"]}; on one thread of
 transformations) with the shipped classifier, {len(p["held_out_rows"])} with `digits-classifier-small`, {first["images"]} images,
 ε = {first["eps"]} (l∞), one aligned draw. Reference: PGD-100 with exact gradients from the image; second reference: PGD-40 from a warm start.
 
-**This section's truth is too weak.** Both references are untargeted; the portfolio leaves 10 to 20 points less against most of these
-purifiers (section 17). Correlations, errors and "1/50 of the cost" below are those of PGD-100, and are no longer claimed of the
+**This section's truth is too weak.** Both references are untargeted; the portfolio leaves 3 to 25 points less on the nine
+purifiers of section 17. Correlations, errors and "1/50 of the cost" below are those of PGD-100, and are no longer claimed of the
 attack that `purify-audit attack` runs, against which the prediction is an upper bound.
 
 **Rates correlate weakly with PGD-100's robust accuracy, and the power rate with the wrong sign.** Spearman correlation with PGD-100's robust
